@@ -1,0 +1,1 @@
+//! Prints an error with all its causes.

@@ -1,0 +1,1 @@
+//! The tasks that live as long as the daemon.

@@ -1,0 +1,1 @@
+//! What every message of a network says: pure, no I/O.

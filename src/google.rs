@@ -1,0 +1,1 @@
+//! What Google's clients ask for off line.

@@ -1,0 +1,37 @@
+//! `twined`: the event handler and autoscaler of an Octue Twined service network.
+//!
+//! The path of a message, which is also the order in which to read the modules:
+//!
+//! ```text
+//!           ┌──────────────────────── Pub/Sub topic ◄──────────────────────┐
+//!           │ StreamingPull                                                │ publish
+//!           ▼                                                              │
+//!    subscriber ──Delivery──► pipeline ──Event──► EventStore.append        │
+//!       ▲                        │                                         │
+//!       │ ack / nack             └──Question──► Runner.launch / cancel     │
+//!       └──────── Receipt ◄──────┘                  │                      │
+//!                                              run states                  │
+//!                                                   └────────► monitor ────┘
+//!                                                     exception, heartbeat
+//! ```
+
+// The domain: pure.
+pub mod event;
+// The seams, and what stands behind each.
+pub mod pubsub;
+pub mod store;
+pub mod runner;
+pub mod registry;
+// The work.
+pub mod pipeline;
+pub mod monitor;
+pub mod http;
+// The roots: they may know all.
+pub mod config;
+pub mod daemon;
+pub mod local;
+pub mod cli;
+// Tools: they know nothing of us.
+pub mod google;
+pub mod telemetry;
+pub mod chain;

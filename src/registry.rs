@@ -1,0 +1,1 @@
+//! The seam to what knows which revisions exist.
