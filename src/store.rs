@@ -1,1 +1,141 @@
 //! The seam to what keeps every event.
+//!
+//! An event is on record once [`EventStore::append`] has returned, and not before: nothing is run
+//! and nothing acknowledged that is not. Appending is idempotent by the event's uuid *and* the
+//! digest of its data, for the SDK sometimes gives two different events one uuid, and both are
+//! kept.
+
+pub mod row;
+pub mod sqlite;
+use crate::event::{RunId, Timestamp};
+use async_trait::async_trait;
+pub use row::Row;
+use std::collections::{BTreeMap, HashMap};
+use std::error::Error;
+use std::fmt::Debug;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Keeps every event that was ever received.
+#[async_trait]
+pub trait EventStore: Debug + Send + Sync {
+    /// Appends rows, or finds that they are there already. Durable, all of them, when it returns.
+    ///
+    /// Safe to call again with the same rows: Pub/Sub delivers at least once, so it will be. Many
+    /// calls at once share one commit. Rows of one call keep their order.
+    async fn append(&self, rows: &[Row<'_>]) -> Result<(), AppendError>;
+
+    /// Keeps a message that can never be handled, whole, with the reason. Durable when it returns;
+    /// safe to call again with the same message.
+    async fn set_aside(&self, message: &SetAside<'_>) -> Result<(), AppendError>;
+
+    /// Reads events in the order of their datetimes.
+    async fn read(&self, query: &Query) -> Result<Vec<StoredEvent>, ReadError>;
+}
+
+/// What has lately been said of the questions that run here: what launches and the monitor look
+/// at. In local mode the store is its own view.
+#[async_trait]
+pub trait View: Debug + Send + Sync {
+    /// What is on record of one run.
+    async fn record(&self, run: RunId) -> Result<Record, ReadError>;
+
+    /// Whether an event of this uuid is on record.
+    async fn has(&self, event: Uuid) -> Result<bool, ReadError>;
+
+    /// Changes whenever something was appended by this process; then is the time to look again.
+    fn appended(&self) -> watch::Receiver<u64>;
+}
+
+/// A message that can never be handled.
+#[derive(Clone, Copy, Debug)]
+pub struct SetAside<'a> {
+    /// Pub/Sub's id of it.
+    pub message_id: &'a str,
+    /// Its ordering key; empty where it has none.
+    pub ordering_key: &'a str,
+    /// Its bytes as they came, text or not.
+    pub data: &'a [u8],
+    /// Its attributes as they came.
+    pub attributes: &'a HashMap<String, String>,
+    /// Why, in words.
+    pub reason: &'a str,
+    /// When it was set aside.
+    pub at: Timestamp,
+}
+
+/// Which events to read.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Of which question or questions.
+    pub of: Of,
+    /// Only these kinds; all where it is empty.
+    pub kinds: Vec<String>,
+    /// None of these kinds.
+    pub exclude_kinds: Vec<String>,
+    /// At most so many.
+    pub limit: u32,
+    /// Where there are more than the limit: the last of them, else the first.
+    pub tail: bool,
+}
+
+/// Whose events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// Those of one question.
+    Question(Uuid),
+    /// Those of the questions that this question asked.
+    Parent(Uuid),
+    /// Those of all questions of the tree with this root.
+    Originator(Uuid),
+}
+
+/// An event as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// The name of its kind.
+    pub kind: String,
+    /// Its JSON, to the byte as it came.
+    pub data: String,
+    /// Its attributes as they came.
+    pub attributes: BTreeMap<String, String>,
+    /// Pub/Sub's id of its message.
+    pub message_id: String,
+    /// Its ordering key; empty where it had none.
+    pub ordering_key: String,
+}
+
+/// What is on record of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The question itself.
+    pub question: bool,
+    /// A `delivery_acknowledgement`: some child has it.
+    pub acknowledged: bool,
+    /// A `result` or an `exception`: nothing more is to come.
+    pub terminal: bool,
+    /// An accepted cancellation of the question, of whatever attempt.
+    pub cancelled: bool,
+}
+
+/// Why something could not be appended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The store could not be reached, or is busy: try again.
+    #[error("failed to reach the event store")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// The store refused this row, and would again. The other rows of the call are not on record
+    /// because of it: append them without it.
+    #[error("event store refused event `{uuid}`: {reason}")]
+    Refused {
+        /// The event.
+        uuid: Uuid,
+        /// The store's words.
+        reason: String,
+    },
+}
+
+/// Why something could not be read. Try again.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read the event store")]
+pub struct ReadError(#[source] pub Box<dyn Error + Send + Sync>);
