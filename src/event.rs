@@ -66,6 +66,16 @@ pub enum Kind<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 16]);
 
+// === impl Event ===
+
+impl Event<'_> {
+    /// The JSON of all that it says beside its kind.
+    pub fn said(&self) -> String {
+        let Range { start, end } = self.kind_member;
+        [&self.data[..start], &self.data[end..]].concat()
+    }
+}
+
 // === impl Kind ===
 
 impl Kind<'_> {

@@ -1,1 +1,3 @@
 //! One test binary for everything that needs no Python.
+
+mod emulator;
