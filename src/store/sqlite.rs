@@ -1,1 +1,334 @@
 //! The event store in one SQLite file.
+//!
+//! ```text
+//! append, set_aside ─► queue (bounded by bytes) ─► writer thread: group commit
+//! read, record, has ─► two connections that read, on tokio's blocking threads
+//! ```
+//!
+//! What is answered for is synced (`WAL`, `synchronous=FULL`). Several processes of one host may
+//! share a file; over a network's file system it is not safe. The views `service_events` and
+//! `messages_set_aside` are for people, with any SQLite at hand.
+
+mod metrics;
+mod reader;
+mod schema;
+mod stored;
+mod writer;
+use crate::event::RunId;
+use crate::store::{
+    AppendError, EventStore, Query, ReadError, Record, Row, SetAside, StoredEvent, View,
+};
+use async_trait::async_trait;
+use metrics::Metrics;
+use reader::Readers;
+use std::error::Error;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use stored::{OwnedMessage, OwnedRow};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+use writer::{Job, What, Write, Writer};
+
+/// What may wait to be written, in KiB: the memory that a slow disk may cost. Some six of the
+/// largest messages, or tens of thousands of small ones.
+const QUEUE_KIB: u32 = 64 << 10;
+
+/// An event store in one file, and its own [`View`]. Cheap to clone; the last to be dropped writes
+/// what waits, and lets go of the file.
+#[derive(Clone)]
+pub struct SqliteStore {
+    inner: Arc<Inner>,
+}
+
+/// What can be chosen of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long to wait for another process that writes to the same file, before the call fails.
+    pub busy_timeout: Duration,
+}
+
+/// Why a store could not be opened. The file is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such folder.
+    #[error("no folder `{folder}` for event store `{path}`: make it, or choose another path")]
+    NoFolder {
+        /// Of the file.
+        path: PathBuf,
+        /// Of its folder.
+        folder: PathBuf,
+    },
+    /// The path is a folder's.
+    #[error("event store `{path}` is a folder: choose the path of a file")]
+    Folder {
+        /// Of the folder.
+        path: PathBuf,
+    },
+    /// The file or its folder is not ours to write.
+    #[error(
+        "cannot write event store `{path}`: its folder, and the file if there is one, must be \
+         writable"
+    )]
+    NotWritable {
+        /// Of the file.
+        path: PathBuf,
+        /// SQLite's words.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The file is something else.
+    #[error("event store `{path}` is not a SQLite database: choose another path")]
+    NotADatabase {
+        /// Of the file.
+        path: PathBuf,
+    },
+    /// The file is a database of another program.
+    #[error("database `{path}` is not an event store of twined: choose another path")]
+    NotOurs {
+        /// Of the file.
+        path: PathBuf,
+    },
+    /// The file is of another version.
+    #[error(
+        "event store `{path}` is of version {found}, this twined reads version {known}: use the \
+         twined that wrote it or a newer one, or choose another path"
+    )]
+    Version {
+        /// Of the file.
+        path: PathBuf,
+        /// The file's.
+        found: i32,
+        /// The one that we write.
+        known: i32,
+    },
+    /// The file system cannot hold it.
+    #[error(
+        "event store `{path}` cannot have a write-ahead log: choose a path on a disk of this host"
+    )]
+    NoLog {
+        /// Of the file.
+        path: PathBuf,
+    },
+    /// Something else.
+    #[error("failed to open event store `{path}`")]
+    Failed {
+        /// Of the file.
+        path: PathBuf,
+        /// SQLite's words, or the system's.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// The store was closed, or its thread is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("store is closed")]
+struct Closed;
+
+struct Inner {
+    path: PathBuf,
+    /// Never longer than the budget allows.
+    queue: UnboundedSender<Job>,
+    /// In KiB.
+    budget: Arc<Semaphore>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    readers: Arc<Readers>,
+    appended: watch::Receiver<u64>,
+    metrics: Arc<Metrics>,
+}
+
+/// What SQLite says of an error, once: the sources of its errors repeat them.
+fn words(error: &rusqlite::Error) -> String {
+    let general = error.to_string();
+    match error.sqlite_error() {
+        Some(sqlite) => {
+            let precise = rusqlite::ffi::code_to_str(sqlite.extended_code);
+            if general.eq_ignore_ascii_case(precise) {
+                general
+            } else {
+                format!("{general} ({precise})")
+            }
+        }
+        None => general,
+    }
+}
+
+// === impl SqliteStore ===
+
+impl SqliteStore {
+    /// Opens a store, or makes it where there is no file or an empty one. Takes some
+    /// milliseconds, in which it blocks.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be written, or is not an event store of a version that we know.
+    pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
+        let connection = schema::writable(path, &options)?;
+        let metrics = Arc::new(Metrics::new());
+        let (announce, appended) = watch::channel(0);
+        let counted = Arc::clone(&metrics);
+        Self::with_writer(path, options, metrics, appended, move |queue| {
+            Writer::new(connection, queue, announce, counted).run();
+        })
+    }
+
+    fn with_writer(
+        path: &Path,
+        options: Options,
+        metrics: Arc<Metrics>,
+        appended: watch::Receiver<u64>,
+        write: impl FnOnce(UnboundedReceiver<Job>) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let (queue, jobs) = mpsc::unbounded_channel();
+        let writer = thread::Builder::new()
+            .name("event-store".to_owned())
+            .spawn(move || write(jobs))
+            .map_err(|error| OpenError::Failed { path: path.to_owned(), source: error.into() })?;
+        let inner = Inner {
+            path: path.to_owned(),
+            queue,
+            budget: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
+            writer: Mutex::new(Some(writer)),
+            readers: Arc::new(Readers::new(path, options)),
+            appended,
+            metrics,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Writes what waits, and lets go of the file. Every later call fails, of every clone.
+    pub async fn close(&self) {
+        self.inner.budget.close();
+        self.inner.readers.close().await;
+        if let Some(writer) = self.inner.stop() {
+            // A thread that panicked has nothing left to write, and said so on stderr.
+            let _ = tokio::task::spawn_blocking(move || writer.join()).await;
+        }
+    }
+
+    /// Has the thread write it, and waits until it is durable.
+    async fn write(&self, weight: usize, what: impl FnOnce() -> What) -> Result<(), AppendError> {
+        let start = Instant::now();
+        let result = self.hand_over(weight, what).await;
+        self.inner.metrics.append(start.elapsed());
+        if result.is_err() {
+            self.inner.metrics.error();
+        }
+        result
+    }
+
+    async fn hand_over(
+        &self,
+        weight: usize,
+        what: impl FnOnce() -> What,
+    ) -> Result<(), AppendError> {
+        let closed = || AppendError::Unavailable(Box::new(Closed));
+        // More than the whole queue may hold has it for itself.
+        let share = u32::try_from(weight / 1024 + 1).unwrap_or(u32::MAX).min(QUEUE_KIB);
+        let budget = Arc::clone(&self.inner.budget);
+        let share = budget.acquire_many_owned(share).await.map_err(|_| closed())?;
+        let (answer, answered) = oneshot::channel();
+        // Copied only now, for what waits before the queue is not counted in it.
+        let write = Write { what: what(), weight, answer, share };
+        self.inner.queue.send(Job::Write(write)).map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&mut rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let result = self.inner.readers.read(look).await;
+        if result.is_err() {
+            self.inner.metrics.error();
+        }
+        result
+    }
+}
+
+#[async_trait]
+impl EventStore for SqliteStore {
+    async fn append(&self, rows: &[Row<'_>]) -> Result<(), AppendError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let weight = rows.iter().map(stored::weight).sum();
+        self.write(weight, || What::Rows(rows.iter().map(OwnedRow::new).collect())).await
+    }
+
+    async fn set_aside(&self, message: &SetAside<'_>) -> Result<(), AppendError> {
+        let weight = stored::message_weight(message);
+        self.write(weight, || What::SetAside(OwnedMessage::new(message))).await
+    }
+
+    async fn read(&self, query: &Query) -> Result<Vec<StoredEvent>, ReadError> {
+        let query = query.clone();
+        self.look(move |connection| reader::events(connection, &query)).await
+    }
+}
+
+#[async_trait]
+impl View for SqliteStore {
+    /// A cancellation counts for every attempt at the question; it is accepted from whoever the
+    /// question names as its parent or originator. While the question is not on record, from whoever
+    /// the cancellation names so itself.
+    async fn record(&self, run: RunId) -> Result<Record, ReadError> {
+        self.look(move |connection| reader::record(connection, run)).await
+    }
+
+    async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
+        self.look(move |connection| reader::has(connection, event)).await
+    }
+
+    /// Its value is the number of rows that this store has added since it was opened. It closes
+    /// when the store's thread ends, which only [`SqliteStore::close`] or a panic makes it do.
+    fn appended(&self) -> watch::Receiver<u64> {
+        let mut appended = self.inner.appended.clone();
+        appended.mark_unchanged();
+        appended
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SqliteStore").field(&self.inner.path).finish()
+    }
+}
+
+// === impl Options ===
+
+impl Default for Options {
+    /// Waits five seconds: longer than the longest commit that was seen on a slow disk.
+    fn default() -> Self {
+        Self { busy_timeout: Duration::from_secs(5) }
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Tells the thread to stop; to be joined by the caller, if nobody else has.
+    fn stop(&self) -> Option<JoinHandle<()>> {
+        // Fails where the thread is gone.
+        let _ = self.queue.send(Job::Stop);
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The readers first: the last connection to go takes the log with it, and must write.
+        self.readers.idle().clear();
+        if let Some(writer) = self.stop() {
+            let _ = writer.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

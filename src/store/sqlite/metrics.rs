@@ -1,0 +1,76 @@
+//! What the store counts.
+
+use crate::event::Kind;
+use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
+use std::time::Duration;
+
+/// The label of the kinds that we do not know.
+const OTHER: &str = "other";
+/// One for each kind that we know, and one for the others.
+const KINDS: usize = Kind::NAMES.len() + 1;
+
+/// How many rows of each kind were there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Duplicates([u64; KINDS]);
+
+/// The handles, made once.
+pub(super) struct Metrics {
+    duplicates: [Counter; KINDS],
+    append: Histogram,
+    errors: Counter,
+}
+
+// === impl Duplicates ===
+
+impl Duplicates {
+    /// Counts one.
+    pub(super) fn add(&mut self, kind: &str) {
+        let known = Kind::NAMES.iter().position(|name| *name == kind);
+        self.0[known.unwrap_or(KINDS - 1)] += 1;
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers them with the recorder that is installed now, all at zero.
+    pub(super) fn new() -> Self {
+        describe_counter!(
+            "twined_events_duplicate_total",
+            "Events that were on record already when they came"
+        );
+        describe_histogram!(
+            "twined_store_append_seconds",
+            Unit::Seconds,
+            "From the call that appends to the answer that it is durable"
+        );
+        describe_counter!("twined_store_errors_total", "Calls that the event store failed");
+        Self {
+            duplicates: std::array::from_fn(|kind| {
+                let name = Kind::NAMES.get(kind).copied().unwrap_or(OTHER);
+                counter!("twined_events_duplicate_total", "kind" => name)
+            }),
+            append: histogram!("twined_store_append_seconds", "store" => "sqlite"),
+            errors: counter!("twined_store_errors_total", "store" => "sqlite"),
+        }
+    }
+
+    /// Counts what a commit found to be there already.
+    pub(super) fn duplicates(&self, found: &Duplicates) {
+        for (counter, count) in self.duplicates.iter().zip(found.0) {
+            if count > 0 {
+                counter.increment(count);
+            }
+        }
+    }
+
+    /// Counts a call that appended, or failed to.
+    pub(super) fn append(&self, took: Duration) {
+        self.append.record(took);
+    }
+
+    /// Counts a call that failed.
+    pub(super) fn error(&self) {
+        self.errors.increment(1);
+    }
+}

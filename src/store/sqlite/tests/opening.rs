@@ -1,0 +1,149 @@
+//! New files, old ones, and those that are not ours.
+
+use super::*;
+
+fn refusal(path: &Path) -> String {
+    let error = SqliteStore::open(path, Options::default()).unwrap_err();
+    Chain(&error).to_string()
+}
+
+#[tokio::test]
+async fn a_file_keeps_all_when_it_is_opened_again() {
+    let world = World::new();
+    append(&world.store, &Sent::new(1, "heartbeat")).await.unwrap();
+    let before = world.read(1).await;
+    world.store.close().await;
+
+    let store = SqliteStore::open(&world.path, Options::default()).unwrap();
+
+    assert_eq!(read(&store, 1).await, before);
+    append(&store, &Sent::new(1, "result")).await.unwrap();
+    assert_eq!(read(&store, 1).await.len(), 2);
+}
+
+#[test]
+fn a_file_says_whose_it_is_and_of_which_version() {
+    let world = World::new();
+    let number = |name| {
+        world.connection().pragma_query_value(None, name, |row| row.get::<_, i32>(0)).unwrap()
+    };
+
+    assert_eq!(number("application_id"), schema::APPLICATION_ID);
+    assert_eq!(number("user_version"), schema::VERSION);
+}
+
+#[test]
+fn every_commit_is_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.sqlite");
+    let connection = schema::writable(&path, &Options::default()).unwrap();
+
+    let level: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+    let journal: String =
+        connection.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+
+    assert_eq!((level, &*journal), (2, "wal"));
+}
+
+#[test]
+fn an_empty_file_is_a_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.sqlite");
+    std::fs::write(&path, "").unwrap();
+
+    SqliteStore::open(&path, Options::default()).unwrap();
+}
+
+#[test]
+fn a_newer_file_is_refused_and_left_alone() {
+    let world = World::new();
+    let newer = schema::VERSION + 1;
+    world.sql(&format!("PRAGMA user_version = {newer}"));
+
+    let path = world.path.display();
+    assert_eq!(
+        refusal(&world.path),
+        format!(
+            "event store `{path}` is of version 2, this twined reads version 1: use the twined \
+             that wrote it or a newer one, or choose another path"
+        )
+    );
+    let found: i32 =
+        world.connection().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(found, newer);
+}
+
+#[test]
+fn what_is_no_event_store_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("notes.txt");
+    let notes = "Not a database, and longer than the header of one. ".repeat(40);
+    std::fs::write(&text, &notes).unwrap();
+    let other = folder.path().join("other.sqlite");
+    Connection::open(&other).unwrap().execute_batch("CREATE TABLE notes (text)").unwrap();
+    let bytes = std::fs::read(&other).unwrap();
+
+    assert_eq!(
+        refusal(&text),
+        format!("event store `{}` is not a SQLite database: choose another path", text.display())
+    );
+    assert_eq!(
+        refusal(&other),
+        format!(
+            "database `{}` is not an event store of twined: choose another path",
+            other.display()
+        )
+    );
+    assert_eq!(std::fs::read_to_string(&text).unwrap(), notes);
+    assert_eq!(std::fs::read(&other).unwrap(), bytes);
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    let path = missing.join("events.sqlite");
+
+    assert_eq!(
+        refusal(&path),
+        format!(
+            "no folder `{}` for event store `{}`: make it, or choose another path",
+            missing.display(),
+            path.display()
+        )
+    );
+    assert_eq!(
+        refusal(folder.path()),
+        format!("event store `{}` is a folder: choose the path of a file", folder.path().display())
+    );
+}
+
+/// `/sys` takes no files, not even root's.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let words = refusal(Path::new("/sys/events.sqlite"));
+
+    assert!(
+        words.starts_with(
+            "cannot write event store `/sys/events.sqlite`: its folder, and the file if there is \
+             one, must be writable: "
+        ),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_not_written() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    let path = world.path.clone();
+    drop(world.store);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).unwrap();
+
+    // Root may write it all the same.
+    match SqliteStore::open(&path, Options::default()) {
+        Ok(_) => assert!(std::fs::OpenOptions::new().append(true).open(&path).is_ok()),
+        Err(error) => assert!(matches!(error, OpenError::NotWritable { .. }), "{error}"),
+    }
+}

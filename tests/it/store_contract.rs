@@ -1,0 +1,469 @@
+//! What every event store promises, tried on each that there is.
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use twined::event::{RunId, Timestamp, decode};
+use twined::store::sqlite::{Options, SqliteStore};
+use twined::store::{AppendError, EventStore, Of, Query, Record, Row, SetAside, StoredEvent, View};
+use uuid::Uuid;
+
+/// A store with nothing in it, and its view.
+struct World {
+    store: Arc<dyn EventStore>,
+    view: Arc<dyn View>,
+    _folder: TempDir,
+}
+
+/// A message, and what sent it.
+#[derive(Clone, Debug)]
+struct Sent {
+    data: String,
+    attributes: HashMap<String, String>,
+    message_id: String,
+    ordering_key: String,
+}
+
+macro_rules! contract {
+    ($world:expr; $($claim:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $claim() {
+                super::$claim($world).await;
+            }
+        )*
+    };
+}
+
+mod sqlite {
+    contract! {
+        super::World::sqlite();
+        an_event_comes_back_as_it_went_in
+        odd_events_come_back_as_they_went_in
+        a_large_event_comes_back_as_it_went_in
+        an_event_is_on_record_once_however_often_it_comes
+        two_events_of_one_uuid_are_both_kept
+        many_append_at_once
+        rows_of_one_call_keep_their_order
+        kinds_are_chosen_or_left_out
+        a_limit_takes_the_first_or_the_last_in_order
+        a_tree_is_read_by_its_root_and_by_its_parents
+        nothing_is_read_of_what_nobody_asked
+        a_record_is_of_one_attempt
+        a_cancellation_holds_for_every_attempt
+        a_stranger_cancels_nothing
+        an_early_cancellation_is_taken_at_its_word
+        an_appended_event_is_announced
+        a_message_is_set_aside_more_than_once
+    }
+}
+
+async fn an_event_comes_back_as_it_went_in(world: World) {
+    let sent = Sent::new(1, "result")
+        .data(r#"{"kind": "result",  "output_values": [1.0, NaN, -Infinity, 9007199254740993]}"#)
+        .with("retry_count", "007")
+        .with("datetime", "2024-04-11T12:46:48.236064+02:00")
+        .with("a_newer_attribute", "é \u{0}\n\"")
+        .with("parent_question_uuid", "null");
+
+    world.append(&[&sent]).await;
+
+    assert_eq!(world.of(1).await, [sent.stored()]);
+}
+
+async fn odd_events_come_back_as_they_went_in(world: World) {
+    let runtime = tokio::runtime::Handle::current();
+    let check = move || {
+        let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
+        let result = TestRunner::new(config).run(&odd(), |sent| {
+            let found = runtime.block_on(async {
+                world.append(&[&sent]).await;
+                let question = Uuid::parse_str(&sent.attributes["question_uuid"]).unwrap();
+                world.read(Of::Question(question), |_| {}).await
+            });
+            prop_assert_eq!(found, [sent.stored()]);
+            Ok(())
+        });
+        result.unwrap();
+    };
+    // It blocks, and the runtime must not.
+    tokio::task::spawn_blocking(check).await.unwrap();
+}
+
+async fn a_large_event_comes_back_as_it_went_in(world: World) {
+    let values = "0.123456789, ".repeat(170_000);
+    let data = format!(r#"{{"output_values": [{values}NaN], "kind": "result"}}"#);
+    assert!(data.len() > 2_000_000);
+    let sent = Sent::new(1, "result").data(&data);
+
+    world.append(&[&sent]).await;
+
+    assert!(world.of(1).await == [sent.stored()], "2 MB are not the same");
+}
+
+async fn an_event_is_on_record_once_however_often_it_comes(world: World) {
+    let sent = Sent::new(1, "heartbeat");
+    let mut again = sent.clone();
+    again.message_id = "another delivery".to_owned();
+
+    world.append(&[&sent]).await;
+    world.append(&[&again, &sent]).await;
+
+    assert_eq!(world.of(1).await, [sent.stored()]);
+}
+
+async fn two_events_of_one_uuid_are_both_kept(world: World) {
+    let log = Sent::new(1, "log_record");
+    let mut result = Sent::new(1, "result");
+    result.attributes = log.attributes.clone();
+
+    world.append(&[&log, &result]).await;
+    world.append(&[&result, &log]).await;
+
+    assert_eq!(world.of(1).await, [log.stored(), result.stored()]);
+    assert!(world.view.has(log.uuid()).await.unwrap());
+    assert!(!world.view.has(Uuid::new_v4()).await.unwrap());
+}
+
+async fn many_append_at_once(world: World) {
+    let world = Arc::new(world);
+    let mut tasks = JoinSet::new();
+    for question in 0..8 {
+        let world = Arc::clone(&world);
+        tasks.spawn(async move {
+            for at in 0..50 {
+                world.append(&[&Sent::new(question, "log_record").at(at)]).await;
+            }
+        });
+    }
+    tasks.join_all().await;
+
+    for question in 0..8 {
+        assert_eq!(world.of(question).await.len(), 50);
+    }
+    assert_eq!(world.read(Of::Originator(Uuid::from_u128(3)), |_| {}).await.len(), 50);
+}
+
+async fn rows_of_one_call_keep_their_order(world: World) {
+    let sent: Vec<_> = (0..20).map(|_| Sent::new(1, "log_record").at(7)).collect();
+
+    world.append(&sent.iter().collect::<Vec<_>>()).await;
+
+    let expected: Vec<_> = sent.iter().map(Sent::stored).collect();
+    assert_eq!(world.of(1).await, expected);
+}
+
+async fn kinds_are_chosen_or_left_out(world: World) {
+    let kinds = ["question", "heartbeat", "log_record", "a_newer_kind", "result"];
+    let sent: Vec<_> = (0..).zip(kinds).map(|(at, kind)| Sent::new(1, kind).at(at)).collect();
+    world.append(&sent.iter().collect::<Vec<_>>()).await;
+    let read = async |kinds: &[&str], excluded: &[&str]| {
+        let owned = |kinds: &[&str]| kinds.iter().map(|&kind| kind.to_owned()).collect();
+        let query = |query: &mut Query| {
+            (query.kinds, query.exclude_kinds) = (owned(kinds), owned(excluded));
+        };
+        let events = world.read(Of::Question(Uuid::from_u128(1)), query).await;
+        events.into_iter().map(|event| event.kind).collect::<Vec<_>>()
+    };
+
+    assert_eq!(read(&[], &[]).await, kinds);
+    assert_eq!(read(&["result", "question"], &[]).await, ["question", "result"]);
+    assert_eq!(read(&["a_newer_kind"], &[]).await, ["a_newer_kind"]);
+    assert_eq!(
+        read(&[], &["log_record", "heartbeat"]).await,
+        ["question", "a_newer_kind", "result"]
+    );
+    assert_eq!(read(&["result", "heartbeat"], &["heartbeat"]).await, ["result"]);
+    assert_eq!(read(&["unheard of', '"], &[]).await, Vec::<String>::new());
+}
+
+async fn a_limit_takes_the_first_or_the_last_in_order(world: World) {
+    // They arrive in another order than they were made in; two were made at one moment.
+    let made = [5, 1, 4, 1, 3];
+    let sent = made.map(|at| Sent::new(1, "log_record").at(at));
+    world.append(&sent.iter().collect::<Vec<_>>()).await;
+    let ordered = [1, 3, 4, 2, 0].map(|index: usize| sent[index].stored());
+    let read = async |limit, tail| {
+        let query = |query: &mut Query| (query.limit, query.tail) = (limit, tail);
+        world.read(Of::Question(Uuid::from_u128(1)), query).await
+    };
+
+    assert_eq!(read(5, false).await, ordered);
+    assert_eq!(read(2, false).await, ordered[..2]);
+    assert_eq!(read(4, true).await, ordered[1..]);
+    assert_eq!(read(9, true).await, ordered);
+    assert_eq!(read(0, true).await, []);
+}
+
+async fn a_tree_is_read_by_its_root_and_by_its_parents(world: World) {
+    let uuid = |question| Uuid::from_u128(question).to_string();
+    let child = |question, parent, at| {
+        Sent::new(question, "question")
+            .at(at)
+            .with("originator_question_uuid", &uuid(1))
+            .with("parent_question_uuid", &uuid(parent))
+    };
+    let root = Sent::new(1, "question").at(0);
+    let (left, right) = (child(2, 1, 1), child(3, 1, 3));
+    let grandchild = child(4, 2, 2);
+    let answer = Sent::new(1, "result").at(4);
+    let other = Sent::new(9, "question").at(2);
+    world.append(&[&answer, &right, &other, &grandchild, &left, &root]).await;
+    let read = async |of: fn(Uuid) -> Of, question| {
+        world.read(of(Uuid::from_u128(question)), |_| {}).await
+    };
+
+    let tree = [&root, &left, &grandchild, &right, &answer].map(Sent::stored);
+    assert_eq!(read(Of::Originator, 1).await, tree);
+    assert_eq!(read(Of::Parent, 1).await, [left.stored(), right.stored()]);
+    assert_eq!(read(Of::Parent, 2).await, [grandchild.stored()]);
+    assert_eq!(read(Of::Question, 1).await, [root.stored(), answer.stored()]);
+    let last = |query: &mut Query| (query.limit, query.tail) = (2, true);
+    assert_eq!(world.read(Of::Originator(Uuid::from_u128(1)), last).await, tree[3..]);
+    let first = |query: &mut Query| query.limit = 3;
+    assert_eq!(world.read(Of::Originator(Uuid::from_u128(1)), first).await, tree[..3]);
+}
+
+async fn nothing_is_read_of_what_nobody_asked(world: World) {
+    world.append(&[&Sent::new(1, "question")]).await;
+
+    for of in [Of::Question, Of::Parent, Of::Originator] {
+        assert_eq!(world.read(of(Uuid::from_u128(2)), |_| {}).await, []);
+    }
+    assert_eq!(world.record(2, 0).await, Record::default());
+}
+
+async fn a_record_is_of_one_attempt(world: World) {
+    let first = ["question", "delivery_acknowledgement", "heartbeat", "exception"];
+    for kind in first {
+        world.append(&[&Sent::new(1, kind)]).await;
+    }
+    world.append(&[&Sent::new(1, "question").with("retry_count", "1")]).await;
+
+    let all = Record { question: true, acknowledged: true, terminal: true, cancelled: false };
+    assert_eq!(world.record(1, 0).await, all);
+    assert_eq!(world.record(1, 1).await, Record { question: true, ..Record::default() });
+    assert_eq!(world.record(1, 2).await, Record::default());
+
+    world.append(&[&Sent::new(1, "result").with("retry_count", "2")]).await;
+    assert_eq!(world.record(1, 2).await, Record { terminal: true, ..Record::default() });
+}
+
+async fn a_cancellation_holds_for_every_attempt(world: World) {
+    for (question, by) in [(1, PARENT), (2, ORIGINATOR)] {
+        let asked = Sent::new(question, "question").with("originator", ORIGINATOR);
+        let cancelled = Sent::new(question, "cancellation").with("sender", by);
+        world.append(&[&asked]).await;
+        assert!(!world.record(question, 0).await.cancelled);
+
+        world.append(&[&cancelled]).await;
+
+        assert!(world.record(question, 0).await.cancelled);
+        let later = Record { cancelled: true, ..Record::default() };
+        assert_eq!(world.record(question, 3).await, later);
+    }
+}
+
+async fn a_stranger_cancels_nothing(world: World) {
+    let stranger = "octue/stranger:1.0.0";
+    let mistaken = Sent::new(1, "cancellation").with("sender", stranger);
+    // Says of itself that it asked, which the question knows better.
+    let forged =
+        mistaken.clone().with("parent", stranger).with("uuid", &Uuid::new_v4().to_string());
+
+    world.append(&[&Sent::new(1, "question"), &mistaken, &forged]).await;
+
+    assert!(!world.record(1, 0).await.cancelled);
+}
+
+async fn an_early_cancellation_is_taken_at_its_word(world: World) {
+    world.append(&[&Sent::new(1, "cancellation").with("sender", "octue/stranger:1.0.0")]).await;
+    world.append(&[&Sent::new(2, "cancellation").with("sender", PARENT)]).await;
+
+    assert_eq!(world.record(1, 0).await, Record::default());
+    assert_eq!(world.record(2, 0).await, Record { cancelled: true, ..Record::default() });
+}
+
+async fn an_appended_event_is_announced(world: World) {
+    let mut appended = world.view.appended();
+    let sent = Sent::new(1, "heartbeat");
+
+    world.append(&[&sent]).await;
+    tokio::time::timeout(Duration::from_secs(10), appended.changed()).await.unwrap().unwrap();
+    assert!(world.view.has(sent.uuid()).await.unwrap());
+
+    world.append(&[&sent]).await;
+    assert!(!appended.has_changed().unwrap(), "nothing was added");
+}
+
+async fn a_message_is_set_aside_more_than_once(world: World) {
+    let attributes = HashMap::from([("kind".to_owned(), "odd".to_owned())]);
+    let message = SetAside {
+        message_id: "17",
+        ordering_key: "",
+        data: b"\xff\xfe",
+        attributes: &attributes,
+        reason: "data is not UTF-8",
+        at: Timestamp(0),
+    };
+
+    world.store.set_aside(&message).await.unwrap();
+    world.store.set_aside(&message).await.unwrap();
+}
+
+const PARENT: &str = "local/local:local";
+const ORIGINATOR: &str = "octue/root:1.0.0";
+
+/// Events with everything odd about them that still decodes.
+fn odd() -> impl Strategy<Value = Sent> {
+    let datetime = prop_oneof![
+        Just("2024-04-11T10:46:48.236064+00:00"),
+        Just("2024-04-11T10:46:48"),
+        Just("2024-04-11 10:46:48.236064123"),
+        Just("1969-12-31T23:59:59.999999Z"),
+        Just("0001-01-01T00:00:00+00:00"),
+    ];
+    let parent = prop_oneof![
+        Just(None),
+        Just(Some("null".to_owned())),
+        any::<u128>().prop_map(|uuid| Some(Uuid::from_u128(uuid).to_string())),
+    ];
+    let retry_count = prop_oneof![Just(None), Just(Some("0")), Just(Some("+007"))];
+    let names = prop_oneof!["cpus", "memory", "save_diagnostics", "\\PC{0,8}", "[a-z]{12}"];
+    let others = prop::collection::hash_map(names, any::<String>(), 0..5);
+    let value = prop_oneof![
+        Just("NaN".to_owned()),
+        Just("[-Infinity, 1.0, 1e400]".to_owned()),
+        any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+    ];
+    let kind = prop_oneof![Just("result"), Just(r"\u0072esult"), Just("a_newer_kind")];
+    let key = prop_oneof![Just("kind"), Just(r"\u006bind")];
+    let texts = (any::<String>(), any::<String>(), any::<String>());
+    (any::<u128>(), datetime, parent, retry_count, others, value, kind, key, texts).prop_map(
+        |(question, datetime, parent, retry_count, others, value, kind, key, texts)| {
+            let mut sent = Sent::new(question, "result");
+            let (version, message_id, ordering_key) = texts;
+            sent.data = format!("{{\"x\":{value}\t,\n\"{key}\" : \"{kind}\" }}");
+            let named =
+                [("parent_question_uuid", parent), ("retry_count", retry_count.map(str::to_owned))];
+            sent.attributes.remove("retry_count");
+            sent.attributes.extend(others);
+            sent.attributes.extend(
+                named.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?))),
+            );
+            sent = sent.with("datetime", datetime).with("sender_sdk_version", &version);
+            Sent { message_id, ordering_key, ..sent }
+        },
+    )
+}
+
+// === impl World ===
+
+impl World {
+    fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.sqlite");
+        let store = SqliteStore::open(&path, Options::default()).unwrap();
+        Self { store: Arc::new(store.clone()), view: Arc::new(store), _folder: folder }
+    }
+
+    async fn append(&self, sent: &[&Sent]) {
+        self.try_append(sent).await.unwrap();
+    }
+
+    async fn try_append(&self, sent: &[&Sent]) -> Result<(), AppendError> {
+        let events: Vec<_> = sent
+            .iter()
+            .map(|sent| decode(sent.data.as_bytes(), &sent.attributes).unwrap())
+            .collect();
+        let rows: Vec<_> = sent
+            .iter()
+            .zip(&events)
+            .map(|(sent, event)| {
+                Row::new(event, &sent.attributes, &sent.message_id, &sent.ordering_key)
+            })
+            .collect();
+        self.store.append(&rows).await
+    }
+
+    async fn of(&self, question: u128) -> Vec<StoredEvent> {
+        self.read(Of::Question(Uuid::from_u128(question)), |_| {}).await
+    }
+
+    async fn read(&self, of: Of, choose: impl FnOnce(&mut Query)) -> Vec<StoredEvent> {
+        let mut query =
+            Query { of, kinds: Vec::new(), exclude_kinds: Vec::new(), limit: 1000, tail: false };
+        choose(&mut query);
+        self.store.read(&query).await.unwrap()
+    }
+
+    async fn record(&self, question: u128, retry: u32) -> Record {
+        self.view.record(RunId { question: Uuid::from_u128(question), retry }).await.unwrap()
+    }
+}
+
+// === impl Sent ===
+
+impl Sent {
+    fn new(question: u128, kind: &str) -> Self {
+        let question = Uuid::from_u128(question).to_string();
+        let down = matches!(kind, "question" | "cancellation");
+        let (sender_type, sender, recipient) = match down {
+            true => ("PARENT", PARENT, "octue/child:1.2.0"),
+            false => ("CHILD", "octue/child:1.2.0", PARENT),
+        };
+        let attributes = [
+            ("uuid", &*Uuid::new_v4().to_string()),
+            ("datetime", "2026-01-31T12:00:00.000000+00:00"),
+            ("question_uuid", &question),
+            ("originator_question_uuid", &question),
+            ("parent", PARENT),
+            ("originator", PARENT),
+            ("sender", sender),
+            ("recipient", recipient),
+            ("sender_type", sender_type),
+            ("sender_sdk_version", "0.69.1"),
+            ("retry_count", "0"),
+        ];
+        Self {
+            data: format!(r#"{{"kind": "{kind}"}}"#),
+            attributes: attributes.map(|(name, text)| (name.to_owned(), text.to_owned())).into(),
+            message_id: "17011".to_owned(),
+            ordering_key: question,
+        }
+    }
+
+    fn with(mut self, name: &str, text: &str) -> Self {
+        self.attributes.insert(name.to_owned(), text.to_owned());
+        self
+    }
+
+    fn data(mut self, data: &str) -> Self {
+        self.data = data.to_owned();
+        self
+    }
+
+    fn at(self, second: i64) -> Self {
+        self.with("datetime", &Timestamp(second * 1_000_000).to_string())
+    }
+
+    fn uuid(&self) -> Uuid {
+        Uuid::parse_str(&self.attributes["uuid"]).unwrap()
+    }
+
+    fn stored(&self) -> StoredEvent {
+        let event = decode(self.data.as_bytes(), &self.attributes).unwrap();
+        StoredEvent {
+            kind: event.kind.name().to_owned(),
+            data: self.data.clone(),
+            attributes: self.attributes.clone().into_iter().collect::<BTreeMap<_, _>>(),
+            message_id: self.message_id.clone(),
+            ordering_key: self.ordering_key.clone(),
+        }
+    }
+}
