@@ -1,0 +1,219 @@
+//! What every runner promises, whatever it runs questions with.
+
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::timeout;
+use twined::event::{Inputs, RunId, SruidBuf};
+use twined::runner::{End, Launch, Phase, Reason, RunState, Runner, RunnerError};
+use uuid::Uuid;
+
+/// Far longer than anything here takes: what hangs shall fail, and what is slow shall not.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A service that prints `hello` and ends well.
+pub const GOOD: &str = "test/good:1.0";
+/// A service that prints `alas` and ends with status 3.
+pub const BAD: &str = "test/bad:1.0";
+/// A service that runs until it is ended.
+pub const ENDLESS: &str = "test/endless:1.0";
+
+/// A question to be launched.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub run: RunId,
+    pub recipient: &'static str,
+    pub parent_question: Option<Uuid>,
+    pub attributes: HashMap<String, String>,
+    pub inputs: Inputs<'static>,
+}
+
+/// A listener that remembers what it heard.
+pub struct Watch {
+    states: BoxStream<'static, RunState>,
+    last: HashMap<RunId, RunState>,
+}
+
+// === impl Ask ===
+
+impl Ask {
+    /// A new question.
+    pub fn of(recipient: &'static str) -> Self {
+        Self {
+            run: RunId { question: Uuid::new_v4(), retry: 0 },
+            recipient,
+            parent_question: None,
+            attributes: HashMap::from([("sender".to_owned(), "local/local:local".to_owned())]),
+            inputs: Inputs::default(),
+        }
+    }
+
+    pub async fn launch(&self, runner: &dyn Runner) -> Result<(), RunnerError> {
+        let recipient: SruidBuf = self.recipient.parse().unwrap();
+        let launch = Launch {
+            run: self.run,
+            recipient: &recipient,
+            parent_question: self.parent_question,
+            attributes: &self.attributes,
+            inputs: self.inputs,
+        };
+        runner.launch(launch).await
+    }
+
+    /// Launches it and waits for its end.
+    pub async fn end(&self, runner: &dyn Runner) -> End {
+        self.launch(runner).await.unwrap();
+        Watch::of(runner).end(self.run).await
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    pub fn of(runner: &dyn Runner) -> Self {
+        Self { states: runner.states(), last: HashMap::new() }
+    }
+
+    /// Waits until a run is as it should be.
+    pub async fn until(&mut self, run: RunId, is_so: impl Fn(&Phase) -> bool) -> RunState {
+        let wait = async {
+            loop {
+                if let Some(state) = self.last.get(&run).filter(|state| is_so(&state.phase)) {
+                    return state.clone();
+                }
+                let state = self.states.next().await.expect("the runner goes on");
+                self.last.insert(state.run, state);
+            }
+        };
+        match timeout(DEADLINE, wait).await {
+            Ok(state) => state,
+            Err(_) => panic!("{run} in vain: {:?}", self.last.get(&run)),
+        }
+    }
+
+    pub async fn running(&mut self, run: RunId) -> RunState {
+        self.until(run, |phase| matches!(phase, Phase::Running { .. })).await
+    }
+
+    pub async fn end(&mut self, run: RunId) -> End {
+        let state = self.until(run, |phase| matches!(phase, Phase::Ended(_))).await;
+        match state.phase {
+            Phase::Ended(end) => end,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits for the first run that is heard of.
+    pub async fn any(&mut self) -> RunId {
+        let state = timeout(DEADLINE, self.states.next()).await.unwrap().unwrap();
+        let run = state.run;
+        self.last.insert(run, state);
+        run
+    }
+
+    /// All that is heard by now.
+    pub async fn now(&mut self, runner: &dyn Runner) -> HashMap<RunId, RunState> {
+        // An answer to this says that all before it is dealt with.
+        runner.cancel(Uuid::nil()).await.unwrap();
+        while let Some(Some(state)) = self.states.next().now_or_never() {
+            self.last.insert(state.run, state);
+        }
+        self.last.clone()
+    }
+}
+
+/// All promises, one after the other. The runner has nothing yet, room for two runs at least, and
+/// the three services.
+pub async fn every_promise(runner: &dyn Runner) {
+    a_run_ends_as_its_process_does(runner).await;
+    a_run_is_made_once(runner).await;
+    a_late_listener_misses_nothing_that_is_not_settled(runner).await;
+    a_question_is_cancelled_with_all_its_runs(runner).await;
+    what_cannot_be_run_is_refused(runner).await;
+    assert!(Watch::of(runner).now(runner).await.is_empty());
+}
+
+async fn a_run_ends_as_its_process_does(runner: &dyn Runner) {
+    for (recipient, reason, line) in
+        [(GOOD, Reason::Exited, "hello\n"), (BAD, Reason::Failed, "alas\n")]
+    {
+        let ask = Ask::of(recipient);
+        let end = ask.end(runner).await;
+        assert_eq!((end.reason, &*end.tail), (reason, &[line.to_owned()][..]));
+        assert!(end.started.unwrap() <= end.at);
+        assert!(end.message.contains(recipient), "{}", end.message);
+        runner.settle(ask.run).await.unwrap();
+    }
+}
+
+async fn a_run_is_made_once(runner: &dyn Runner) {
+    let ask = Ask::of(ENDLESS);
+    let (first, second) = tokio::join!(ask.launch(runner), ask.launch(runner));
+    first.and(second).unwrap();
+    let mut watch = Watch::of(runner);
+    let Phase::Running { since, .. } = watch.running(ask.run).await.phase else { panic!() };
+
+    ask.launch(runner).await.unwrap();
+    let state = Watch::of(runner).running(ask.run).await;
+    assert!(matches!(state.phase, Phase::Running { since: again, .. } if again == since));
+
+    assert!(runner.cancel(ask.run.question).await.unwrap());
+    let at = watch.end(ask.run).await.at;
+    ask.launch(runner).await.unwrap();
+    assert_eq!(Watch::of(runner).end(ask.run).await.at, at);
+    runner.settle(ask.run).await.unwrap();
+}
+
+async fn a_late_listener_misses_nothing_that_is_not_settled(runner: &dyn Runner) {
+    let (ended, running) = (Ask::of(GOOD), Ask::of(ENDLESS));
+    ended.end(runner).await;
+    running.launch(runner).await.unwrap();
+
+    let mut late = Watch::of(runner);
+    late.running(running.run).await;
+    let state = late.until(ended.run, |phase| matches!(phase, Phase::Ended(_))).await;
+    assert_eq!(*state.attributes, ended.attributes);
+
+    runner.settle(ended.run).await.unwrap();
+    runner.settle(ended.run).await.unwrap();
+    // What runs is not forgotten.
+    runner.settle(running.run).await.unwrap();
+    let mut later = Watch::of(runner);
+    later.running(running.run).await;
+    assert_eq!(later.now(runner).await.len(), 1);
+
+    runner.cancel(running.run.question).await.unwrap();
+    later.end(running.run).await;
+    runner.settle(running.run).await.unwrap();
+}
+
+async fn a_question_is_cancelled_with_all_its_runs(runner: &dyn Runner) {
+    let first = Ask::of(ENDLESS);
+    let again = Ask { run: RunId { retry: 1, ..first.run }, ..first.clone() };
+    first.launch(runner).await.unwrap();
+    again.launch(runner).await.unwrap();
+
+    assert!(!runner.cancel(Uuid::new_v4()).await.unwrap());
+    assert!(runner.cancel(first.run.question).await.unwrap());
+
+    let mut watch = Watch::of(runner);
+    for run in [first.run, again.run] {
+        assert_eq!(watch.end(run).await.reason, Reason::Cancelled);
+    }
+    assert!(!runner.cancel(first.run.question).await.unwrap());
+    for run in [first.run, again.run] {
+        runner.settle(run).await.unwrap();
+    }
+}
+
+async fn what_cannot_be_run_is_refused(runner: &dyn Runner) {
+    let ask = Ask::of("test/nobody:1.0");
+    match ask.launch(runner).await.unwrap_err() {
+        RunnerError::Refused { question, exception, message } => {
+            assert_eq!((question, exception), (ask.run.question, "ServiceNotFound"));
+            assert!(message.contains(ask.recipient), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
