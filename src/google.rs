@@ -1,1 +1,71 @@
 //! What Google's clients ask for off line.
+//!
+//! They insist on credentials, even in front of an emulator. A service account file with a key
+//! made on the spot satisfies them, where its `token_uri` answers on loopback:
+//!
+//! ```text
+//! GOOGLE_APPLICATION_CREDENTIALS ─► file (ServiceAccount::ensure)
+//! token_uri                      ─► ServiceAccount::grant    access and ID tokens
+//! GCE_METADATA_HOST              ─► metadata                 the universe domain, nothing else
+//! ```
+//!
+//! The tokens open no door: nothing outside this machine knows the key.
+
+mod account;
+mod token;
+
+pub use account::{AccountError, ServiceAccount};
+
+/// The path under which Google's clients ask a metadata server for its universe domain.
+pub const UNIVERSE_DOMAIN_PATH: &str = "/computeMetadata/v1/universe/universe-domain";
+
+/// The universe that Google's own services are in.
+const UNIVERSE_DOMAIN: &str = "googleapis.com";
+
+/// An HTTP response, for whoever serves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers, names in lower case.
+    pub headers: Vec<(&'static str, &'static str)>,
+    /// The body, a text.
+    pub body: String,
+}
+
+/// Answers a GET of `path`, as a metadata server that knows its universe domain alone.
+///
+/// All else is 404, which Google's clients take for an answer: they ask no further, and sign with
+/// the key of the service account instead.
+pub fn metadata(path: &str) -> Answer {
+    // Without this header a client takes the server for a stranger.
+    let flavor = ("metadata-flavor", "Google");
+    let text = ("content-type", "application/text");
+
+    let (status, body) = match path {
+        UNIVERSE_DOMAIN_PATH => (200, UNIVERSE_DOMAIN.to_owned()),
+        _ => (404, "not found: there is no metadata server here".to_owned()),
+    };
+    Answer { status, headers: vec![flavor, text], body }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_universe_domain_is_googles() {
+        let answer = metadata(UNIVERSE_DOMAIN_PATH);
+
+        assert_eq!((answer.status, answer.body.as_str()), (200, "googleapis.com"));
+        assert!(answer.headers.contains(&("metadata-flavor", "Google")));
+    }
+
+    #[test]
+    fn no_other_metadata_is_there() {
+        let answer = metadata("/computeMetadata/v1/instance/service-accounts/default/token");
+
+        assert_eq!(answer.status, 404);
+        assert!(answer.headers.contains(&("metadata-flavor", "Google")));
+    }
+}

@@ -1,0 +1,267 @@
+//! A service account whose key was made here, and its file.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use aws_lc_rs::{
+    digest,
+    encoding::{AsDer, Pkcs8V1Der},
+    error::Unspecified,
+    rand::SystemRandom,
+    rsa::{KeyPair, KeySize},
+    signature::{self, KeyPair as _},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::UNIVERSE_DOMAIN;
+
+/// A service account of Google's kind, known to this machine alone.
+#[derive(Debug)]
+pub struct ServiceAccount {
+    email: String,
+    key: KeyPair,
+    key_id: String,
+}
+
+/// Why there is no service account.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    /// The key could not be made, or not be written down.
+    #[error("failed to make an RSA key")]
+    Key(#[source] Unspecified),
+
+    /// The file could not be written.
+    #[error("failed to write service account file `{}`", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The file, as Google's clients read it.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct AccountFile {
+    r#type: String,
+    project_id: String,
+    private_key_id: String,
+    private_key: String,
+    client_email: String,
+    client_id: String,
+    token_uri: String,
+    universe_domain: String,
+}
+
+// === impl ServiceAccount ===
+
+impl ServiceAccount {
+    /// Finds the service account in the file `path`, or makes one there.
+    ///
+    /// When it returns, the file fits `project_id` and `token_uri`, and only its owner may read
+    /// it. A key that is there is kept, for making one takes a tenth of a second of CPU; a file
+    /// that cannot be read as a service account is replaced. Blocks. Two processes that do this at
+    /// once leave the whole file of one of them.
+    pub fn ensure(path: &Path, project_id: &str, token_uri: &str) -> Result<Self, AccountError> {
+        let old = fs::read(path).ok().and_then(|json| serde_json::from_slice(&json).ok());
+        let kept = old.as_ref().and_then(|file: &AccountFile| key_of(&file.private_key));
+        let key = match kept {
+            Some(key) => key,
+            None => KeyPair::generate(KeySize::Rsa2048).map_err(AccountError::Key)?,
+        };
+
+        let account = Self {
+            email: format!("twined@{project_id}.iam.gserviceaccount.com"),
+            key_id: id_of(&key),
+            key,
+        };
+        let file = account.file(project_id, token_uri)?;
+
+        if old.as_ref() != Some(&file) {
+            let json = serde_json::to_vec_pretty(&file).expect("texts are JSON");
+            replace(path, &json)
+                .map_err(|source| AccountError::Write { path: path.to_owned(), source })?;
+        }
+        Ok(account)
+    }
+
+    /// Who the account is: `twined@<project>.iam.gserviceaccount.com`.
+    pub fn email(&self) -> &str {
+        &self.email
+    }
+
+    /// Which key its tokens are signed with, as their header says.
+    pub(super) fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    /// Signs `message` as the algorithm RS256 of JSON web tokens does.
+    pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Unspecified> {
+        let mut signed = vec![0; self.key.public_modulus_len()];
+        let random = SystemRandom::new();
+        self.key.sign(&signature::RSA_PKCS1_SHA256, &random, message, &mut signed)?;
+        Ok(signed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn public_key(&self) -> &[u8] {
+        self.key.public_key().as_ref()
+    }
+
+    fn file(&self, project_id: &str, token_uri: &str) -> Result<AccountFile, AccountError> {
+        let der: Pkcs8V1Der<'_> = self.key.as_der().map_err(AccountError::Key)?;
+
+        Ok(AccountFile {
+            r#type: "service_account".to_owned(),
+            project_id: project_id.to_owned(),
+            private_key_id: self.key_id.clone(),
+            private_key: to_pem(der.as_ref()),
+            client_email: self.email.clone(),
+            client_id: super::token::SUBJECT.to_owned(),
+            token_uri: token_uri.to_owned(),
+            universe_domain: UNIVERSE_DOMAIN.to_owned(),
+        })
+    }
+}
+
+// === The key as text ===
+
+const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+const PEM_END: &str = "-----END PRIVATE KEY-----";
+
+/// The columns of a PEM line: RFC 7468 allows no other number.
+const PEM_WIDTH: usize = 64;
+
+fn to_pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = format!("{PEM_BEGIN}\n");
+
+    for line in text.as_bytes().chunks(PEM_WIDTH) {
+        pem.extend(line.iter().map(|&byte| char::from(byte)));
+        pem.push('\n');
+    }
+    pem.push_str(PEM_END);
+    pem.push('\n');
+    pem
+}
+
+fn key_of(pem: &str) -> Option<KeyPair> {
+    let text = pem.trim().strip_prefix(PEM_BEGIN)?.strip_suffix(PEM_END)?;
+    let text: String = text.split_ascii_whitespace().collect();
+    KeyPair::from_pkcs8(&STANDARD.decode(text).ok()?).ok()
+}
+
+/// Forty hexadecimal digits, as Google's key ids are; of the public key, so the same key has the
+/// same one.
+fn id_of(key: &KeyPair) -> String {
+    let sum = digest::digest(&digest::SHA256, key.public_key().as_ref());
+    sum.as_ref().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
+}
+
+// === The file ===
+
+/// Writes beside `path` and renames, so that nobody reads half a file.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension(format!("{}.tmp", Uuid::new_v4()));
+    let written = write_private(&beside, content).and_then(|()| fs::rename(&beside, path));
+
+    if written.is_err() {
+        // It may not even have been made; the first error is the one to tell.
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}
+
+fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const TOKEN_URI: &str = "http://127.0.0.1:8094/token";
+
+    fn read(path: &Path) -> AccountFile {
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_file_is_a_service_account_that_only_its_owner_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("account.json");
+
+        let account = ServiceAccount::ensure(&path, "a-project", TOKEN_URI).unwrap();
+
+        let file = read(&path);
+        assert_eq!(file.r#type, "service_account");
+        assert_eq!(file.client_email, "twined@a-project.iam.gserviceaccount.com");
+        assert_eq!(file.client_email, account.email());
+        assert_eq!(file.token_uri, TOKEN_URI);
+        assert_eq!(file.private_key_id.len(), 40);
+        assert!(file.private_key.lines().all(|line| line.len() <= PEM_WIDTH));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_fits_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("account.json");
+        ServiceAccount::ensure(&path, "a-project", TOKEN_URI).unwrap();
+        let before = fs::metadata(&path).unwrap().modified().unwrap();
+        let content = fs::read(&path).unwrap();
+
+        ServiceAccount::ensure(&path, "a-project", TOKEN_URI).unwrap();
+
+        assert_eq!(fs::read(&path).unwrap(), content);
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+    }
+
+    #[test]
+    fn another_port_or_project_keeps_the_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("account.json");
+        ServiceAccount::ensure(&path, "a-project", TOKEN_URI).unwrap();
+        let first = read(&path);
+
+        ServiceAccount::ensure(&path, "b-project", "http://127.0.0.1:1/token").unwrap();
+
+        let second = read(&path);
+        assert_eq!(second.token_uri, "http://127.0.0.1:1/token");
+        assert_eq!(second.client_email, "twined@b-project.iam.gserviceaccount.com");
+        assert_eq!(second.private_key, first.private_key);
+        assert_eq!(second.private_key_id, first.private_key_id);
+    }
+
+    #[test]
+    fn what_is_no_service_account_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("account.json");
+
+        for content in ["", "{}", r#"{"type": "authorized_user"}"#] {
+            fs::write(&path, content).unwrap();
+            ServiceAccount::ensure(&path, "a-project", TOKEN_URI).unwrap();
+            assert_eq!(read(&path).project_id, "a-project");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let path = Path::new("/nowhere/at/all/account.json");
+
+        let error = ServiceAccount::ensure(path, "a-project", TOKEN_URI).unwrap_err();
+
+        assert!(error.to_string().contains("/nowhere/at/all/account.json"));
+    }
+}
