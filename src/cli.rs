@@ -1,1 +1,151 @@
-//! The command line.
+//! The command line: what a person types, and what he reads.
+//!
+//! Data goes to stdout and everything else to stderr. What ends a command is told by its exit
+//! code.
+
+mod ask;
+mod demo;
+mod env;
+mod example;
+mod local;
+mod network;
+mod terminal;
+use crate::chain::Chain;
+use crate::config::ConfigError;
+use crate::local::LocalError;
+use crate::runner::process;
+use clap::{Parser, Subcommand};
+use std::error::Error;
+use std::process::ExitCode;
+use tokio::runtime::Runtime;
+
+/// What was asked for was done.
+pub const OK: u8 = 0;
+/// The question failed, or something of ours did.
+pub const FAILED: u8 = 1;
+/// The command was given wrong arguments. (So does clap end a command.)
+pub const USAGE: u8 = 2;
+/// The network cannot be reached.
+pub const UNREACHABLE: u8 = 3;
+/// What was named does not exist.
+pub const NOT_FOUND: u8 = 4;
+/// No answer came in the time that was given.
+pub const TIMED_OUT: u8 = 124;
+/// Ctrl-C came first.
+pub const INTERRUPTED: u8 = 130;
+
+/// A service network of Octue Twined: on a laptop, or the daemon in a cluster
+///
+/// Start with `twined demo`: it runs a whole network, asks one question and shows all that
+/// happens.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 the question failed, 2 usage, 3 unreachable, \
+    4 not found, 124 timed out, 130 interrupted.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Logs to show on stderr, in the syntax of `RUST_LOG`
+    #[arg(long, global = true, env = "TWINED_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a whole network, ask it one question, and show all that happens
+    Demo(demo::Args),
+    /// Run a network on this machine, with the services in the given folders
+    Local(local::Args),
+    /// Print what makes Google's clients and the Octue SDK use the local network
+    Env(env::Args),
+    /// Ask a question, wait, and print the answer
+    Ask(ask::Args),
+    /// Run the Pub/Sub emulator alone
+    Emulator(local::EmulatorArgs),
+    /// Answer one question as the demo's service: what the daemon starts, not a person
+    #[command(hide = true)]
+    ExampleService(example::Args),
+}
+
+/// What ends a command early, with its exit code and a hint.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    error: Box<dyn Error + Send + Sync>,
+}
+
+/// Runs the command that the process was given.
+pub fn run() -> ExitCode {
+    // Before anything else: one of these is in memory for each run.
+    if let Some(folder) = process::supervisor_folder(std::env::args_os()) {
+        return process::supervise(&folder);
+    }
+    let Cli { command, log } = Cli::parse();
+    let level = match &command {
+        Command::Local(_) | Command::Emulator(_) => "info",
+        // What stands in the way of an answer is told in the end.
+        Command::Ask(_) => "error",
+        Command::Demo(_) | Command::Env(_) | Command::ExampleService(_) => "warn",
+    };
+    crate::telemetry::install_logs(level, log.as_deref());
+    let outcome = match command {
+        Command::Demo(args) => block_on(demo::run(args)),
+        Command::Local(args) => block_on(local::run(args)),
+        Command::Env(args) => block_on(env::run(args)),
+        Command::Ask(args) => block_on(ask::run(args)),
+        Command::Emulator(args) => block_on(local::emulator(args)),
+        Command::ExampleService(args) => block_on(example::run(args)),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure { code, error }) => {
+            terminal::note(&format!("twined: {}", terminal::safe(&Chain(&*error).to_string())));
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+    Runtime::new().map_err(Failure::failed)?.block_on(command)
+}
+
+/// Ends when a person or a system asks the process to: Ctrl-C, SIGTERM, or a terminal that is
+/// closed.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = async |kind| match signal(kind) {
+        Ok(mut signal) => drop(signal.recv().await),
+        // No handler to be had: the signal ends us without our doing.
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::hangup()) => {}
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    fn new(code: u8, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { code, error: error.into() }
+    }
+
+    fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::new(FAILED, error)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(USAGE, error)
+    }
+}
+
+impl From<LocalError> for Failure {
+    fn from(error: LocalError) -> Self {
+        Self::failed(error)
+    }
+}

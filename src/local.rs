@@ -1,1 +1,360 @@
-//! A whole network in one process.
+//! A whole network in one process: the same pipeline as in a cluster, over our own Pub/Sub
+//! emulator, SQLite, and child processes.
+
+pub mod data;
+pub mod environment;
+pub mod services;
+use crate::chain::Chain;
+use crate::config::{ConfigError, LocalArgs, bind};
+use crate::daemon::{DaemonError, Tasks};
+use crate::google::ServiceAccount;
+use crate::http;
+use crate::http::admin::{Hold, Readiness};
+use crate::monitor::Monitor;
+use crate::pipeline::{Parts, Pipeline};
+use crate::pubsub::emulator::{self, Emulator};
+use crate::pubsub::subscriber::{Flow, SubscriberError};
+use crate::pubsub::{Admin, CallError, ConnectError, Connection, Publisher, Subscriber};
+use crate::registry::{Listed, ServiceRegistry};
+use crate::runner::Runner;
+use crate::runner::process::{self, ProcessRunner, Service};
+use crate::store::sqlite::{self, OpenError, SqliteStore};
+use crate::store::{EventStore, View};
+use data::{Data, DataError};
+use environment::Places;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
+use services::Found;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
+use tracing::{error, info, warn};
+
+/// The subscription by which the daemon receives the network's events.
+const SUBSCRIPTION: &str = "twined.daemon";
+
+/// How long Pub/Sub may take to answer when we start. An emulator in Java takes seconds itself.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the askers of runs that were interrupted are given to be told, when we end. The whole
+/// end is to take 5 s at most.
+const END_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Settings, checked.
+#[derive(Debug)]
+pub struct Settings {
+    /// The services, and how each is run.
+    pub services: Vec<Service>,
+    /// Variables that they get beside the network's own.
+    pub environment: BTreeMap<String, String>,
+    /// Our own environment, of which they get what every process needs.
+    pub inherited: Vec<(OsString, OsString)>,
+    /// Our own program.
+    pub program: PathBuf,
+    /// Everything else, as it was given.
+    pub args: LocalArgs,
+}
+
+/// A network that runs.
+#[derive(Debug)]
+pub struct Network {
+    addresses: Addresses,
+    data: Data,
+    runner: Arc<ProcessRunner>,
+    store: Arc<SqliteStore>,
+    /// The daemon's.
+    tasks: Tasks,
+    /// The emulator's, where it is ours: it ends last.
+    servers: Tasks,
+    interrupts: bool,
+}
+
+/// Where a network can be found.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// Its Pub/Sub, `HOST:PORT`.
+    pub pubsub: String,
+    /// Its HTTP server.
+    pub http: SocketAddr,
+    /// Its data.
+    pub data: PathBuf,
+    /// What makes Google's clients and the SDK use it.
+    pub variables: BTreeMap<String, String>,
+    /// Its topic.
+    pub topic: String,
+    /// A connection to its Pub/Sub.
+    pub connection: Connection,
+}
+
+/// Why a network did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// A setting.
+    #[error("wrong settings")]
+    Config(#[source] ConfigError),
+    /// The data folder.
+    #[error("failed to open the network's data")]
+    Data(#[source] DataError),
+    /// The event store.
+    #[error("failed to open the event store")]
+    Store(#[source] OpenError),
+    /// The runs.
+    #[error("failed to open the runs")]
+    Runs(#[source] process::StartError),
+    /// The address of Pub/Sub.
+    #[error("wrong address of Pub/Sub")]
+    Connect(#[source] ConnectError),
+    /// Pub/Sub does not answer, or not as it should.
+    #[error("failed to set up the network's topic: does the emulator run?")]
+    Topic(#[source] CallError),
+    /// No subscriber.
+    #[error("failed to subscribe")]
+    Subscribe(#[source] SubscriberError),
+    /// A listener that cannot be used.
+    #[error("failed to listen")]
+    Listen(#[source] io::Error),
+    /// A thread that died.
+    #[error("a thread panicked while starting")]
+    Thread(#[source] JoinError),
+    /// A task of the network ended.
+    #[error("the network failed")]
+    Daemon(#[source] DaemonError),
+}
+
+// === impl Network ===
+
+impl Network {
+    /// Starts a network. When it returns, questions can be asked.
+    pub async fn start(settings: Settings, metrics: PrometheusHandle) -> Result<Self, LocalError> {
+        let Settings { services, environment, inherited, program, args } = settings;
+        let http_listener = listen(args.http_port, "the HTTP server", "--http-port")?;
+        let http = http_listener.local_addr().map_err(LocalError::Listen)?;
+        let mut servers = Tasks::new();
+        let pubsub = match &args.pubsub {
+            Some(address) => address.clone(),
+            None => emulate(&args, &mut servers)?,
+        };
+        let data = match args.ephemeral {
+            true => Data::ephemeral(),
+            false => Data::open(&args.data),
+        };
+        let data = data.map_err(LocalError::Data)?;
+        let connection =
+            Connection::emulator(&pubsub, &args.project).map_err(LocalError::Connect)?;
+        let credentials = data.credentials();
+        let places = Places {
+            pubsub: &pubsub,
+            http,
+            project: &args.project,
+            topic: &args.topic,
+            credentials: &credentials,
+        };
+        let variables = places.variables();
+        let mut tasks = Tasks::new();
+        let stop = tasks.stop();
+        let readiness = Readiness::new(stop.clone());
+        let (starting, unbelieved) = (readiness.hold(), readiness.hold());
+        let token_uri = format!("http://{http}{}", http::google::TOKEN_PATH);
+        let file = (credentials.clone(), args.project.clone(), token_uri);
+        let account = make_account(&mut tasks, file, unbelieved);
+
+        let events = data.events();
+        let opening = tokio::task::spawn_blocking(move || {
+            SqliteStore::open(&events, sqlite::Options::default())
+        });
+        let admin = Admin::new(&connection);
+        set_up(&admin, &args.topic).await?;
+        let store = opening.await.map_err(LocalError::Thread)?.map_err(LocalError::Store)?;
+        let store = Arc::new(store);
+
+        let registry: Arc<dyn ServiceRegistry> =
+            Arc::new(services.iter().map(|service| service.sruid.clone()).collect::<Listed>());
+        let options = process::Options {
+            runs: data.runs(),
+            logs: data.logs(),
+            max_runs: args.max_runs(),
+            supervisor: program,
+            inherited,
+            environment: child_environment(&variables),
+            passed: environment.into_iter().collect(),
+            shim: Some(data.shim()),
+        };
+        let runner = ProcessRunner::start(options, services).await.map_err(LocalError::Runs)?;
+        let runner = Arc::new(runner);
+
+        let shim = data.shim();
+        let router = router(readiness, &metrics, &registry, account, &variables, &shim);
+        let serving = http::serve(http_listener, router, stop.clone());
+        tasks.spawn("http", async {
+            if let Err(error) = serving.await {
+                error!(%error, "the HTTP server failed");
+            }
+        });
+        let publisher = Publisher::new(&connection, &args.topic);
+        let parts = Parts {
+            store: Arc::clone(&store) as Arc<dyn EventStore>,
+            view: Arc::clone(&store) as Arc<dyn View>,
+            runner: Arc::clone(&runner) as Arc<dyn Runner>,
+            registry,
+            admin,
+            publisher: publisher.clone(),
+            subscriptions_first: true,
+        };
+        let pipeline = Pipeline::new(parts, stop.clone());
+        let view = Arc::clone(&store) as Arc<dyn View>;
+        let watched = Arc::clone(&runner) as Arc<dyn Runner>;
+        let monitor = Monitor::new(watched, view, publisher, stop.clone());
+        let subscriber = Subscriber::new(&connection, SUBSCRIPTION, Flow::default())
+            .await
+            .map_err(LocalError::Subscribe)?;
+        let (sender, deliveries) = mpsc::channel(1);
+        tasks.spawn("subscriber", subscriber.run(sender, stop.clone()));
+        tasks.spawn("pipeline", pipeline.run(deliveries));
+        tasks.spawn("monitor", monitor.run());
+        let upkeep = crate::telemetry::upkeep(metrics);
+        tasks.spawn("metrics", async move {
+            tokio::select! {
+                () = upkeep => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        drop(starting);
+        let data_path = data.path().to_owned();
+        let topic = args.topic;
+        let addresses = Addresses { pubsub, http, data: data_path, variables, topic, connection };
+        let interrupts = args.pubsub.is_none();
+        Ok(Self { addresses, data, runner, store, tasks, servers, interrupts })
+    }
+
+    /// Where it is.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// What runs its questions.
+    pub fn runner(&self) -> Arc<ProcessRunner> {
+        Arc::clone(&self.runner)
+    }
+
+    /// Waits for `stop`, or for a part of it to fail, and ends it. Where the emulator is ours, what
+    /// runs could no longer be heard: it is ended too, and its askers are told.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), LocalError> {
+        let Self { data, runner, store, tasks, servers, interrupts, .. } = self;
+        let stopping = async {
+            stop.await;
+            info!("ending");
+            if interrupts {
+                runner.interrupt().await;
+                if tokio::time::timeout(END_TIMEOUT, runner.idle()).await.is_err() {
+                    warn!("ended before the askers of all runs were told");
+                }
+            }
+        };
+        let outcome = tasks.run(stopping).await.map_err(LocalError::Daemon);
+        let served = servers.run(std::future::ready(())).await;
+        runner.stop().await;
+        store.close().await;
+        outcome.and(served.map_err(LocalError::Daemon))?;
+        data.close().map_err(LocalError::Data)
+    }
+}
+
+/// How a question to a service of the SDK is answered.
+pub fn sdk_service(found: Found) -> Service {
+    let Found { sruid, folder } = found;
+    let command = ["octue", "twined", "question", "ask-local"].map(OsString::from).into();
+    Service { sruid, folder, command }
+}
+
+/// An emulator of ours, and its address.
+fn emulate(args: &LocalArgs, servers: &mut Tasks) -> Result<String, LocalError> {
+    let listener = listen(args.pubsub_port, "the Pub/Sub emulator", "--pubsub-port")?;
+    let address = listener.local_addr().map_err(LocalError::Listen)?;
+    let options =
+        emulator::Options { project: Some(args.project.clone()), ..emulator::Options::default() };
+    let emulator = Emulator::new(options);
+    let stop = servers.stop();
+    servers.spawn("emulator", async move {
+        if let Err(error) = emulator.serve(listener, stop.cancelled()).await {
+            error!(%error, "the Pub/Sub emulator failed");
+        }
+    });
+    Ok(address.to_string())
+}
+
+fn listen(port: u16, what: &'static str, flag: &'static str) -> Result<TcpListener, LocalError> {
+    let listener = bind(port, what, flag).map_err(LocalError::Config)?;
+    TcpListener::from_std(listener).map_err(LocalError::Listen)
+}
+
+/// The topic and our subscription of it. What is not there yet may be starting.
+async fn set_up(admin: &Admin, topic: &str) -> Result<(), LocalError> {
+    let give_up = tokio::time::Instant::now() + START_TIMEOUT;
+    loop {
+        let made = async {
+            admin.ensure_topic(topic).await?;
+            admin.ensure_subscription(SUBSCRIPTION, topic, "").await
+        };
+        match made.await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.is_transient() && tokio::time::Instant::now() < give_up => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Err(error) => return Err(LocalError::Topic(error)),
+        }
+    }
+}
+
+/// Makes the service account, of this file, project and token endpoint, beside everything else,
+/// for a new key takes a while. Nobody who is told of the file comes before it.
+fn make_account(
+    tasks: &mut Tasks,
+    (file, project, token_uri): (PathBuf, String, String),
+    unbelieved: Hold,
+) -> http::google::Account {
+    let (sender, receiver) = watch::channel(None);
+    let stop = tasks.stop();
+    let making = move || ServiceAccount::ensure(&file, &project, &token_uri);
+    let making = tokio::task::spawn_blocking(making);
+    tasks.spawn("account", async move {
+        match making.await {
+            Ok(Ok(account)) => drop(sender.send_replace(Some(Arc::new(account)))),
+            Ok(Err(error)) => {
+                return error!(error = %Chain(&error), "failed to make a service account");
+            }
+            Err(error) => return error!(%error, "failed to make a service account"),
+        }
+        drop(unbelieved);
+        stop.cancelled().await;
+    });
+    receiver
+}
+
+/// What every child gets: the network's variables, and that it is run as in a cluster.
+fn child_environment(variables: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let provider = (environment::COMPUTE_PROVIDER.to_owned(), "GOOGLE_KUEUE".to_owned());
+    variables.clone().into_iter().chain([provider]).collect()
+}
+
+fn router(
+    readiness: Readiness,
+    metrics: &PrometheusHandle,
+    registry: &Arc<dyn ServiceRegistry>,
+    account: http::google::Account,
+    variables: &BTreeMap<String, String>,
+    shim: &Path,
+) -> http::Router {
+    let described = json!({ "variables": variables, "shim": shim });
+    http::admin::router(readiness, metrics.clone())
+        .merge(http::google::router(account))
+        .nest("/registry", http::registry::router(Arc::clone(registry)))
+        .merge(http::document("/env", described))
+}

@@ -1,1 +1,429 @@
-//! One delivery, from message to ack.
+//! One delivery, from message to ack:
+//!
+//! ```text
+//! Delivery -> decode -> Event -> append -> act -> ack
+//! ```
+//!
+//! Append comes before act, so nothing runs that is not on record. Ack comes last, so a crash at
+//! any point is a redelivery. Append and act can both be repeated, so a redelivery is harmless.
+//! What cannot be done now is held and tried again; what never can be is set aside, whole, and the
+//! asker is told where there is one.
+
+pub mod action;
+pub mod disposition;
+mod lanes;
+mod metrics;
+mod outside;
+use crate::chain::Chain;
+use crate::event::{self, Event, Inputs, RunId, Timestamp, decode};
+use crate::monitor::report::{self, Refusal};
+use crate::pipeline::action::Action;
+use crate::pipeline::disposition::{Disposition, HandleError};
+use crate::pipeline::lanes::Lanes;
+use crate::pipeline::metrics::{InHand, Metrics};
+use crate::pubsub::{Admin, Delivery, Message, Publisher};
+use crate::registry::ServiceRegistry;
+use crate::runner::{Launch, Runner, RunnerError};
+use crate::store::{AppendError, EventStore, Row, SetAside, View};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+/// How many deliveries of one question are dealt with together: they share a commit, and none
+/// waits for the ack of more than this many.
+const BATCH: usize = 64;
+
+/// How often the gauges that age by themselves are brought up to date.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What the pipeline works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where events go.
+    pub store: Arc<dyn EventStore>,
+    /// What is on record of a question.
+    pub view: Arc<dyn View>,
+    /// What runs questions.
+    pub runner: Arc<dyn Runner>,
+    /// Which revisions run here.
+    pub registry: Arc<dyn ServiceRegistry>,
+    /// Which subscriptions there are.
+    pub admin: Admin,
+    /// How askers are told.
+    pub publisher: Publisher,
+    /// Whether a service that somebody started by hand answers in the place of ours of the same
+    /// name. So on a laptop; in a cluster a registered revision runs there.
+    pub subscriptions_first: bool,
+}
+
+/// Deals with deliveries.
+#[derive(Debug)]
+pub struct Pipeline {
+    parts: Parts,
+    lanes: Lanes<(Delivery, InHand)>,
+    outside: Mutex<JoinSet<()>>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+}
+
+/// Who answers a question.
+enum Answerer {
+    /// A run of ours.
+    Runner,
+    /// A service that somebody runs, by a subscription of this name.
+    Subscription(String),
+    /// Nobody; of that service there are these revisions.
+    Nobody(Vec<String>),
+}
+
+// === impl Pipeline ===
+
+impl Pipeline {
+    /// A pipeline that works until `stop`.
+    pub fn new(parts: Parts, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            lanes: Lanes::new(),
+            outside: Mutex::default(),
+            metrics: Arc::new(Metrics::new()),
+            stop,
+        })
+    }
+
+    /// Deals with every delivery, until there are no more or until it is stopped. What is in hand
+    /// then is dealt with to its end if that goes now, and given back if not.
+    pub async fn run(self: Arc<Self>, mut deliveries: mpsc::Receiver<Delivery>) {
+        let mut workers = JoinSet::new();
+        let mut upkeep = tokio::time::interval(UPKEEP);
+        loop {
+            tokio::select! {
+                delivery = deliveries.recv() => match delivery {
+                    Some(delivery) => self.dispatch(delivery, &mut workers),
+                    None => break,
+                },
+                Some(ended) = workers.join_next() => {
+                    // The receipts that it held were dropped, so nothing of it is lost.
+                    if let Err(panic) = ended {
+                        error!(error = %panic, "a worker panicked: its deliveries will come again");
+                    }
+                }
+                _ = upkeep.tick() => self.metrics.upkeep(),
+                () = self.stop.cancelled() => break,
+            }
+        }
+        deliveries.close();
+        self.lanes.clear();
+        while workers.join_next().await.is_some() {}
+        self.outside.lock().await.shutdown().await;
+    }
+
+    fn dispatch(self: &Arc<Self>, delivery: Delivery, workers: &mut JoinSet<()>) {
+        let key = lane(&delivery.message).to_owned();
+        if self.lanes.push(&key, (delivery, self.metrics.take())) {
+            workers.spawn(Arc::clone(self).work(key));
+        }
+    }
+
+    /// Deals with all that is in one lane.
+    async fn work(self: Arc<Self>, key: String) {
+        let worker = self.lanes.worker(&key);
+        while let Some(batch) = worker.take(BATCH) {
+            let (batch, in_hand): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            self.receive(batch).await;
+            drop(in_hand);
+        }
+    }
+
+    /// Takes deliveries of one question, deals with them in order, and answers for them.
+    async fn receive(&self, batch: Vec<Delivery>) {
+        let outcomes = self.handle(&batch).await;
+        for (delivery, outcome) in batch.into_iter().zip(outcomes) {
+            let disposition = disposition::of(&outcome);
+            let done = match (disposition, outcome) {
+                (Disposition::Reject, Err(error)) => {
+                    self.set_aside(&delivery.message, &error).await
+                }
+                (disposition, _) => disposition == Disposition::Ack,
+            };
+            if done {
+                self.metrics.disposed(disposition);
+                delivery.receipt.ack();
+            } else {
+                // Stopped while it was held. All that follow are of its question: given back too.
+                return;
+            }
+        }
+    }
+
+    async fn handle(&self, batch: &[Delivery]) -> Vec<Result<(), HandleError>> {
+        let mut events: Vec<_> = batch.iter().map(|delivery| self.decode(delivery)).collect();
+        self.append(batch, &mut events).await;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for (event, delivery) in events.into_iter().zip(batch) {
+            outcomes.push(match event {
+                Ok(event) => self.act_until_done(&event, &delivery.message).await,
+                Err(error) => Err(error),
+            });
+        }
+        outcomes
+    }
+
+    fn decode<'d>(&self, delivery: &'d Delivery) -> Result<Event<'d>, HandleError> {
+        let start = Instant::now();
+        let message = &delivery.message;
+        let event = decode(&message.data, &message.attributes).map_err(HandleError::Decode)?;
+        self.metrics.decode.record(start.elapsed());
+        self.metrics.received(event.kind.label());
+        Ok(event)
+    }
+
+    /// Puts the events on record, with as many tries as it takes. Those that the store refuses,
+    /// or that are not there when we are stopped, become errors.
+    async fn append(&self, batch: &[Delivery], events: &mut [Result<Event<'_>, HandleError>]) {
+        let start = Instant::now();
+        for tries in 0.. {
+            let rows: Vec<_> = events.iter().zip(batch).filter_map(row).collect();
+            if rows.is_empty() {
+                return;
+            }
+            let failed = match self.parts.store.append(&rows).await {
+                Ok(()) => {
+                    self.metrics.append.record(start.elapsed());
+                    return;
+                }
+                Err(failed) => failed,
+            };
+            drop(rows);
+            warn!(error = %Chain(&failed), "failed to append events");
+            match failed {
+                AppendError::Refused { uuid, reason } => {
+                    let refused = |event: &Result<Event<'_>, _>| {
+                        event.as_ref().is_ok_and(|event| event.attributes.uuid == uuid)
+                    };
+                    for event in events.iter_mut().filter(|event| refused(event)) {
+                        let reason = reason.clone();
+                        *event = Err(HandleError::Append(AppendError::Refused { uuid, reason }));
+                    }
+                }
+                AppendError::Unavailable(_) if self.pause(tries).await => {}
+                AppendError::Unavailable(source) => {
+                    let text = source.to_string();
+                    for event in events.iter_mut().filter(|event| event.is_ok()) {
+                        let source = text.clone().into();
+                        *event = Err(HandleError::Append(AppendError::Unavailable(source)));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Acts, with as many tries as it takes. An error is for good, or we were stopped.
+    async fn act_until_done(
+        &self,
+        event: &Event<'_>,
+        message: &Message,
+    ) -> Result<(), HandleError> {
+        let start = Instant::now();
+        for tries in 0.. {
+            let outcome = self.act(event, message).await;
+            if disposition::of(&outcome) != Disposition::Retry {
+                self.metrics.act.record(start.elapsed());
+                if let Some(published) = message.published {
+                    let age = Timestamp::now().seconds_since(published);
+                    self.metrics.age(event.kind.label(), age);
+                }
+                return outcome;
+            }
+            if let Err(failed) = &outcome {
+                let question = event.attributes.question_uuid;
+                warn!(%question, error = %Chain(failed), "failed to act on event");
+            }
+            if !self.pause(tries).await {
+                return outcome;
+            }
+        }
+        unreachable!("the tries are counted without end")
+    }
+
+    async fn act(&self, event: &Event<'_>, message: &Message) -> Result<(), HandleError> {
+        match action::of(event) {
+            Action::Launch(run, inputs) => self.launch(run, inputs, event, message).await,
+            Action::Cancel(run) => self.cancel(run).await,
+            Action::Nothing => Ok(()),
+        }
+    }
+
+    async fn launch(
+        &self,
+        run: RunId,
+        inputs: Inputs<'_>,
+        event: &Event<'_>,
+        message: &Message,
+    ) -> Result<(), HandleError> {
+        let record = self.parts.view.record(run).await.map_err(HandleError::Look)?;
+        if record.terminal {
+            debug!(%run, "redelivered after its end");
+            return Ok(());
+        }
+        if record.cancelled {
+            return self.refuse(run, event, message, Refusal::Cancelled).await;
+        }
+        match self.answerer(event).await? {
+            Answerer::Runner => {}
+            Answerer::Subscription(subscription) => {
+                self.look_outside(run, message, subscription).await;
+                return Ok(());
+            }
+            Answerer::Nobody(revisions) => {
+                let recipient = event.attributes.recipient.to_string();
+                let refusal = Refusal::NoSuchRevision { recipient, revisions };
+                return self.refuse(run, event, message, refusal).await;
+            }
+        }
+        let launch = Launch {
+            run,
+            recipient: &event.attributes.recipient.to_buf(),
+            parent_question: event.attributes.parent_question_uuid,
+            attributes: &message.attributes,
+            inputs,
+        };
+        match self.parts.runner.launch(launch).await {
+            Err(RunnerError::Refused { exception, message: words, .. }) => {
+                let refusal = Refusal::Runner { exception, message: words };
+                self.refuse(run, event, message, refusal).await
+            }
+            outcome => outcome.map_err(HandleError::Act),
+        }
+    }
+
+    async fn answerer(&self, event: &Event<'_>) -> Result<Answerer, HandleError> {
+        let recipient = event.attributes.recipient;
+        let Parts { registry, admin, subscriptions_first, .. } = &self.parts;
+        let ours = registry.has(recipient).await.map_err(HandleError::Find)?;
+        if ours && !subscriptions_first {
+            return Ok(Answerer::Runner);
+        }
+        let subscription = recipient.subscription();
+        if admin.has_subscription(&subscription).await.map_err(HandleError::Call)? {
+            return Ok(Answerer::Subscription(subscription));
+        }
+        if ours {
+            return Ok(Answerer::Runner);
+        }
+        let revisions = registry.revisions(recipient.service()).await.map_err(HandleError::Find)?;
+        let name = |tag: &String| format!("{}:{tag}", recipient.service());
+        Ok(Answerer::Nobody(revisions.iter().map(name).collect()))
+    }
+
+    /// Ends every run of a question, if the one who says so may.
+    async fn cancel(&self, run: RunId) -> Result<(), HandleError> {
+        let record = self.parts.view.record(run).await.map_err(HandleError::Look)?;
+        if !record.cancelled {
+            warn!(%run, "ignored the cancellation of somebody who did not ask the question");
+            return Ok(());
+        }
+        self.parts.runner.cancel(run.question).await.map_err(HandleError::Act)?;
+        Ok(())
+    }
+
+    /// Tells the asker why his question is not run.
+    async fn refuse(
+        &self,
+        run: RunId,
+        event: &Event<'_>,
+        message: &Message,
+        refusal: Refusal,
+    ) -> Result<(), HandleError> {
+        let at = event.attributes.datetime;
+        let Some(report) = report::refused(run, &message.attributes, at, &refusal) else {
+            return Ok(());
+        };
+        self.metrics.refused();
+        self.parts.publisher.publish(report.message).await.map_err(HandleError::Call)
+    }
+
+    /// Keeps a message that can never be handled, and tells the asker if it was a question. False
+    /// where we were stopped first.
+    async fn set_aside(&self, message: &Message, error: &HandleError) -> bool {
+        let reason = Chain(error).to_string();
+        warn!(message = message.id, reason, "set aside");
+        self.tell_refused(message, &reason).await;
+        let aside = SetAside {
+            message_id: &message.id,
+            ordering_key: &message.ordering_key,
+            data: &message.data,
+            attributes: &message.attributes,
+            reason: &reason,
+            at: Timestamp::now(),
+        };
+        for tries in 0.. {
+            match self.parts.store.set_aside(&aside).await {
+                Ok(()) => break,
+                Err(AppendError::Refused { reason, .. }) => {
+                    // Nowhere to keep it: the log is the last place.
+                    error!(message = message.id, reason, "the store refused a message set aside");
+                    break;
+                }
+                Err(failed @ AppendError::Unavailable(_)) => {
+                    warn!(error = %Chain(&failed), "failed to set a message aside");
+                    if !self.pause(tries).await {
+                        return false;
+                    }
+                }
+            }
+        }
+        self.metrics.set_aside(error.label());
+        true
+    }
+
+    /// As well as it goes: what is wrong with the message may be just what names the asker.
+    async fn tell_refused(&self, message: &Message, reason: &str) {
+        use event::attributes as name;
+        let attribute = |name: &str| message.attributes.get(name).map(String::as_str);
+        if attribute(name::SENDER_TYPE) != Some("PARENT") {
+            return;
+        }
+        let run = RunId {
+            question: uuid::Uuid::new_v5(
+                &uuid::Uuid::NAMESPACE_OID,
+                attribute(name::QUESTION_UUID).unwrap_or_default().as_bytes(),
+            ),
+            retry: attribute(name::RETRY_COUNT).and_then(|text| text.parse().ok()).unwrap_or(0),
+        };
+        let refusal = Refusal::NotAnEvent { reason: reason.to_owned() };
+        let at = message.published.unwrap_or(Timestamp(0));
+        if let Some(report) = report::refused(run, &message.attributes, at, &refusal) {
+            self.parts.publisher.publish_until(report.message, &self.stop).await;
+        }
+    }
+
+    /// Waits before the next try. False where we are stopped: the delivery is given back.
+    async fn pause(&self, tries: u32) -> bool {
+        self.metrics.disposed(Disposition::Retry);
+        tokio::select! {
+            () = self.stop.cancelled() => false,
+            () = tokio::time::sleep(disposition::pause(tries)) => true,
+        }
+    }
+}
+
+fn row<'a>(
+    (event, delivery): (&'a Result<Event<'a>, HandleError>, &'a Delivery),
+) -> Option<Row<'a>> {
+    let message = &delivery.message;
+    let event = event.as_ref().ok()?;
+    Some(Row::new(event, &message.attributes, &message.id, &message.ordering_key))
+}
+
+/// What keeps the order of a message: the question, as its publisher says.
+fn lane(message: &Message) -> &str {
+    if !message.ordering_key.is_empty() {
+        return &message.ordering_key;
+    }
+    message.attributes.get(event::attributes::QUESTION_UUID).unwrap_or(&message.id)
+}

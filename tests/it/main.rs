@@ -3,6 +3,11 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
 
 mod emulator;
+mod local;
+mod monitor;
+mod pipeline;
+mod program;
 mod runner_contract;
 mod runner_process;
 mod store_contract;
+mod walls;

@@ -1,0 +1,88 @@
+//! `twined local`, a whole network; and `twined emulator`, its Pub/Sub alone.
+
+use crate::cli::{Failure, OK, interrupted, terminal};
+use crate::config::{self, DEFAULT_PUBSUB_PORT, LocalArgs, bind, program};
+use crate::local::{Network, Settings, sdk_service, services};
+use crate::pubsub::emulator::{Emulator, Options};
+use crate::telemetry;
+use tokio::net::TcpListener;
+
+/// Run a network on this machine, with the services in the given folders
+///
+/// Questions to them are answered by child processes: `octue twined question ask-local`, with the
+/// `octue` of the service's own `.venv`, or else the one on PATH. A change of a service's code is
+/// what its next question runs.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    twined local                      # the services in this folder\n  \
+    twined local ./wind ./elevation --env API_KEY --max-runs 4\n  \
+    eval \"$(twined env --shim)\"       # in another shell: use it")]
+pub struct Args {
+    #[command(flatten)]
+    local: LocalArgs,
+}
+
+/// Run the Pub/Sub emulator alone
+#[derive(Debug, clap::Args)]
+pub struct EmulatorArgs {
+    /// Port on loopback; 0 for a free one
+    #[arg(long, env = "TWINED_PUBSUB_PORT", default_value_t = DEFAULT_PUBSUB_PORT)]
+    pubsub_port: u16,
+
+    /// Take every project for this one, as the emulator of `twined local` does
+    ///
+    /// Services whose `octue.yaml` names a project of their own need it. Without it projects are
+    /// apart, as in the cloud.
+    #[arg(long, value_name = "PROJECT")]
+    project: Option<String>,
+}
+
+/// Runs a network until it is interrupted.
+pub async fn run(args: Args) -> Result<u8, Failure> {
+    let settings = settings(args.local)?;
+    let names: Vec<_> = settings.services.iter().map(|found| found.sruid.to_string()).collect();
+    let metrics = telemetry::install_metrics().map_err(Failure::failed)?;
+    let network = Network::start(settings, metrics).await?;
+    let addresses = network.addresses();
+    let listed = match names.is_empty() {
+        true => "none: no octue.yaml here".to_owned(),
+        false => names.join(", "),
+    };
+    terminal::note(&terminal::block(&[
+        ("pubsub", addresses.pubsub.clone()),
+        ("http", format!("http://{}", addresses.http)),
+        ("data", addresses.data.display().to_string()),
+        ("topic", addresses.topic.clone()),
+        ("services", listed),
+    ]));
+    let url = format!("--url http://{}", addresses.http);
+    terminal::note(&format!("use it from another shell: eval \"$(twined env --shim {url})\""));
+    network.run(interrupted()).await?;
+    Ok(OK)
+}
+
+/// Runs the emulator until it is interrupted.
+pub async fn emulator(args: EmulatorArgs) -> Result<u8, Failure> {
+    let EmulatorArgs { pubsub_port, project } = args;
+    let listener = bind(pubsub_port, "the Pub/Sub emulator", "--pubsub-port")?;
+    let listener = TcpListener::from_std(listener).map_err(Failure::failed)?;
+    let address = listener.local_addr().map_err(Failure::failed)?;
+    terminal::note(&terminal::block(&[("pubsub", address.to_string())]));
+    terminal::note(&format!("use it from another shell: export PUBSUB_EMULATOR_HOST={address}"));
+    let emulator = Emulator::new(Options { project, ..Options::default() });
+    emulator.serve(listener, interrupted()).await.map_err(Failure::failed)?;
+    Ok(OK)
+}
+
+fn settings(args: LocalArgs) -> Result<Settings, Failure> {
+    let environment = args.environment()?;
+    let found = services::find(&args.services, &args.tag)
+        .map_err(|error| Failure::new(crate::cli::USAGE, error))?;
+    Ok(Settings {
+        services: found.into_iter().map(sdk_service).collect(),
+        environment,
+        inherited: config::environment(),
+        program: program().map_err(Failure::failed)?,
+        args,
+    })
+}

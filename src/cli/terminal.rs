@@ -1,0 +1,56 @@
+//! What a person reads: the only place that prints.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+/// Writes one line to stderr. Where nobody reads it any more, that is no error.
+pub fn note(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Writes one line to stdout.
+pub fn answer(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+/// Names and values below each other, in one aligned block.
+pub fn block(rows: &[(&str, String)]) -> String {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (name, value) in rows {
+        let _ = writeln!(text, "  {name:width$}  {value}");
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// Text of somebody else's, without what could steer the terminal. Line feeds and tabs stay.
+pub fn safe(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\t' => safe.push(character),
+            _ if character.is_control() => safe.extend(character.escape_default()),
+            _ => safe.push(character),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_steers_a_terminal_comes_through() {
+        assert_eq!(safe("a\tb\n\x1b[31mred\r\u{9b}"), "a\tb\n\\u{1b}[31mred\\r\\u{9b}");
+    }
+
+    #[test]
+    fn a_block_is_aligned() {
+        let block = block(&[("a", "1".into()), ("long", "2".into())]);
+        assert_eq!(block, "  a     1\n  long  2");
+    }
+}

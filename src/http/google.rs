@@ -1,0 +1,45 @@
+//! What Google's clients ask for off line, on the network's own port.
+
+use crate::google::{self, Answer, ServiceAccount};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use jiff::Timestamp;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The path of the token endpoint.
+pub const TOKEN_PATH: &str = "/google/token";
+
+/// The service account, once its key is made.
+pub type Account = watch::Receiver<Option<Arc<ServiceAccount>>>;
+
+/// The routes.
+pub fn router(account: Account) -> Router {
+    let metadata = get(async |uri: Uri| respond(google::metadata(uri.path())));
+    Router::new()
+        .route(TOKEN_PATH, post(token))
+        .route("/computeMetadata/{*path}", metadata)
+        .with_state(account)
+}
+
+async fn token(State(mut account): State<Account>, form: Bytes) -> Response {
+    match account.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(account)) => respond(account.grant(&form, Timestamp::now())),
+        // Only where the network ends before the key was made.
+        Ok(None) | Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+fn respond(answer: Answer) -> Response {
+    let Answer { status, headers, body } = answer;
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, body).into_response();
+    for (name, value) in headers {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

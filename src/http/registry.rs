@@ -1,0 +1,63 @@
+//! The service registry, as the SDK asks it: `GET /<namespace>/<name>?revision_tag=<tag>`.
+
+use crate::chain::Chain;
+use crate::event::SruidBuf;
+use crate::registry::{RegistryError, ServiceRegistry};
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tracing::warn;
+
+#[derive(Deserialize)]
+struct Asked {
+    revision_tag: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Default {
+    revision_tag: String,
+}
+
+/// The routes, to be nested where the endpoint is to be.
+pub fn router(registry: Arc<dyn ServiceRegistry>) -> Router {
+    Router::new().route("/{namespace}/{name}", get(find)).with_state(registry)
+}
+
+async fn find(
+    State(registry): State<Arc<dyn ServiceRegistry>>,
+    Path((namespace, name)): Path<(String, String)>,
+    Query(Asked { revision_tag }): Query<Asked>,
+) -> Response {
+    let service = format!("{namespace}/{name}");
+    let found = match revision_tag {
+        Some(tag) => revision(&*registry, &format!("{service}:{tag}")).await,
+        None => default(&*registry, &service).await,
+    };
+    found.unwrap_or_else(|error| {
+        warn!(service, error = %Chain(&error), "failed to answer for the registry");
+        StatusCode::SERVICE_UNAVAILABLE.into_response()
+    })
+}
+
+async fn revision(registry: &dyn ServiceRegistry, text: &str) -> Result<Response, RegistryError> {
+    let exists = match text.parse::<SruidBuf>() {
+        Ok(revision) => registry.has(revision.as_sruid()).await?,
+        Err(_) => false,
+    };
+    Ok(if exists {
+        "Service revision found".into_response()
+    } else {
+        (StatusCode::NOT_FOUND, "Service revision does not exist").into_response()
+    })
+}
+
+async fn default(registry: &dyn ServiceRegistry, service: &str) -> Result<Response, RegistryError> {
+    Ok(match registry.default(service).await? {
+        Some(revision_tag) => axum::Json(Default { revision_tag }).into_response(),
+        None => (StatusCode::NOT_FOUND, "Service does not exist").into_response(),
+    })
+}

@@ -1,0 +1,188 @@
+//! The services of a laptop: folders with an `octue.yaml`.
+
+use crate::event::SruidBuf;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What makes a folder a service's.
+const FILE: &str = "octue.yaml";
+
+/// How deep below a given folder services are looked for.
+const DEPTH: usize = 2;
+
+/// A service that can be run here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its name, with the tag of this network.
+    pub sruid: SruidBuf,
+    /// Where its `octue.yaml` is.
+    pub folder: PathBuf,
+}
+
+/// Why the services cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ServicesError {
+    /// A folder that was given has none.
+    #[error("no `octue.yaml` in `{}` or in the folders in it", .0.display())]
+    None(PathBuf),
+    /// A folder cannot be read.
+    #[error("failed to read `{}`", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// The system's words.
+        #[source]
+        source: io::Error,
+    },
+    /// An `octue.yaml` is not one.
+    #[error("`{}` is no service configuration: {message}", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// Two folders say that they are one service.
+    #[error("`{}` and `{}` are both the service `{service}`", first.display(), second.display())]
+    Twice {
+        /// Its name.
+        service: String,
+        /// One folder.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+}
+
+/// The part of an `octue.yaml` that we need. The SDK reads the rest, and the first service alone.
+#[derive(Deserialize)]
+struct Configuration {
+    services: Vec<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    namespace: String,
+    name: String,
+}
+
+/// Finds the services in the given folders, or in the current one, where there may be none.
+pub fn find(given: &[PathBuf], tag: &str) -> Result<Vec<Found>, ServicesError> {
+    let mut found = BTreeMap::<String, Found>::new();
+    let here = [PathBuf::from(".")];
+    for folder in if given.is_empty() { &here } else { given } {
+        let mut folders = Vec::new();
+        look(folder, DEPTH, &mut folders)?;
+        if folders.is_empty() && !given.is_empty() {
+            return Err(ServicesError::None(folder.clone()));
+        }
+        for folder in folders {
+            let service = read(&folder, tag)?;
+            let name = service.sruid.to_string();
+            match found.get(&name) {
+                Some(first) if first.folder != service.folder => {
+                    return Err(ServicesError::Twice {
+                        service: name,
+                        first: first.folder.clone(),
+                        second: service.folder,
+                    });
+                }
+                Some(_) | None => found.insert(name, service),
+            };
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+fn look(folder: &Path, depth: usize, folders: &mut Vec<PathBuf>) -> Result<(), ServicesError> {
+    let failed = |source| ServicesError::Read { path: folder.to_owned(), source };
+    let folder = fs::canonicalize(folder).map_err(failed)?;
+    if folder.join(FILE).is_file() {
+        folders.push(folder);
+        return Ok(());
+    }
+    if depth == 0 {
+        return Ok(());
+    }
+    let mut inside = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if !hidden && entry.file_type().map_err(failed)?.is_dir() {
+            inside.push(entry.path());
+        }
+    }
+    inside.sort();
+    for inside in inside {
+        // What cannot be read below a folder is not a service that was asked for.
+        let _ = look(&inside, depth - 1, folders);
+    }
+    Ok(())
+}
+
+fn read(folder: &Path, tag: &str) -> Result<Found, ServicesError> {
+    let path = folder.join(FILE);
+    let text = fs::read_to_string(&path)
+        .map_err(|source| ServicesError::Read { path: path.clone(), source })?;
+    let wrong = |message: String| ServicesError::Parse { path: path.clone(), message };
+    let configuration: Configuration =
+        serde_saphyr::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let first = configuration.services.into_iter().next();
+    let Named { namespace, name } = first.ok_or_else(|| wrong("`services` is empty".into()))?;
+    let text = format!("{namespace}/{name}:{tag}");
+    let sruid = text.parse().map_err(|error| wrong(format!("`{text}`: {error}")))?;
+    Ok(Found { sruid, folder: folder.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(folder: &Path, namespace: &str, name: &str) {
+        fs::create_dir_all(folder).unwrap();
+        let text = format!(
+            "services:\n  - name: {name}\n    namespace: {namespace}\n    children:\n      - key: x\n"
+        );
+        fs::write(folder.join(FILE), text).unwrap();
+    }
+
+    #[test]
+    fn folders_and_folders_of_folders_are_found() {
+        let root = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(root.path()).unwrap();
+        service(&root.join("a"), "octue", "a");
+        service(&root.join("more/b"), "octue", "b");
+        service(&root.join(".venv/c"), "octue", "c");
+        fs::create_dir(root.join("empty")).unwrap();
+
+        let found = find(std::slice::from_ref(&root), "local").unwrap();
+
+        let names: Vec<_> = found.iter().map(|service| service.sruid.as_str()).collect();
+        assert_eq!(names, ["octue/a:local", "octue/b:local"]);
+        assert_eq!(found[0].folder, root.join("a"));
+        assert_eq!(find(&[root.join("a"), root.clone()], "local").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn each_refusal_names_the_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let refusal = |folder: &str| find(&[root.join(folder)], "local").unwrap_err().to_string();
+        fs::create_dir(root.join("none")).unwrap();
+        assert!(refusal("none").contains("none"));
+        assert!(refusal("missing").contains("missing"));
+        service(&root.join("caps"), "Octue", "a");
+        assert!(refusal("caps").contains("lower kebab case"));
+        fs::create_dir(root.join("odd")).unwrap();
+        for text in ["services: []", "services: [{name: a}]", "{", "services: 3"] {
+            fs::write(root.join("odd").join(FILE), text).unwrap();
+            assert!(refusal("odd").contains("odd"), "{text}");
+        }
+        service(&root.join("twice/a"), "octue", "a");
+        service(&root.join("twice/b"), "octue", "a");
+        assert!(refusal("twice").contains("both the service `octue/a:local`"));
+    }
+}

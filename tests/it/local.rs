@@ -1,0 +1,233 @@
+//! A network on a laptop, end to end: the real binary, as a person starts it.
+
+use crate::program::{Network, twined};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::fs;
+use std::net::TcpListener;
+use twined::event::encode::Body;
+use twined::event::{Outgoing, Timestamp};
+use uuid::Uuid;
+
+#[test]
+fn the_demo_shows_a_question_and_leaves_nothing() {
+    let demo = twined(&["demo"]).output().unwrap();
+
+    let (stdout, stderr) = texts(&demo);
+    assert_eq!(demo.status.code(), Some(0), "{stderr}");
+    assert_eq!(stdout, "{\"output_values\":{\"primes\":1229}}\n");
+    let said = [
+        "a network runs",
+        "asked demo/primes:1.0.0",
+        "delivery_acknowledgement",
+        "log_record",
+        "monitor_message",
+        "result",
+        "left running: 0 runs; data folder gone: true",
+    ];
+    let mut rest = &*stderr;
+    for words in said {
+        let at = rest.find(words).unwrap_or_else(|| panic!("`{words}` is missing in:\n{stderr}"));
+        rest = &rest[at..];
+    }
+}
+
+#[test]
+fn a_question_is_answered_on_stdout_and_its_logs_go_to_stderr() {
+    let network = Network::start(&["octue/primes"]);
+
+    let asked = network.ask("octue/primes:local", &["-i", r#"{"below": 100}"#]);
+
+    let (stdout, stderr) = texts(&asked);
+    assert_eq!(asked.status.code(), Some(0), "{stderr}");
+    let answer: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(answer["output_values"]["primes"], 25);
+    assert!(stderr.contains("counting the primes below 100"), "{stderr}");
+}
+
+#[test]
+fn each_way_to_fail_has_its_exit_code() {
+    let network = Network::start(&["octue/primes"]);
+    for (sruid, arguments, code, words) in [
+        ("octue/primes:local", vec!["-i", "7"], 1, "ValueError: expected {\"below\": N}"),
+        ("octue/primes:local", vec!["-i", "{"], 2, "`--input-values` is not JSON"),
+        ("octue/Primes:local", vec![], 2, "lower kebab case"),
+        ("octue/primes:lokal", vec![], 4, "octue/primes:local"),
+        ("octue/nobody:local", vec![], 4, "ServiceNotFound"),
+    ] {
+        let asked = network.ask(sruid, &arguments);
+        let (stdout, stderr) = texts(&asked);
+        assert_eq!(asked.status.code(), Some(code), "{sruid}: {stderr}");
+        assert_eq!(stdout, "");
+        assert!(stderr.contains(words), "{stderr}");
+    }
+    let nowhere = twined(&["ask", "a/b:c", "--url", "http://127.0.0.1:9"]).output().unwrap();
+    assert_eq!(nowhere.status.code(), Some(3));
+    assert!(texts(&nowhere).1.contains("twined local"));
+}
+
+#[test]
+fn an_answer_that_takes_too_long_is_given_up() {
+    let network = Network::with_script("octue/slow", "sleep 60");
+    let asked = network.ask("octue/slow:local", &["--timeout", "1"]);
+    assert_eq!(asked.status.code(), Some(124));
+}
+
+#[test]
+fn a_child_that_dies_without_a_word_becomes_an_exception_with_its_last_words() {
+    let network = Network::with_script("octue/dying", "echo 'last words' >&2; kill -9 $$");
+
+    let asked = network.ask("octue/dying:local", &[]);
+
+    let (_, stderr) = texts(&asked);
+    assert_eq!(asked.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("last words"), "{stderr}");
+    assert!(stderr.contains("RuntimeError: "), "{stderr}");
+    assert!(stderr.contains("SIGKILL"), "{stderr}");
+}
+
+#[test]
+fn a_child_that_ends_well_but_says_nothing_becomes_an_exception() {
+    let network = Network::with_script("octue/silent", "exit 0");
+    let asked = network.ask("octue/silent:local", &[]);
+    assert_eq!(asked.status.code(), Some(1), "{}", texts(&asked).1);
+}
+
+#[test]
+fn a_cancelled_question_ends_with_all_its_processes() {
+    let network = Network::with_script("octue/slow", "sleep 600 & echo $! > pid; wait");
+    let uuid = Uuid::new_v4().to_string();
+    let asking = network.asking("octue/slow:local", &["--question-uuid", &uuid]);
+    let pid = network.wait_for("the child runs", || {
+        fs::read_to_string(network.folder("octue/slow").join("pid"))
+            .ok()
+            .filter(|pid| pid.ends_with('\n'))
+    });
+
+    network.publish(cancellation(&uuid, "octue/slow:local", "local/stranger:local"));
+    network.publish(cancellation(&uuid, "octue/slow:local", "local/local:local"));
+
+    let asked = asking.wait_with_output().unwrap();
+    let (_, stderr) = texts(&asked);
+    assert_eq!(asked.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("InterruptedError"), "{stderr}");
+    let process = format!("/proc/{}", pid.trim());
+    network.wait_for("the grandchild is gone", || (!fs::exists(&process).unwrap()).then_some(()));
+}
+
+#[test]
+fn what_is_no_event_is_set_aside_and_the_rest_goes_on() {
+    let network = Network::start(&["octue/primes"]);
+    let question = Uuid::new_v4().to_string();
+    let poison = |data: &str, attributes: HashMap<String, String>| Outgoing {
+        data: data.as_bytes().to_vec(),
+        attributes,
+        ordering_key: question.clone(),
+    };
+    network.publish(poison("{", HashMap::new()));
+    network
+        .publish(poison(r#"{"kind": "question"}"#, HashMap::from([("uuid".into(), "1".into())])));
+
+    let asked =
+        network.ask("octue/primes:local", &["-i", r#"{"below": 3}"#, "--question-uuid", &question]);
+
+    assert_eq!(asked.status.code(), Some(0), "{}", texts(&asked).1);
+    let metrics = network.get("/metrics");
+    assert!(metrics.contains("twined_events_set_aside_total{reason=\"attribute\"} 2"), "{metrics}");
+    assert!(metrics.contains("twined_deliveries_total{disposition=\"reject\"} 2"), "{metrics}");
+}
+
+#[test]
+fn metrics_are_there_from_the_start_and_at_zero() {
+    let network = Network::start(&[]);
+    let metrics = network.get("/metrics");
+    for line in [
+        "twined_events_received_total{kind=\"question\"} 0",
+        "twined_events_received_total{kind=\"other\"} 0",
+        "twined_events_set_aside_total{reason=\"data\"} 0",
+        "twined_events_duplicate_total{kind=\"result\"} 0",
+        "twined_deliveries_total{disposition=\"retry\"} 0",
+        "twined_store_errors_total{store=\"sqlite\"} 0",
+        "twined_questions_total{outcome=\"answered\"} 0",
+        "twined_failures_total{reason=\"killed\"} 0",
+        "twined_heartbeats_sent_total 0",
+        "twined_publish_errors_total 0",
+        "twined_build_info{",
+    ] {
+        assert!(metrics.lines().any(|found| found.starts_with(line)), "{line}\nin\n{metrics}");
+    }
+    assert_eq!(network.get("/live"), "live\n");
+    assert_eq!(network.get("/ready"), "ready\n");
+}
+
+#[test]
+fn ctrl_c_ends_a_network_and_what_runs_in_it_and_tells_who_asked() {
+    let mut network = Network::with_script("octue/slow", "echo $$ > pid; exec sleep 600");
+    let asking = network.asking("octue/slow:local", &[]);
+    let pid = network.wait_for("the child runs", || {
+        fs::read_to_string(network.folder("octue/slow").join("pid"))
+            .ok()
+            .filter(|pid| pid.ends_with('\n'))
+    });
+
+    let code = network.interrupt();
+
+    assert_eq!(code, Some(0));
+    assert!(!fs::exists(format!("/proc/{}", pid.trim())).unwrap(), "the child still runs");
+    let asked = asking.wait_with_output().unwrap();
+    assert!(texts(&asked).1.contains("InterruptedError"), "{}", texts(&asked).1);
+}
+
+#[test]
+fn a_taken_port_and_a_taken_folder_are_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let refused = twined(&["local", "--ephemeral", "--pubsub-port", "0", "--http-port", &port])
+        .output()
+        .unwrap();
+    let (_, stderr) = texts(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(&port) && stderr.contains("--http-port"), "{stderr}");
+
+    let network = Network::start(&[]);
+    let data = network.data().to_str().unwrap().to_owned();
+    let refused = twined(&["local", "--pubsub-port", "0", "--http-port", "0", "--data", &data]);
+    let refused = { refused }.output().unwrap();
+    assert!(texts(&refused).1.contains("--data"), "{}", texts(&refused).1);
+}
+
+#[test]
+fn the_registry_answers_as_the_sdk_expects() {
+    let network = Network::start(&["octue/primes"]);
+    let found = network.get("/registry/octue/primes?revision_tag=local");
+    assert_eq!(found, "Service revision found");
+    assert_eq!(network.get("/registry/octue/primes"), r#"{"revision_tag":"local"}"#);
+    for missing in ["octue/primes?revision_tag=2", "octue/nobody", "octue/primes?revision_tag=.."] {
+        assert_eq!(network.status(&format!("/registry/{missing}")), 404);
+    }
+}
+
+fn cancellation(question: &str, recipient: &str, sender: &str) -> Outgoing {
+    let attributes = [
+        ("uuid", &*Uuid::new_v4().to_string()),
+        ("datetime", &Timestamp::now().to_string()),
+        ("question_uuid", question),
+        ("originator_question_uuid", question),
+        ("parent", sender),
+        ("originator", sender),
+        ("sender", sender),
+        ("recipient", recipient),
+        ("sender_type", "PARENT"),
+        ("sender_sdk_version", "0.69.1"),
+        ("retry_count", "0"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    let data = serde_json::to_vec(&Body::Cancellation).unwrap();
+    Outgoing { data, attributes, ordering_key: question.to_owned() }
+}
+
+fn texts(output: &std::process::Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}

@@ -1,0 +1,128 @@
+//! Runs that end: who has spoken is not spoken for, who has not is, once.
+
+use crate::pipeline::{World, question};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use twined::event::encode::{Body, response};
+use twined::event::{Outgoing, RunId, Timestamp};
+use twined::monitor::Monitor;
+use twined::runner::{End, Launch, Phase, Reason, RunState, Runner, RunnerError};
+use twined::store::View;
+use uuid::Uuid;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A runner one of whose runs has ended.
+#[derive(Debug)]
+struct Ended {
+    state: RunState,
+    settled: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Runner for Ended {
+    async fn launch(&self, _: Launch<'_>) -> Result<(), RunnerError> {
+        Ok(())
+    }
+
+    async fn cancel(&self, _: Uuid) -> Result<bool, RunnerError> {
+        Ok(false)
+    }
+
+    async fn settle(&self, _: RunId) -> Result<(), RunnerError> {
+        self.settled.send_replace(true);
+        Ok(())
+    }
+
+    fn states(&self) -> BoxStream<'static, RunState> {
+        let state = self.state.clone();
+        Box::pin(futures_util::stream::iter([state]).chain(futures_util::stream::pending()))
+    }
+}
+
+impl Ended {
+    fn new(asked: &Outgoing, reason: Reason) -> Arc<Self> {
+        let run = RunId { question: asked.ordering_key.parse().unwrap(), retry: 0 };
+        let end = End {
+            at: Timestamp::now(),
+            started: None,
+            reason,
+            message: "It ended.".into(),
+            tail: vec!["its last words\n".into()],
+        };
+        let attributes = Arc::new(asked.attributes.clone());
+        let state = RunState { run, attributes, phase: Phase::Ended(end) };
+        Arc::new(Self { state, settled: watch::Sender::new(false) })
+    }
+
+    async fn wait_until_settled(&self) {
+        let mut settled = self.settled.subscribe();
+        let waiting = settled.wait_for(|settled| *settled);
+        tokio::time::timeout(DEADLINE, waiting).await.unwrap().unwrap();
+    }
+}
+
+/// So many monitors of one runner, until they are dropped.
+fn monitors(world: &World, runner: &Arc<Ended>, count: usize) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for _ in 0..count {
+        let monitor = Monitor::new(
+            Arc::clone(runner) as Arc<dyn Runner>,
+            Arc::clone(&world.store) as Arc<dyn View>,
+            world.publisher.clone(),
+            CancellationToken::new(),
+        );
+        tasks.spawn(monitor.run());
+    }
+    tasks
+}
+
+async fn kinds(world: &World, uuid: Uuid) -> Vec<String> {
+    let mut kinds: Vec<_> = world.stored(uuid).await.into_iter().map(|event| event.kind).collect();
+    kinds.sort_unstable();
+    kinds
+}
+
+#[tokio::test]
+async fn a_run_that_ended_without_a_word_is_spoken_for_once_by_however_many_monitors() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let runner = Ended::new(&asked, Reason::Killed);
+    world.publisher.publish(asked).await.unwrap();
+    let _monitors = monitors(&world, &runner, 2);
+
+    world.work_until(runner.wait_until_settled()).await;
+
+    assert_eq!(kinds(&world, uuid).await, ["exception", "heartbeat", "question"]);
+}
+
+#[tokio::test]
+async fn last_words_that_are_still_on_their_way_are_waited_for() {
+    // Given a run that has answered and ended, while nobody reads the subscription,
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let runner = Ended::new(&asked, Reason::Exited);
+    let body = Body::Result { output_values: serde_json::json!(7) };
+    let result = response(&asked.attributes, Uuid::new_v4(), Timestamp::now(), &body).unwrap();
+    world.publisher.publish(asked).await.unwrap();
+    world.publisher.publish(result).await.unwrap();
+
+    // when a monitor looks, for longer than it gives last words to come by themselves,
+    let _monitors = monitors(&world, &runner, 1);
+    tokio::time::timeout(Duration::from_secs(1), runner.wait_until_settled()).await.unwrap_err();
+    assert!(world.stored(uuid).await.is_empty());
+
+    // then it goes on when the pipeline does, and says nothing of its own but the fence.
+    world.work_until(runner.wait_until_settled()).await;
+    let found = kinds(&world, uuid).await;
+    assert!(!found.contains(&"exception".to_owned()), "{found:?}");
+    assert!(found.contains(&"result".to_owned()), "{found:?}");
+}

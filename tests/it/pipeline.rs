@@ -1,0 +1,366 @@
+//! Deliveries whose store or runner fails: nothing is lost, nothing is done twice.
+
+use async_trait::async_trait;
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use twined::event::encode::Ask;
+use twined::event::{Outgoing, RunId, Sruid, SruidBuf, Timestamp, decode};
+use twined::pipeline::{Parts, Pipeline};
+use twined::pubsub::emulator::{Emulator, Options};
+use twined::pubsub::subscriber::Flow;
+use twined::pubsub::{Admin, Connection, Publisher, Subscriber};
+use twined::registry::Listed;
+use twined::runner::{Launch, RunState, Runner, RunnerError};
+use twined::store::sqlite::{self, SqliteStore};
+use twined::store::{
+    AppendError, EventStore, Of, Query, ReadError, Record, Row, SetAside, StoredEvent, View,
+};
+use uuid::Uuid;
+
+const TOPIC: &str = "a-topic";
+const SUBSCRIPTION: &str = "a-subscription";
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A store that fails so many times, and refuses one event for good.
+#[derive(Debug)]
+pub struct Flaky {
+    inner: SqliteStore,
+    failures: AtomicUsize,
+    refused: Option<Uuid>,
+}
+
+#[async_trait]
+impl EventStore for Flaky {
+    async fn append(&self, rows: &[Row<'_>]) -> Result<(), AppendError> {
+        if let Some(uuid) = self.refused.filter(|uuid| rows.iter().any(|row| row.uuid == *uuid)) {
+            return Err(AppendError::Refused { uuid, reason: "on purpose".into() });
+        }
+        if take_one(&self.failures) {
+            return Err(AppendError::Unavailable("on purpose".into()));
+        }
+        self.inner.append(rows).await
+    }
+
+    async fn set_aside(&self, message: &SetAside<'_>) -> Result<(), AppendError> {
+        self.inner.set_aside(message).await
+    }
+
+    async fn read(&self, query: &Query) -> Result<Vec<StoredEvent>, ReadError> {
+        self.inner.read(query).await
+    }
+}
+
+#[async_trait]
+impl View for Flaky {
+    async fn record(&self, run: RunId) -> Result<Record, ReadError> {
+        self.inner.record(run).await
+    }
+
+    async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
+        self.inner.has(event).await
+    }
+
+    fn appended(&self) -> watch::Receiver<u64> {
+        self.inner.appended()
+    }
+}
+
+/// A runner that fails so many times, and writes down what it was to run.
+#[derive(Debug, Default)]
+struct Ledger {
+    failures: AtomicUsize,
+    launched: Mutex<Vec<Uuid>>,
+}
+
+#[async_trait]
+impl Runner for Ledger {
+    async fn launch(&self, launch: Launch<'_>) -> Result<(), RunnerError> {
+        let question = launch.run.question;
+        if take_one(&self.failures) {
+            let source = "on purpose".into();
+            return Err(RunnerError::Unavailable { verb: "launch", question, source });
+        }
+        self.launched.lock().unwrap().push(question);
+        Ok(())
+    }
+
+    async fn cancel(&self, _: Uuid) -> Result<bool, RunnerError> {
+        Ok(false)
+    }
+
+    async fn settle(&self, _: RunId) -> Result<(), RunnerError> {
+        Ok(())
+    }
+
+    fn states(&self) -> futures_util::stream::BoxStream<'static, RunState> {
+        Box::pin(futures_util::stream::pending())
+    }
+}
+
+fn take_one(left: &AtomicUsize) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
+/// An emulator, a store, and what the pipeline works with.
+pub struct World {
+    pub store: Arc<Flaky>,
+    runner: Arc<Ledger>,
+    connection: Connection,
+    pub publisher: Publisher,
+    servers: JoinSet<()>,
+    _folder: TempDir,
+}
+
+impl World {
+    pub async fn new(failures: usize, refused: Option<Uuid>, launch_failures: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.sqlite");
+        let inner = SqliteStore::open(&path, sqlite::Options::default()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let emulator = Emulator::new(Options::default());
+        let mut servers = JoinSet::new();
+        servers.spawn(async move {
+            emulator.serve(listener, std::future::pending()).await.unwrap();
+        });
+        let connection = Connection::emulator(&address, "a-project").unwrap();
+        let admin = Admin::new(&connection);
+        admin.ensure_topic(TOPIC).await.unwrap();
+        admin.ensure_subscription(SUBSCRIPTION, TOPIC, "").await.unwrap();
+        Self {
+            store: Arc::new(Flaky { inner, failures: failures.into(), refused }),
+            runner: Arc::new(Ledger { failures: launch_failures.into(), ..Ledger::default() }),
+            publisher: Publisher::new(&connection, TOPIC),
+            connection,
+            servers,
+            _folder: folder,
+        }
+    }
+
+    /// The pipeline and its subscriber, until `done`, and then to their end.
+    pub async fn work_until<T>(&self, done: impl Future<Output = T>) -> T {
+        let stop = CancellationToken::new();
+        let revision: SruidBuf = "octue/example:1.0.0".parse().unwrap();
+        let parts = Parts {
+            store: Arc::clone(&self.store) as Arc<dyn EventStore>,
+            view: Arc::clone(&self.store) as Arc<dyn View>,
+            runner: Arc::clone(&self.runner) as Arc<dyn Runner>,
+            registry: Arc::new([revision].into_iter().collect::<Listed>()),
+            admin: Admin::new(&self.connection),
+            publisher: self.publisher.clone(),
+            subscriptions_first: true,
+        };
+        let pipeline = Pipeline::new(parts, stop.clone());
+        let subscriber =
+            Subscriber::new(&self.connection, SUBSCRIPTION, Flow::default()).await.unwrap();
+        let (sender, deliveries) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(subscriber.run(sender, stop.clone()));
+        tasks.spawn(pipeline.run(deliveries));
+        let found = done.await;
+        stop.cancel();
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap();
+        }
+        found
+    }
+
+    pub async fn stored(&self, question: Uuid) -> Vec<StoredEvent> {
+        let query = Query {
+            of: Of::Question(question),
+            kinds: vec![],
+            exclude_kinds: vec![],
+            limit: 1000,
+            tail: false,
+        };
+        self.store.read(&query).await.unwrap()
+    }
+
+    /// Waits until so many events of a question are on record.
+    pub async fn wait_for_events(&self, question: Uuid, count: usize) -> Vec<StoredEvent> {
+        let mut appended = self.store.appended();
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let stored = self.stored(question).await;
+            if stored.len() >= count {
+                return stored;
+            }
+            let changed = tokio::time::timeout_at(deadline, appended.changed()).await;
+            changed.expect("the events are on record in time").unwrap();
+        }
+    }
+}
+
+pub fn question(question_uuid: Uuid) -> Outgoing {
+    Ask {
+        question_uuid,
+        sender: Sruid::parse("local/local:local").unwrap(),
+        recipient: Sruid::parse("octue/example:1.0.0").unwrap(),
+        datetime: Timestamp::now(),
+        forward_logs: false,
+        input_values: None,
+        input_manifest: None,
+    }
+    .encode()
+}
+
+/// Log records that the question's child might say, numbered.
+fn log_records(asked: &Outgoing, count: usize) -> Vec<Outgoing> {
+    let record = |number: usize| {
+        let mut attributes = asked.attributes.clone();
+        let data = format!(r#"{{"kind": "log_record", "log_record": {{"msg": "{number}"}}}}"#);
+        attributes.extend(
+            [
+                ("uuid", Uuid::new_v4().to_string()),
+                ("sender_type", "CHILD".to_owned()),
+                // All the same: the store then reads them in the order of their arrival.
+                ("datetime", Timestamp(0).to_string()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        );
+        Outgoing { data: data.into(), attributes, ordering_key: asked.ordering_key.clone() }
+    };
+    (1..=count).map(record).collect()
+}
+
+#[tokio::test]
+async fn events_wait_for_a_store_that_fails_and_are_then_on_record_once() {
+    let world = World::new(3, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+
+    let stored = world
+        .work_until(async {
+            world.publisher.publish(asked.clone()).await.unwrap();
+            world.wait_for_events(uuid, 1).await
+        })
+        .await;
+
+    assert_eq!(stored.len(), 1);
+    assert_eq!(stored[0].attributes, asked.attributes.into_iter().collect());
+    assert_eq!(*world.runner.launched.lock().unwrap(), [uuid]);
+}
+
+#[tokio::test]
+async fn a_launch_that_fails_is_tried_again_here_and_what_follows_keeps_its_order() {
+    let world = World::new(0, None, 3).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+
+    let stored = world
+        .work_until(async {
+            world.publisher.publish(asked.clone()).await.unwrap();
+            for record in log_records(&asked, 50) {
+                world.publisher.publish(record).await.unwrap();
+            }
+            world.wait_for_events(uuid, 51).await
+        })
+        .await;
+
+    assert_eq!(*world.runner.launched.lock().unwrap(), [uuid]);
+    let said: Vec<_> = stored[..50].iter().map(|event| event.data.clone()).collect();
+    let published = log_records(&asked, 50).into_iter().map(|record| record.data);
+    assert_eq!(said, published.map(|data| String::from_utf8(data).unwrap()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_is_held_when_the_pipeline_stops_comes_again_to_the_next_one() {
+    let world = World::new(usize::MAX, None, 0).await;
+    let uuid = Uuid::new_v4();
+    world.publisher.publish(question(uuid)).await.unwrap();
+    world
+        .work_until(async {
+            let deadline = Instant::now() + DEADLINE;
+            while world.store.failures.load(Ordering::SeqCst) == usize::MAX {
+                assert!(Instant::now() < deadline);
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    assert!(world.stored(uuid).await.is_empty());
+
+    world.store.failures.store(0, Ordering::SeqCst);
+    let stored = world.work_until(world.wait_for_events(uuid, 1)).await;
+
+    assert_eq!(stored.len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_the_store_refuses_is_set_aside_and_its_neighbors_are_kept() {
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let mut records = log_records(&asked, 3);
+    let poison = records[1].attributes["uuid"].parse().unwrap();
+    let world = World::new(0, Some(poison), 0).await;
+
+    let stored = world
+        .work_until(async {
+            for record in records.drain(..) {
+                world.publisher.publish(record).await.unwrap();
+            }
+            world.wait_for_events(uuid, 2).await
+        })
+        .await;
+
+    let said: Vec<_> = stored.iter().map(|event| &*event.data).collect();
+    assert!(said[0].contains("\"1\"") && said[1].contains("\"3\""), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_question_that_comes_twice_is_on_record_once_and_its_run_is_only_ensured() {
+    let world = World::new(0, None, 0).await;
+    let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+    let asked = question(first);
+
+    world
+        .work_until(async {
+            world.publisher.publish(asked.clone()).await.unwrap();
+            world.publisher.publish(asked.clone()).await.unwrap();
+            let mut last = question(second);
+            last.ordering_key = asked.ordering_key.clone();
+            world.publisher.publish(last).await.unwrap();
+            world.wait_for_events(second, 1).await;
+        })
+        .await;
+
+    assert_eq!(world.stored(first).await.len(), 1);
+    let launched: HashMap<_, usize> =
+        world.runner.launched.lock().unwrap().iter().fold(HashMap::new(), |mut counts, uuid| {
+            *counts.entry(*uuid).or_default() += 1;
+            counts
+        });
+    assert_eq!(launched[&first], 2, "a duplicate row does not mean that the run exists");
+}
+
+#[tokio::test]
+async fn a_question_to_nobody_is_answered_by_an_exception_and_not_run() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let mut asked = question(uuid);
+    asked.attributes.insert("recipient".into(), "octue/example:2.0.0".into());
+
+    let stored = world
+        .work_until(async {
+            world.publisher.publish(asked).await.unwrap();
+            world.wait_for_events(uuid, 2).await
+        })
+        .await;
+
+    assert!(world.runner.launched.lock().unwrap().is_empty());
+    let exception = &stored[1];
+    let attributes: HashMap<_, _> = exception.attributes.clone().into_iter().collect();
+    let event = decode(exception.data.as_bytes(), &attributes).unwrap();
+    assert_eq!(event.attributes.recipient.as_str(), "local/local:local");
+    assert!(event.data.contains("ServiceNotFound"), "{}", event.data);
+    assert!(event.data.contains("octue/example:1.0.0"), "{}", event.data);
+    assert_eq!(world.servers.len(), 1, "the emulator is up");
+}

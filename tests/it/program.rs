@@ -1,0 +1,172 @@
+//! The real binary, started as a person would, with services that are small scripts.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::Instant;
+use twined::event::Outgoing;
+use twined::pubsub::{Connection, Publisher};
+
+/// How long a test waits for what is to happen.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The binary, with these arguments and nothing of ours in its environment.
+pub fn twined(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_twined"));
+    command.args(arguments).env_clear().stdin(Stdio::null());
+    command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
+    command
+}
+
+/// `twined local`, which goes with this.
+pub struct Network {
+    root: TempDir,
+    process: Child,
+    pubsub: String,
+    http: String,
+}
+
+impl Network {
+    /// A network with services that count primes.
+    pub fn start(services: &[&str]) -> Self {
+        let binary = env!("CARGO_BIN_EXE_twined");
+        let script = format!("shift 3; exec '{binary}' example-service \"$@\"");
+        let services: Vec<_> = services.iter().map(|service| (*service, &*script)).collect();
+        Self::with(&services)
+    }
+
+    /// A network with one service, whose `octue` is a shell script.
+    pub fn with_script(service: &str, script: &str) -> Self {
+        Self::with(&[(service, script)])
+    }
+
+    fn with(services: &[(&str, &str)]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("services")).unwrap();
+        for (service, script) in services {
+            make_service(&root.path().join("services").join(service), service, script);
+        }
+        let data = root.path().join("data");
+        let mut command = twined(&["local", "--http-port", "0", "--pubsub-port", "0"]);
+        command.arg("--data").arg(data).current_dir(root.path()).stderr(Stdio::piped());
+        if !services.is_empty() {
+            command.arg("services");
+        }
+        let mut process = command.spawn().unwrap();
+        let stderr = process.stderr.take().unwrap();
+        let (sender, lines) = mpsc::channel();
+        // Read to its end, so that the network never waits for us.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                let _ = sender.send(line);
+            }
+        });
+        let address = |name: &str| loop {
+            let line = lines.recv_timeout(DEADLINE).expect("the network prints its addresses");
+            if let Some(value) = line.trim().strip_prefix(name) {
+                return value.trim().trim_start_matches("http://").to_owned();
+            }
+        };
+        let (pubsub, http) = (address("pubsub"), address("http"));
+        let network = Self { root, process, pubsub, http };
+        network
+            .wait_for("the network is ready", || (network.status("/ready") == 200).then_some(()));
+        network
+    }
+
+    /// Where it keeps its data.
+    pub fn data(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    /// The folder of a service.
+    pub fn folder(&self, service: &str) -> PathBuf {
+        self.root.path().join("services").join(service)
+    }
+
+    /// Asks with `twined ask`, and waits.
+    pub fn ask(&self, sruid: &str, arguments: &[&str]) -> Output {
+        self.asking(sruid, arguments).wait_with_output().unwrap()
+    }
+
+    /// Asks with `twined ask`.
+    pub fn asking(&self, sruid: &str, arguments: &[&str]) -> Child {
+        let url = format!("http://{}", self.http);
+        let mut command = twined(&["ask", sruid, "--url", &url]);
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Publishes a message on its topic.
+    pub fn publish(&self, message: Outgoing) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let connection = Connection::emulator(&self.pubsub, "any-project").unwrap();
+            let publisher = Publisher::new(&connection, "main.octue.twined.services");
+            publisher.publish(message).await.unwrap();
+        });
+    }
+
+    /// The body of a GET.
+    pub fn get(&self, path: &str) -> String {
+        self.request(path).1
+    }
+
+    /// The status of a GET.
+    pub fn status(&self, path: &str) -> u16 {
+        self.request(path).0
+    }
+
+    fn request(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// Waits until there is something.
+    pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    /// Ctrl-C, and its exit code.
+    pub fn interrupt(&mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        self.process.wait().unwrap().code()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if matches!(self.process.try_wait(), Ok(None)) {
+            self.interrupt();
+        }
+    }
+}
+
+/// A folder whose `.venv/bin/octue` is a script.
+fn make_service(folder: &Path, service: &str, script: &str) {
+    let bin = folder.join(".venv/bin");
+    fs::create_dir_all(&bin).unwrap();
+    let (namespace, name) = service.split_once('/').unwrap();
+    let text = format!("services:\n  - name: {name}\n    namespace: {namespace}\n");
+    fs::write(folder.join("octue.yaml"), text).unwrap();
+    fs::write(bin.join("octue"), format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(bin.join("octue"), fs::Permissions::from_mode(0o755)).unwrap();
+}
