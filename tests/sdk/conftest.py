@@ -1,0 +1,296 @@
+"""Networks to ask in, and a Python of a person's to ask with.
+
+Run as `TWINED_BIN=/path/to/twined python -m pytest tests/sdk`, with a Python that has what
+`requirements.txt` names. Nothing here leaves this machine.
+"""
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+
+# What a program gets of the environment that the tests run in: no variable of Google's or ours.
+USUAL = {
+    **{name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ},
+    "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]]),
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+def wait_for(condition, what, within=30):
+    """Waits until `condition()` is something, and returns it."""
+    deadline = time.monotonic() + within
+
+    while True:
+        found = condition()
+
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what}: not within {within} s", pytrace=False)
+        time.sleep(0.02)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def end_of(path, characters=3000):
+    return path.read_text(errors="replace")[-characters:] if path.exists() else ""
+
+
+# === Programs ===
+
+
+class Program:
+    """A process of the binary, with what it says on stderr kept in a file."""
+
+    def __init__(self, arguments, stderr, **environment):
+        self.stderr = stderr
+        self.process = subprocess.Popen(
+            [str(argument) for argument in arguments],
+            env={**USUAL, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr.open("w"),
+            # A signal to it is to reach it alone, as Ctrl-C in its own terminal would not.
+            start_new_session=True,
+        )
+
+    def address(self, name):
+        """The address that it prints on a line that starts with `name`."""
+        pattern = re.compile(rf"^\s*{name}\W+(?:http://)?([\w.]+:\d+)\b", re.MULTILINE)
+
+        def printed():
+            if self.process.poll() is not None:
+                pytest.fail(f"ended with {self.process.returncode}:\n{end_of(self.stderr)}", False)
+            return pattern.search(self.stderr.read_text())
+
+        return wait_for(printed, f"the address of `{name}` is printed", within=10).group(1)
+
+    def kill(self):
+        """Ends the process and nothing that it started."""
+        self.process.kill()
+        self.process.wait()
+
+    def interrupt(self, within=20):
+        """Ends it as Ctrl-C does, and returns its exit code."""
+        self.process.send_signal(signal.SIGINT)
+
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"not ended {within} s after Ctrl-C:\n{end_of(self.stderr)}", False)
+
+
+class Network:
+    """`twined local`, its store, and what `twined env` says of it."""
+
+    def __init__(self, binary, folders, data, *options, **environment):
+        data.mkdir(exist_ok=True)
+        self.binary = binary
+        self.data = data
+        self.folders = folders
+        self.program = Program(
+            [binary, "local", *folders, "--data", data, *options],
+            data.parent / f"{data.name}-{time.monotonic_ns()}.log",
+            **environment,
+        )
+        self.url = "http://" + self.program.address("http")
+        wait_for(self.is_ready, "the network is ready", within=10)
+        self.environment = self.printed_environment()
+
+    def is_ready(self):
+        try:
+            return urllib.request.urlopen(self.url + "/ready", timeout=2).status == 200
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def printed_environment(self, *options):
+        """What a shell has after `eval "$(twined env)"`."""
+        script = 'eval "$("$0" env --shim --url "$1")" && env -0'
+        printed = subprocess.run(
+            ["sh", "-c", script, self.binary, self.url],
+            env=USUAL,
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        return dict(entry.split("=", 1) for entry in printed.split("\0") if "=" in entry)
+
+    def rows(self, question_uuid, *kinds):
+        """The events of a question that are on record by now, in the order of their times."""
+        return self.select("question_uuid = ?", question_uuid, kinds)
+
+    def record(self, question_uuid, *kinds):
+        """The events of a question that has ended: the asker may know of it before the store."""
+        self.wait_for_row(question_uuid, "result", "exception")
+        return self.rows(question_uuid, *kinds)
+
+    def tree(self, originator_question_uuid, *kinds):
+        """The same, of a question and all that were asked because of it."""
+        return self.select("originator_question_uuid = ?", originator_question_uuid, kinds)
+
+    def select(self, where, value, kinds):
+        store = sqlite3.connect(f"file:{self.data}/events.sqlite?mode=ro", uri=True, timeout=10)
+        store.row_factory = sqlite3.Row
+
+        try:
+            rows = store.execute(
+                f"SELECT * FROM service_events WHERE {where} ORDER BY datetime", (value,)
+            ).fetchall()
+        finally:
+            store.close()
+
+        return [dict(row) for row in rows if not kinds or row["kind"] in kinds]
+
+    def wait_for_row(self, question_uuid, *kinds, within=30):
+        what = f"{' or '.join(kinds)} of {question_uuid} is on record"
+        return wait_for(lambda: self.rows(question_uuid, *kinds), what, within)[0]
+
+
+class Asker:
+    """A Python that has the SDK imported and the environment of `twined env --shim`."""
+
+    def __init__(self, network, stderr):
+        self.stderr = stderr
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "asker.py")],
+            env=network.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr.open("w"),
+        )
+
+    def ask(self, sruid, within=60, **arguments):
+        """`Child.ask`: an `Outcome` of one question."""
+        return self.request({"sruid": sruid, "questions": [arguments]}, within)[0]
+
+    def ask_multiple(self, sruid, questions, within=120, **arguments):
+        """`Child.ask_multiple`: one `Outcome` each, as they were asked."""
+        request = {"sruid": sruid, "questions": questions, "together": arguments}
+        return self.request(request, within)
+
+    def request(self, request, within):
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        self.process.stdin.flush()
+        return [Outcome(**outcome) for outcome in json.loads(self.read_line(within))]
+
+    def read_line(self, within):
+        pipe = self.process.stdout
+        deadline = time.monotonic() + within
+        line = b""
+
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([pipe], [], [], max(0, deadline - time.monotonic()))
+            part = os.read(pipe.fileno(), 1 << 20) if ready else b""
+
+            if not part:
+                self.process.kill()
+                pytest.fail(f"no outcome within {within} s:\n{end_of(self.stderr)}", False)
+            line += part
+
+        return line
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(20)
+
+
+class Outcome:
+    """What came of a question, as the one who asked sees it."""
+
+    def __init__(self, answer, error, question_uuid, events, monitor_messages, seconds, ended):
+        self.answer = answer
+        self.error = error
+        self.question_uuid = question_uuid
+        self.events = events
+        self.monitor_messages = monitor_messages
+        self.seconds = seconds
+        self.ended = ended
+
+    @property
+    def output(self):
+        assert self.error is None, self.error["message"]
+        return self.answer["output_values"]
+
+    def kinds(self):
+        return [event["event"]["kind"] for event in self.events]
+
+
+# === Fixtures ===
+
+
+@pytest.fixture(scope="session")
+def binary():
+    """The binary that is tested."""
+    built = HERE.parent.parent / "target" / "debug" / "twined"
+    path = Path(os.environ.get("TWINED_BIN", built))
+
+    if not path.is_file():
+        pytest.fail(f"no binary at {path}: build it, or name it with TWINED_BIN", pytrace=False)
+    return path.resolve()
+
+
+@pytest.fixture(scope="session")
+def templates():
+    """The SDK's own example of a service with children, as it was installed."""
+    import importlib.util
+
+    octue = Path(importlib.util.find_spec("octue").origin).parent
+    return octue / "twined" / "templates" / "template-child-services"
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory):
+    """The services of these tests, in a folder that a test may change."""
+    folder = tmp_path_factory.mktemp("network") / "services"
+    return Path(shutil.copytree(HERE / "services", folder))
+
+
+@pytest.fixture(scope="session")
+def network(binary, services, templates):
+    """A network for all tests that leave it as it was."""
+    network = Network(
+        binary,
+        [services, templates],
+        services.parent / "data",
+        "--http-port",
+        0,
+        "--pubsub-port",
+        0,
+        "--env",
+        "PASSED_ON",
+        "--env",
+        "GIVEN=in the command",
+        PASSED_ON="from the shell",
+        KEPT_BACK="from the shell",
+    )
+    yield network
+    assert network.program.interrupt() == 0
+
+
+@pytest.fixture(scope="session")
+def asker(network, tmp_path_factory):
+    """Asks questions in `network`."""
+    asker = Asker(network, tmp_path_factory.mktemp("asker") / "stderr.log")
+    yield asker
+    asker.close()

@@ -1,0 +1,7 @@
+"""Says who started it."""
+
+import os
+
+
+def run(analysis):
+    analysis.output_values = os.environ.get("STARTED_BY", "the network")

@@ -1,0 +1,5 @@
+"""A test changes this file between two questions."""
+
+
+def run(analysis):
+    analysis.output_values = "before"

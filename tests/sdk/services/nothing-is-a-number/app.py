@@ -1,0 +1,6 @@
+"""Answers with what JSON has no word for."""
+
+
+def run(analysis):
+    infinity = float("inf")
+    analysis.output_values = {"nan": float("nan"), "ends": [infinity, -infinity], "one": 1.0}

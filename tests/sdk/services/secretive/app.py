@@ -1,0 +1,5 @@
+"""Never runs: it wants a secret that is not there."""
+
+
+def run(analysis):
+    analysis.output_values = "It ran."
