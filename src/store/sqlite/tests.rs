@@ -84,6 +84,20 @@ async fn a_refused_row_keeps_the_others_of_its_call_off_the_record() {
 }
 
 #[tokio::test]
+async fn what_somebody_deleted_is_written_anew() {
+    let world = World::new();
+    append(&world.store, &Sent::new(1, "heartbeat")).await.unwrap();
+    world.sql("DELETE FROM events; DELETE FROM envelopes; DELETE FROM questions");
+    let sent = Sent::new(1, "heartbeat");
+
+    let error = append(&world.store, &sent).await.unwrap_err();
+
+    assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
+    append(&world.store, &sent).await.unwrap();
+    assert_eq!(world.read(1).await.len(), 1);
+}
+
+#[tokio::test]
 async fn a_full_disk_is_unavailable_until_there_is_room() {
     let world = World::new();
     // The writer's own limit: what a full disk makes SQLite say.

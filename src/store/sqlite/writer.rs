@@ -247,11 +247,17 @@ impl Failure {
 
     /// As a caller is told: refused where this row will never do, else to be tried again.
     fn told(&self) -> AppendError {
-        match (self.error.sqlite_error_code(), self.event) {
-            (Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig), Some(uuid)) => {
-                AppendError::Refused { uuid, reason: words(&self.error) }
-            }
-            _ => AppendError::Unavailable(words(&self.error).into()),
+        let row = matches!(
+            self.error.sqlite_error_code(),
+            Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig)
+        );
+        // A key that leads nowhere is no fault of the row: somebody has deleted what we remember.
+        let ours = self.error.sqlite_error().is_some_and(|error| {
+            error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY
+        });
+        match self.event {
+            Some(uuid) if row && !ours => AppendError::Refused { uuid, reason: words(&self.error) },
+            Some(_) | None => AppendError::Unavailable(words(&self.error).into()),
         }
     }
 }
