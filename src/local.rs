@@ -36,6 +36,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 /// The subscription by which the daemon receives the network's events.
@@ -219,6 +220,7 @@ impl Network {
         tasks.spawn("subscriber", subscriber.run(sender, stop.clone()));
         tasks.spawn("pipeline", pipeline.run(deliveries));
         tasks.spawn("monitor", monitor.run());
+        tasks.spawn("store", watch_store(store.appended(), stop.clone()));
         let upkeep = crate::telemetry::upkeep(metrics);
         tasks.spawn("metrics", async move {
             tokio::select! {
@@ -336,6 +338,16 @@ fn make_account(
         stop.cancelled().await;
     });
     receiver
+}
+
+/// Lives as long as the store's thread does: without it nothing can be kept, so all is to end.
+async fn watch_store(mut appended: watch::Receiver<u64>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = async { while appended.changed().await.is_ok() {} } => {
+            error!("the event store's thread ended");
+        }
+    }
 }
 
 /// What every child gets: the network's variables, and that it is run as in a cluster.
