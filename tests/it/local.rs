@@ -116,6 +116,20 @@ fn a_cancelled_question_ends_with_all_its_processes() {
 }
 
 #[test]
+fn a_cancellation_that_comes_before_its_question_stops_its_launch() {
+    let network = Network::with_script("octue/slow", "echo $$ > pid; exec sleep 600");
+    let uuid = Uuid::new_v4().to_string();
+    network.publish(cancellation(&uuid, "octue/slow:local", "local/local:local"));
+
+    let asked = network.ask("octue/slow:local", &["--question-uuid", &uuid]);
+
+    let (_, stderr) = texts(&asked);
+    assert_eq!(asked.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("InterruptedError"), "{stderr}");
+    assert!(!network.folder("octue/slow").join("pid").exists(), "it ran");
+}
+
+#[test]
 fn what_is_no_event_is_set_aside_and_the_rest_goes_on() {
     let network = Network::start(&["octue/primes"]);
     let question = Uuid::new_v4().to_string();
