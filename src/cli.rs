@@ -146,6 +146,18 @@ impl From<ConfigError> for Failure {
 
 impl From<LocalError> for Failure {
     fn from(error: LocalError) -> Self {
-        Self::failed(error)
+        let code = match &error {
+            LocalError::Config(_) | LocalError::Connect(_) => USAGE,
+            LocalError::Topic(call) if call.is_refused() => USAGE,
+            LocalError::Topic(_) => UNREACHABLE,
+            LocalError::Data(_)
+            | LocalError::Store(_)
+            | LocalError::Runs(_)
+            | LocalError::Subscribe(_)
+            | LocalError::Listen(_)
+            | LocalError::Thread(_)
+            | LocalError::Daemon(_) => FAILED,
+        };
+        Self::new(code, error)
     }
 }

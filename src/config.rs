@@ -46,8 +46,8 @@ pub struct LocalArgs {
     #[arg(long, env = "TWINED_DATA", default_value = ".twined", value_name = "DIR")]
     pub data: PathBuf,
 
-    /// Keep everything in a folder that goes when the network ends
-    #[arg(long, conflicts_with = "data")]
+    /// Keep everything in a folder that goes when the network ends, not in `--data`
+    #[arg(long)]
     pub ephemeral: bool,
 
     /// Port of the HTTP server on loopback; 0 for a free one
@@ -94,7 +94,15 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: dotenvy::Error,
+        source: io::Error,
+    },
+    /// A file of variables that has something else in it. What it is may be a secret.
+    #[error("`--env-file {}` is wrong after its variable {read}: expected NAME=VALUE", path.display())]
+    EnvLine {
+        /// Which.
+        path: PathBuf,
+        /// How many variables were read before it.
+        read: usize,
     },
     /// A port that is taken.
     #[error(
@@ -127,9 +135,13 @@ impl LocalArgs {
     pub fn environment(&self) -> Result<BTreeMap<String, String>, ConfigError> {
         let mut variables = BTreeMap::new();
         for path in &self.env_file {
-            let failed = |source| ConfigError::EnvFile { path: path.clone(), source };
-            for pair in dotenvy::from_path_iter(path).map_err(failed)? {
-                variables.extend([pair.map_err(failed)?]);
+            let failed = |error, read| match error {
+                dotenvy::Error::Io(source) => ConfigError::EnvFile { path: path.clone(), source },
+                _ => ConfigError::EnvLine { path: path.clone(), read },
+            };
+            let pairs = dotenvy::from_path_iter(path).map_err(|error| failed(error, 0))?;
+            for (read, pair) in pairs.enumerate() {
+                variables.extend([pair.map_err(|error| failed(error, read))?]);
             }
         }
         for text in &self.env {
@@ -140,6 +152,9 @@ impl LocalArgs {
 }
 
 fn variable(text: &str) -> Result<(String, String), ConfigError> {
+    if text.is_empty() {
+        return Err(ConfigError::NoName(String::new()));
+    }
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, value.to_owned()),
         None => (text, ours(text).ok_or_else(|| ConfigError::NotSet(text.to_owned()))?),

@@ -5,9 +5,13 @@
 //! dead looks alive, and does nothing.
 
 use std::future::Future;
+use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, info_span, warn};
+
+/// How long tasks may take to end. What they leave is a redelivery.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// The tasks of a daemon, and what stops them.
 #[derive(Debug)]
@@ -61,7 +65,11 @@ impl Tasks {
             },
         };
         self.stop.cancel();
-        while self.set.join_next().await.is_some() {}
+        let drained = async { while self.set.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            warn!("ended before all tasks did");
+            self.set.shutdown().await;
+        }
         outcome
     }
 }

@@ -4,22 +4,29 @@ pub mod admin;
 pub mod google;
 pub mod registry;
 pub use axum::Router;
-use axum::routing::get;
-use serde_json::Value;
 use std::io;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Serves until `stop`, and then until what was asked is answered.
+/// How long what was asked may take to be answered when the server stops. Half a request would
+/// otherwise hold it for ever.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Serves until `stop`, and then for a moment, until what was asked is answered.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
-}
-
-/// One JSON document, always the same.
-pub fn document(path: &str, document: Value) -> Router {
-    Router::new().route(path, get(async move || axum::Json(document)))
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    let stopped = stop.clone().cancelled_owned();
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stopped);
+    tokio::select! {
+        served = serving.into_future() => served,
+        () = late => Ok(()),
+    }
 }

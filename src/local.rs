@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -75,6 +75,7 @@ pub struct Network {
     tasks: Tasks,
     /// The emulator's, where it is ours: it ends last.
     servers: Tasks,
+    /// Whether what runs is to end with us: where its Pub/Sub does, or its folder.
     interrupts: bool,
 }
 
@@ -114,7 +115,7 @@ pub enum LocalError {
     #[error("wrong address of Pub/Sub")]
     Connect(#[source] ConnectError),
     /// Pub/Sub does not answer, or not as it should.
-    #[error("failed to set up the network's topic: does the emulator run?")]
+    #[error("failed to set up the network's topic")]
     Topic(#[source] CallError),
     /// No subscriber.
     #[error("failed to subscribe")]
@@ -215,7 +216,8 @@ impl Network {
         let monitor = Monitor::new(watched, view, publisher, stop.clone());
         let subscriber = Subscriber::new(&connection, SUBSCRIPTION, Flow::default())
             .await
-            .map_err(LocalError::Subscribe)?;
+            .map_err(LocalError::Subscribe)?
+            .restoring(Admin::new(&connection), SUBSCRIPTION, &args.topic);
         let (sender, deliveries) = mpsc::channel(1);
         tasks.spawn("subscriber", subscriber.run(sender, stop.clone()));
         tasks.spawn("pipeline", pipeline.run(deliveries));
@@ -232,7 +234,7 @@ impl Network {
         let data_path = data.path().to_owned();
         let topic = args.topic;
         let addresses = Addresses { pubsub, http, data: data_path, variables, topic, connection };
-        let interrupts = args.pubsub.is_none();
+        let interrupts = args.pubsub.is_none() || args.ephemeral;
         Ok(Self { addresses, data, runner, store, tasks, servers, interrupts })
     }
 
@@ -260,8 +262,22 @@ impl Network {
                 }
             }
         };
-        let outcome = tasks.run(stopping).await.map_err(LocalError::Daemon);
-        let served = servers.run(std::future::ready(())).await;
+        // The servers outlive the tasks: what these have to say in the end is said through them.
+        let (finish, finished) = oneshot::channel::<()>();
+        let stop = tasks.stop();
+        let daemon = async {
+            let outcome = tasks.run(stopping).await;
+            // The servers may be gone.
+            let _ = finish.send(());
+            outcome
+        };
+        let serving = async {
+            let served = servers.run(async { drop(finished.await) }).await;
+            stop.cancel();
+            served
+        };
+        let (outcome, served) = tokio::join!(daemon, serving);
+        let outcome = outcome.map_err(LocalError::Daemon);
         runner.stop().await;
         store.close().await;
         outcome.and(served.map_err(LocalError::Daemon))?;
@@ -301,11 +317,7 @@ fn listen(port: u16, what: &'static str, flag: &'static str) -> Result<TcpListen
 async fn set_up(admin: &Admin, topic: &str) -> Result<(), LocalError> {
     let give_up = tokio::time::Instant::now() + START_TIMEOUT;
     loop {
-        let made = async {
-            admin.ensure_topic(topic).await?;
-            admin.ensure_subscription(SUBSCRIPTION, topic, "").await
-        };
-        match made.await {
+        match admin.ensure_subscribed(SUBSCRIPTION, topic).await {
             Ok(()) => return Ok(()),
             Err(error) if error.is_transient() && tokio::time::Instant::now() < give_up => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -366,7 +378,7 @@ fn router(
 ) -> http::Router {
     let described = json!({ "variables": variables, "shim": shim });
     http::admin::router(readiness, metrics.clone())
-        .merge(http::google::router(account))
+        .merge(http::google::router(account.clone()))
         .nest("/registry", http::registry::router(Arc::clone(registry)))
-        .merge(http::document("/env", described))
+        .merge(http::google::document("/env", described, account))
 }

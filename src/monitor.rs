@@ -28,12 +28,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 /// How long a run that has ended is given for its last words to come by themselves, before a
 /// fence is sent: most have come by then, and need none.
 const A_MOMENT: Duration = Duration::from_millis(200);
+
+/// After how long a fence that is not back is sent again.
+const FENCE_AGAIN: Duration = Duration::from_secs(30);
 
 /// How often the view is asked again although nothing told us to: another process may have put on
 /// record what we wait for.
@@ -135,7 +139,14 @@ impl Monitor {
         let run = state.run;
         let spoken =
             tokio::time::timeout(A_MOMENT, self.until(run, |record| record.terminal)).await;
-        let silent = spoken.is_err() && !self.has_spoken(state, end).await;
+        let silent = match spoken {
+            Ok(_) => false,
+            // Not known: it is left for the next start.
+            Err(_) => match self.has_spoken(state, end).await {
+                Some(spoken) => !spoken,
+                None => return,
+            },
+        };
         if silent {
             let at = Timestamp::now();
             let Some(exception) = report::ended(run, &state.attributes, end) else { return };
@@ -153,16 +164,22 @@ impl Monitor {
         }
     }
 
-    /// Whether a terminal event of the run is on record once all that it published is.
-    async fn has_spoken(&self, state: &RunState, end: &End) -> bool {
-        let Some(fence) = report::fence(state.run, &state.attributes, end) else { return true };
+    /// Whether a terminal event of the run is on record once all that it published is. None where
+    /// the fence was not sent.
+    async fn has_spoken(&self, state: &RunState, end: &End) -> Option<bool> {
+        let fence = report::fence(state.run, &state.attributes, end)?;
         let uuid = fence.uuid;
-        if !self.send(fence).await {
-            // Stopped: the next start begins again.
-            return true;
-        }
         let mut appended = self.view.appended();
+        let mut sent = None::<Instant>;
         loop {
+            // Said again it is the same: one that was lost with its subscription must not be
+            // waited for.
+            if sent.is_none_or(|sent| sent.elapsed() > FENCE_AGAIN) {
+                if !self.send(fence.clone()).await {
+                    return None;
+                }
+                sent = Some(Instant::now());
+            }
             appended.mark_unchanged();
             match self.view.has(uuid).await {
                 Ok(true) => break,
@@ -171,7 +188,7 @@ impl Monitor {
             }
             change(&mut appended).await;
         }
-        self.until(state.run, |_| true).await.terminal
+        Some(self.until(state.run, |_| true).await.terminal)
     }
 
     /// The record of a run, as soon as it is as wanted.

@@ -15,6 +15,7 @@ mod lanes;
 mod metrics;
 mod outside;
 use crate::chain::Chain;
+use crate::event::decode::is_question;
 use crate::event::{self, Event, Inputs, RunId, Timestamp, decode};
 use crate::monitor::report::{self, Refusal};
 use crate::pipeline::action::Action;
@@ -271,7 +272,7 @@ impl Pipeline {
             return Ok(());
         }
         if record.cancelled {
-            return self.refuse(run, event, message, Refusal::Cancelled).await;
+            return self.call_off(run, event, message).await;
         }
         match self.answerer(event).await? {
             Answerer::Runner => {}
@@ -295,10 +296,29 @@ impl Pipeline {
         match self.parts.runner.launch(launch).await {
             Err(RunnerError::Refused { exception, message: words, .. }) => {
                 let refusal = Refusal::Runner { exception, message: words };
-                self.refuse(run, event, message, refusal).await
+                return self.refuse(run, event, message, refusal).await;
             }
             outcome => outcome.map_err(HandleError::Act),
+        }?;
+        // Another process may have put a cancellation on record since the look.
+        if self.parts.view.record(run).await.map_err(HandleError::Look)?.cancelled {
+            self.parts.runner.cancel(run.question).await.map_err(HandleError::Act)?;
         }
+        Ok(())
+    }
+
+    /// Sees to it that a question which was cancelled does not run, and that its asker is told:
+    /// by the end of its run if it has one.
+    async fn call_off(
+        &self,
+        run: RunId,
+        event: &Event<'_>,
+        message: &Message,
+    ) -> Result<(), HandleError> {
+        if self.parts.runner.cancel(run.question).await.map_err(HandleError::Act)? {
+            return Ok(());
+        }
+        self.refuse(run, event, message, Refusal::Cancelled).await
     }
 
     async fn answerer(&self, event: &Event<'_>) -> Result<Answerer, HandleError> {
@@ -343,16 +363,19 @@ impl Pipeline {
         let Some(report) = report::refused(run, &message.attributes, at, &refusal) else {
             return Ok(());
         };
+        self.parts.publisher.publish(report.message).await.map_err(HandleError::Call)?;
         self.metrics.refused();
-        self.parts.publisher.publish(report.message).await.map_err(HandleError::Call)
+        Ok(())
     }
 
     /// Keeps a message that can never be handled, and tells the asker if it was a question. False
     /// where we were stopped first.
     async fn set_aside(&self, message: &Message, error: &HandleError) -> bool {
         let reason = Chain(error).to_string();
-        warn!(message = message.id, reason, "set aside");
-        self.tell_refused(message, &reason).await;
+        warn!(id = message.id, reason, "set aside");
+        if !self.tell_refused(message, &reason).await {
+            return false;
+        }
         let aside = SetAside {
             message_id: &message.id,
             ordering_key: &message.ordering_key,
@@ -366,7 +389,7 @@ impl Pipeline {
                 Ok(()) => break,
                 Err(AppendError::Refused { reason, .. }) => {
                     // Nowhere to keep it: the log is the last place.
-                    error!(message = message.id, reason, "the store refused a message set aside");
+                    error!(id = message.id, reason, "the store refused a message set aside");
                     break;
                 }
                 Err(failed @ AppendError::Unavailable(_)) => {
@@ -381,12 +404,13 @@ impl Pipeline {
         true
     }
 
-    /// As well as it goes: what is wrong with the message may be just what names the asker.
-    async fn tell_refused(&self, message: &Message, reason: &str) {
+    /// As well as it goes: what is wrong with the message may be just what names the asker. False
+    /// where we were stopped first.
+    async fn tell_refused(&self, message: &Message, reason: &str) -> bool {
         use event::attributes as name;
         let attribute = |name: &str| message.attributes.get(name).map(String::as_str);
-        if attribute(name::SENDER_TYPE) != Some("PARENT") {
-            return;
+        if attribute(name::SENDER_TYPE) != Some("PARENT") || !is_question(&message.data) {
+            return true;
         }
         let run = RunId {
             question: uuid::Uuid::new_v5(
@@ -395,11 +419,21 @@ impl Pipeline {
             ),
             retry: attribute(name::RETRY_COUNT).and_then(|text| text.parse().ok()).unwrap_or(0),
         };
+        // What is wrong with this one is no end of another that has its name.
+        let named = attribute(name::QUESTION_UUID).and_then(|text| text.parse().ok());
+        if let Some(question) = named {
+            let run = RunId { question, ..run };
+            if !self.parts.view.record(run).await.is_ok_and(|record| !record.question) {
+                return true;
+            }
+        }
         let refusal = Refusal::NotAnEvent { reason: reason.to_owned() };
         let at = message.published.unwrap_or(Timestamp(0));
         if let Some(report) = report::refused(run, &message.attributes, at, &refusal) {
-            self.parts.publisher.publish_until(report.message, &self.stop).await;
+            let told = self.parts.publisher.publish_until(report.message, &self.stop).await;
+            return told || !self.stop.is_cancelled();
         }
+        true
     }
 
     /// Waits before the next try. False where we are stopped: the delivery is given back.
@@ -420,10 +454,9 @@ fn row<'a>(
     Some(Row::new(event, &message.attributes, &message.id, &message.ordering_key))
 }
 
-/// What keeps the order of a message: the question, as its publisher says.
+/// What keeps the order of a message: the question that it says it is of, whatever its publisher's
+/// ordering key, for a launch and a cancellation must never meet.
 fn lane(message: &Message) -> &str {
-    if !message.ordering_key.is_empty() {
-        return &message.ordering_key;
-    }
-    message.attributes.get(event::attributes::QUESTION_UUID).unwrap_or(&message.id)
+    let question = message.attributes.get(event::attributes::QUESTION_UUID);
+    question.filter(|question| !question.is_empty()).unwrap_or(&message.id)
 }

@@ -94,6 +94,7 @@ impl Connection {
         let endpoint = format!("http://{address}");
         let channel = Endpoint::from_shared(endpoint.clone())
             .map_err(|source| ConnectError { endpoint: address.to_owned(), source })?
+            .connect_timeout(CALL_TIMEOUT)
             .timeout(CALL_TIMEOUT)
             .tcp_nodelay(true)
             .connect_lazy();

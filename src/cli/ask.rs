@@ -200,12 +200,16 @@ pub async fn ask(
         input_values,
         input_manifest,
     };
-    Publisher::new(connection, topic).publish(question.encode()).await?;
+    if let Err(error) = Publisher::new(connection, topic).publish(question.encode()).await {
+        // The first error is what matters, and an emulator that is gone has no subscriptions.
+        let _ = admin.delete_subscription(&answers).await;
+        return Err(error.into());
+    }
     let outcome = tokio::select! {
         outcome = receive(place, &answers, &mut show) => outcome,
         lost = lose(&admin, &answers) => return Err(lost),
     };
-    admin.delete_subscription(&answers).await?;
+    forget(place, question_uuid).await;
     Ok(outcome)
 }
 
@@ -230,15 +234,20 @@ async fn receive(place: &Place, answers: &str, show: &mut impl FnMut(&Event<'_>)
     let subscriber = Subscriber::new(&place.connection, answers, Flow::default()).await;
     let subscriber = subscriber.expect("a client of an emulator needs nothing that can be missing");
     let receiving = subscriber.run(sender, stop.clone());
+    // What comes after the end is taken too: the stream ends only when nothing of it is in hand.
     let taking = async {
+        let mut outcome = None;
         while let Some(Delivery { message, receipt }) = deliveries.recv().await {
             receipt.ack();
+            if outcome.is_some() {
+                continue;
+            }
             match decode(&message.data, &message.attributes) {
                 Ok(event) => {
                     show(&event);
-                    if let Some(outcome) = terminal_event(&event) {
+                    outcome = terminal_event(&event);
+                    if outcome.is_some() {
                         stop.cancel();
-                        return Some(outcome);
                     }
                 }
                 Err(error) => {
@@ -246,7 +255,7 @@ async fn receive(place: &Place, answers: &str, show: &mut impl FnMut(&Event<'_>)
                 }
             }
         }
-        None
+        outcome
     };
     let ((), outcome) = tokio::join!(receiving, taking);
     outcome.expect("the subscriber runs until it is stopped, which is after the outcome")

@@ -3,12 +3,11 @@
 use crate::cli::ask::{Asked, Outcome, ask};
 use crate::cli::network::Place;
 use crate::cli::{FAILED, Failure, INTERRUPTED, OK, USAGE, interrupted, terminal};
-use crate::config::{self, LocalArgs, program};
+use crate::config::{self, DEFAULT_PROJECT, DEFAULT_TOPIC, LocalArgs, program};
 use crate::event::{Event, SruidBuf};
 use crate::local::{Network, Settings, sdk_service, services};
 use crate::runner::process::Service;
 use crate::telemetry;
-use clap::Parser;
 use serde_json::value::RawValue;
 use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
@@ -36,13 +35,6 @@ pub struct Args {
     /// Input values as JSON [default: what the built-in service wants]
     #[arg(short = 'i', long, value_name = "JSON")]
     input_values: Option<String>,
-}
-
-/// The settings of a network that nobody else is to find.
-#[derive(Parser)]
-struct Defaults {
-    #[command(flatten)]
-    local: LocalArgs,
 }
 
 /// Shows it.
@@ -73,14 +65,16 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     };
     note(start, &format!("asked {recipient} question {}", asked.question_uuid));
     let asking = async {
+        let to_the_end = async {
+            let outcome = ask(&place, &asked, |event| show(start, event)).await;
+            // The run has answered, and ends: it is settled soon after.
+            runner.idle().await;
+            outcome
+        };
         let outcome = tokio::select! {
-            outcome = ask(&place, &asked, |event| show(start, event)) => Some(outcome),
+            outcome = to_the_end => Some(outcome),
             () = interrupted() => None,
         };
-        // The run has answered, and ends: it is settled soon after.
-        if outcome.is_some() {
-            runner.idle().await;
-        }
         let left = runs_left(&addresses.data);
         // Received or not: the network ends when the sender goes.
         let _ = finish.send(());
@@ -139,13 +133,26 @@ fn python_service(folder: &Path) -> Result<Service, Failure> {
 }
 
 fn settings(service: Service) -> Result<Settings, Failure> {
-    let flags = ["demo", "--ephemeral", "--http-port=0", "--pubsub-port=0", "--tag=local"];
-    let defaults = Defaults::try_parse_from(flags).map_err(Failure::failed)?;
+    // None of what the environment says of a network: nobody else is to find this one.
+    let args = LocalArgs {
+        services: Vec::new(),
+        tag: "local".to_owned(),
+        topic: DEFAULT_TOPIC.to_owned(),
+        project: DEFAULT_PROJECT.to_owned(),
+        data: PathBuf::new(),
+        ephemeral: true,
+        http_port: 0,
+        pubsub_port: 0,
+        pubsub: None,
+        max_runs: None,
+        env: Vec::new(),
+        env_file: Vec::new(),
+    };
     Ok(Settings {
         services: vec![service],
         environment: Default::default(),
         inherited: config::environment(),
         program: program().map_err(Failure::failed)?,
-        args: defaults.local,
+        args,
     })
 }

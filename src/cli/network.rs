@@ -15,9 +15,11 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Which network is meant.
 #[derive(Clone, Debug, clap::Args)]
 pub struct NetworkArgs {
-    /// Address that `twined local` printed as `http`
-    #[arg(long, env = "TWINED_URL", default_value = DEFAULT_URL)]
-    url: String,
+    /// Address that `twined local` printed as `http` [default: http://127.0.0.1:8094]
+    ///
+    /// Given, it wins over PUBSUB_EMULATOR_HOST.
+    #[arg(long, env = "TWINED_URL")]
+    url: Option<String>,
 }
 
 /// What a network on this machine says of itself: what `/env` answers.
@@ -53,24 +55,29 @@ pub struct Place {
 // === impl NetworkArgs ===
 
 impl NetworkArgs {
+    fn url(&self) -> &str {
+        self.url.as_deref().unwrap_or(DEFAULT_URL)
+    }
+
     /// Asks the network what it is.
     pub async fn describe(&self) -> Result<Described, Failure> {
         let silent = |source: reqwest::Error| {
-            let url = self.url.clone();
+            let url = self.url().to_owned();
             Failure::new(UNREACHABLE, Silent { url, source: source.without_url() })
         };
         let client =
             reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(silent)?;
-        let url = format!("{}/env", self.url.trim_end_matches('/'));
+        let url = format!("{}/env", self.url().trim_end_matches('/'));
         let answer = client.get(url).send().await.map_err(silent)?;
         let answer = answer.error_for_status().map_err(silent)?;
         answer.json().await.map_err(silent)
     }
 
-    /// Where its Pub/Sub is: as the environment says, as it does to Google's clients, or else as
-    /// the network does.
+    /// Where its Pub/Sub is: as the network that was named says, or else as the environment does
+    /// to Google's clients, or else as the network at the usual address says.
     pub async fn place(&self) -> Result<Place, Failure> {
-        let (variables, given): (BTreeMap<_, _>, _) = match ours(name::PUBSUB_EMULATOR_HOST) {
+        let host = ours(name::PUBSUB_EMULATOR_HOST).filter(|host| !host.is_empty());
+        let (variables, given): (BTreeMap<_, _>, _) = match host.filter(|_| self.url.is_none()) {
             Some(host) => {
                 let mut variables = BTreeMap::from([(name::PUBSUB_EMULATOR_HOST.into(), host)]);
                 for name in [name::GOOGLE_CLOUD_PROJECT, name::TOPIC_NAME] {

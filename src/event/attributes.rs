@@ -49,7 +49,6 @@ const AN_SRUID: &str = "`<namespace>/<name>:<revision tag>`";
 const A_DATETIME: &str = "a datetime in ISO 8601, such as `2026-01-31T12:00:00.000000+00:00`";
 const A_SENDER_TYPE: &str = "`PARENT` or `CHILD`";
 const A_COUNT: &str = "a whole number from 0 to 4294967295";
-const A_FLAG: &str = "`0` or `1`";
 const A_VERSION: &str = "the version of the sender's SDK";
 
 /// The attributes of an event, checked.
@@ -81,8 +80,6 @@ pub struct Attributes<'a> {
     pub sender_sdk_version: &'a str,
     /// Which attempt at the question this is; old SDKs do not say, and mean the first, 0.
     pub retry_count: u32,
-    /// Whether the parent wants the child's logs; false where it does not say.
-    pub forward_logs: bool,
 }
 
 /// Whether an event goes down to a child or up to a parent.
@@ -109,7 +106,6 @@ struct Texts<'a> {
     sender_type: Option<&'a str>,
     sender_sdk_version: Option<&'a str>,
     retry_count: Option<&'a str>,
-    forward_logs: Option<&'a str>,
 }
 
 // === impl Attributes ===
@@ -150,11 +146,6 @@ impl<'a> Attributes<'a> {
                     text.parse().map_err(|_| DecodeError::attribute(RETRY_COUNT, text, A_COUNT))?
                 }
             },
-            forward_logs: match texts.forward_logs {
-                None | Some("0") => false,
-                Some("1") => true,
-                Some(text) => return Err(DecodeError::attribute(FORWARD_LOGS, text, A_FLAG)),
-            },
         })
     }
 }
@@ -178,7 +169,6 @@ impl<'a> Texts<'a> {
                 SENDER_TYPE => &mut texts.sender_type,
                 SENDER_SDK_VERSION => &mut texts.sender_sdk_version,
                 RETRY_COUNT => &mut texts.retry_count,
-                FORWARD_LOGS => &mut texts.forward_logs,
                 _ => continue,
             };
             *field = Some(value);

@@ -79,6 +79,14 @@ pub fn decode<'a>(
     Ok(Event { kind, attributes, data: text, kind_member, digest: Digest::of(data) })
 }
 
+/// Whether the data says that it is a question, whatever its attributes say.
+pub fn is_question(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    let head = Head::find(text).ok();
+    head.and_then(|head| kind(text, &head).ok())
+        .is_some_and(|kind| matches!(kind, Kind::Question(_)))
+}
+
 fn kind<'a>(text: &'a str, head: &Head) -> Result<Kind<'a>, serde_json::Error> {
     let quoted = &text[head.kind.clone()];
     let name = match quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {

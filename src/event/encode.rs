@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(inputs.input_manifest, None);
         assert_eq!(event.attributes.recipient.as_str(), "octue/example:1.2.0");
         assert_eq!(event.attributes.parent_question_uuid, None);
-        assert!(event.attributes.forward_logs);
+        assert_eq!(message.attributes[name::FORWARD_LOGS], "1");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use jiff::Timestamp;
+use serde_json::Value;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -24,6 +25,20 @@ pub fn router(account: Account) -> Router {
         .route(TOKEN_PATH, post(token))
         .route("/computeMetadata/{*path}", metadata)
         .with_state(account)
+}
+
+/// One JSON document, always the same, which names the file of the account: so not before that is
+/// there.
+pub fn document(path: &str, document: Value, account: Account) -> Router {
+    let answer = async move |State(mut account): State<Account>| match account
+        .wait_for(Option::is_some)
+        .await
+        .is_ok()
+    {
+        true => axum::Json(document).into_response(),
+        false => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    };
+    Router::new().route(path, get(answer)).with_state(account)
 }
 
 async fn token(State(mut account): State<Account>, form: Bytes) -> Response {

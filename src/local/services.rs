@@ -111,7 +111,8 @@ fn look(folder: &Path, depth: usize, folders: &mut Vec<PathBuf>) -> Result<(), S
     for entry in fs::read_dir(&folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
-        if !hidden && entry.file_type().map_err(failed)?.is_dir() {
+        // Links are followed, as a person would.
+        if !hidden && entry.path().is_dir() {
             inside.push(entry.path());
         }
     }

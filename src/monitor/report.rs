@@ -147,7 +147,7 @@ impl Refusal {
                 ),
             ),
             Self::NotAnEvent { reason } => {
-                ("ValueError", format!("The question cannot be handled: {reason}."))
+                ("RuntimeError", format!("The question cannot be handled: {reason}."))
             }
         }
     }

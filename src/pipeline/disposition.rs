@@ -49,13 +49,17 @@ pub enum Disposition {
 pub fn of<T>(outcome: &Result<T, HandleError>) -> Disposition {
     match outcome {
         Ok(_) => Disposition::Ack,
+        // A topic that is not there may come back.
+        Err(HandleError::Call(call)) if call.is_transient() || call.is_not_found() => {
+            Disposition::Retry
+        }
+        Err(HandleError::Call(_)) => Disposition::Reject,
         Err(HandleError::Decode(_))
         | Err(HandleError::Append(AppendError::Refused { .. }))
         | Err(HandleError::Act(RunnerError::Refused { .. })) => Disposition::Reject,
         Err(HandleError::Append(AppendError::Unavailable(_)))
         | Err(HandleError::Look(_))
         | Err(HandleError::Find(_))
-        | Err(HandleError::Call(_))
         | Err(HandleError::Act(RunnerError::Unavailable { .. })) => Disposition::Retry,
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 /// Why messages are set aside: a closed set.
-const SET_ASIDE: [&str; 4] = ["data", "attribute", "store", "runner"];
+const SET_ASIDE: [&str; 5] = ["data", "attribute", "store", "runner", "pubsub"];
 
 /// The handles.
 #[derive(Debug)]

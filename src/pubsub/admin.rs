@@ -6,6 +6,7 @@ use google_cloud_googleapis::pubsub::v1::subscriber_client::SubscriberClient;
 use google_cloud_googleapis::pubsub::v1::{
     DeleteSubscriptionRequest, GetSubscriptionRequest, ListTopicsRequest, Subscription, Topic,
 };
+use tonic::Code;
 use tonic::transport::Channel;
 
 /// The ack deadline of the subscriptions that we make, in seconds. The client extends leases, so
@@ -63,13 +64,25 @@ impl Admin {
         self.made("create subscription", &name, made)
     }
 
-    /// Whether a subscription exists.
+    /// Makes sure that a topic and a subscription to all of it exist.
+    pub async fn ensure_subscribed(
+        &self,
+        subscription: &str,
+        topic: &str,
+    ) -> Result<(), CallError> {
+        self.ensure_topic(topic).await?;
+        self.ensure_subscription(subscription, topic, "").await
+    }
+
+    /// Whether a subscription exists. One whose name Pub/Sub does not take cannot.
     pub async fn has_subscription(&self, subscription: &str) -> Result<bool, CallError> {
         let name = self.connection.subscription(subscription);
         let request = GetSubscriptionRequest { subscription: name.clone() };
         match self.subscriptions.clone().get_subscription(request).await {
             Ok(_) => Ok(true),
-            Err(status) if status.code() == tonic::Code::NotFound => Ok(false),
+            Err(status) if matches!(status.code(), Code::NotFound | Code::InvalidArgument) => {
+                Ok(false)
+            }
             Err(status) => Err(self.connection.error("get subscription", &name, status)),
         }
     }
@@ -80,7 +93,7 @@ impl Admin {
         let request = DeleteSubscriptionRequest { subscription: name.clone() };
         match self.subscriptions.clone().delete_subscription(request).await {
             Ok(_) => Ok(()),
-            Err(status) if status.code() == tonic::Code::NotFound => Ok(()),
+            Err(status) if status.code() == Code::NotFound => Ok(()),
             Err(status) => Err(self.connection.error("delete subscription", &name, status)),
         }
     }
@@ -104,7 +117,7 @@ impl Admin {
     ) -> Result<(), CallError> {
         match made {
             Ok(_) => Ok(()),
-            Err(status) if status.code() == tonic::Code::AlreadyExists => Ok(()),
+            Err(status) if status.code() == Code::AlreadyExists => Ok(()),
             Err(status) => Err(self.connection.error(verb, name, status)),
         }
     }

@@ -6,7 +6,7 @@
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
-use crate::pubsub::{Connection, Delivery, Message, Receipt};
+use crate::pubsub::{Admin, Connection, Delivery, Message, Receipt};
 use google_cloud_auth::credentials::anonymous::Builder as Anonymous;
 use google_cloud_pubsub::client::Subscriber as Client;
 use google_cloud_pubsub::subscriber::ShutdownBehavior;
@@ -42,6 +42,15 @@ pub struct Subscriber {
     client: Client,
     subscription: String,
     flow: Flow,
+    restores: Option<Restores>,
+}
+
+/// What makes a subscription, and its topic, that are gone.
+#[derive(Debug)]
+struct Restores {
+    admin: Admin,
+    subscription: String,
+    topic: String,
 }
 
 /// Why there is no subscriber.
@@ -78,7 +87,16 @@ impl Subscriber {
             .build()
             .await
             .map_err(|source| SubscriberError { endpoint: connection.endpoint.clone(), source })?;
-        Ok(Self { client, subscription: connection.subscription(subscription), flow })
+        let subscription = connection.subscription(subscription);
+        Ok(Self { client, subscription, flow, restores: None })
+    }
+
+    /// Has it make the subscription and its topic anew where they are gone: an emulator that was
+    /// restarted knows neither.
+    pub fn restoring(mut self, admin: Admin, subscription: &str, topic: &str) -> Self {
+        let (subscription, topic) = (subscription.to_owned(), topic.to_owned());
+        self.restores = Some(Restores { admin, subscription, topic });
+        self
     }
 
     /// Sends every delivery to `deliveries`, until `stop`, or until nobody takes them. When it
@@ -110,6 +128,7 @@ impl Subscriber {
         let shutdown = stream.shutdown_token();
         let ending = stop.child_token();
         let (ended, subscription) = (ending.clone(), &self.subscription);
+        let restores = self.restores.as_ref();
         // The stream goes at the end of this, before its shutdown is over: what is given back
         // would otherwise come again to it, and stay there for the time of a lease.
         let receiving = async move {
@@ -124,6 +143,11 @@ impl Subscriber {
                     }
                     Err(error) => {
                         warn!(subscription, error = %Chain(&error), "lost the stream of messages");
+                        // Here and not when the stream has ended, which waits for what is held:
+                        // that may wait for the topic.
+                        if let Some(restores) = restores {
+                            restores.restore().await;
+                        }
                     }
                 }
             }
@@ -136,6 +160,17 @@ impl Subscriber {
         };
         let (any, ()) = tokio::join!(receiving, stopping);
         any
+    }
+}
+
+// === impl Restores ===
+
+impl Restores {
+    async fn restore(&self) {
+        let Self { admin, subscription, topic } = self;
+        if let Err(error) = admin.ensure_subscribed(subscription, topic).await {
+            warn!(subscription, error = error.chain(), "failed to subscribe anew");
+        }
     }
 }
 

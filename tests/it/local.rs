@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::fs;
 use std::net::TcpListener;
-use twined::event::encode::Body;
+use twined::event::encode::{Body, response};
 use twined::event::{Outgoing, Timestamp};
 use uuid::Uuid;
 
@@ -33,6 +33,44 @@ fn the_demo_shows_a_question_and_leaves_nothing() {
 }
 
 #[test]
+fn the_demo_is_not_disturbed_by_the_settings_of_another_network() {
+    let mut demo = twined(&["demo"]);
+    demo.envs([("TWINED_DATA", "/nowhere"), ("TWINED_PUBSUB", "127.0.0.1:9")]);
+    let demo = demo.output().unwrap();
+    assert_eq!(demo.status.code(), Some(0), "{}", texts(&demo).1);
+}
+
+#[test]
+fn what_comes_after_the_answer_does_not_hold_it_up() {
+    let network = Network::with_script("octue/slow", "echo $$ > pid; exec sleep 600");
+    let uuid = Uuid::new_v4().to_string();
+    let asking = network.asking("octue/slow:local", &["--question-uuid", &uuid]);
+    network.wait_for("the child runs", || {
+        fs::exists(network.folder("octue/slow").join("pid")).unwrap().then_some(())
+    });
+    let asked = cancellation(&uuid, "octue/slow:local", "local/local:local").attributes;
+    let say = |body: &Body| {
+        let uuid = Uuid::new_v4();
+        network.publish(response(&asked, uuid, Timestamp::now(), body).unwrap());
+    };
+
+    say(&Body::Result { output_values: Value::from(7) });
+    for _ in 0..5 {
+        say(&Body::Heartbeat);
+    }
+
+    let asked = asking.wait_with_output().unwrap();
+    assert_eq!(texts(&asked).0, "{\"output_values\":7}\n", "{}", texts(&asked).1);
+}
+
+#[test]
+fn half_a_request_does_not_keep_a_network_from_its_end() {
+    let mut network = Network::start(&[]);
+    let _half = network.send("GET /live HTTP/1.1\r\n");
+    assert_eq!(network.interrupt(), Some(0));
+}
+
+#[test]
 fn a_question_is_answered_on_stdout_and_its_logs_go_to_stderr() {
     let network = Network::start(&["octue/primes"]);
 
@@ -54,6 +92,9 @@ fn each_way_to_fail_has_its_exit_code() {
         ("octue/Primes:local", vec![], 2, "lower kebab case"),
         ("octue/primes:lokal", vec![], 4, "octue/primes:local"),
         ("octue/nobody:local", vec![], 4, "ServiceNotFound"),
+        // No names of subscriptions, so nobody's.
+        ("9lives/cat:1", vec![], 4, "ServiceNotFound"),
+        ("google/cat:1", vec![], 4, "ServiceNotFound"),
     ] {
         let asked = network.ask(sruid, &arguments);
         let (stdout, stderr) = texts(&asked);
@@ -200,7 +241,7 @@ fn a_taken_port_and_a_taken_folder_are_named() {
         .output()
         .unwrap();
     let (_, stderr) = texts(&refused);
-    assert_eq!(refused.status.code(), Some(1), "{stderr}");
+    assert_eq!(refused.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains(&port) && stderr.contains("--http-port"), "{stderr}");
 
     let network = Network::start(&[]);

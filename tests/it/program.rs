@@ -123,9 +123,15 @@ impl Network {
         self.request(path).0
     }
 
-    fn request(&self, path: &str) -> (u16, String) {
+    /// A connection to its HTTP server on which this was sent.
+    pub fn send(&self, text: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.http).unwrap();
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    }
+
+    fn request(&self, path: &str) -> (u16, String) {
+        let mut stream = self.send(&format!("GET {path} HTTP/1.0\r\n\r\n"));
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");

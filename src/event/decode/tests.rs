@@ -138,7 +138,6 @@ fn each_wrong_attribute_is_named_with_its_value_and_what_was_expected() {
         ("recipient", "host/a/b:c"),
         ("sender_type", "child"),
         ("retry_count", "-1"),
-        ("forward_logs", "True"),
     ] {
         let mut some = attributes("CHILD");
         some.insert(name.into(), value.into());
