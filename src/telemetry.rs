@@ -3,7 +3,7 @@
 use metrics::{describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::fmt;
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, Stderr, Write, stderr};
 use std::time::Duration;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -30,7 +30,8 @@ pub fn install_logs(level: &str, filter: Option<&str>) {
     let filter = EnvFilter::new(filter.unwrap_or(&default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(stderr)
+        .with_writer(|| Unheard(stderr()))
+        .log_internal_errors(false)
         .with_ansi(stderr().is_terminal())
         .event_format(SdkFormat)
         .init();
@@ -62,6 +63,20 @@ pub async fn upkeep(metrics: PrometheusHandle) {
     loop {
         tick.tick().await;
         metrics.run_upkeep();
+    }
+}
+
+/// Stderr, whether anybody reads it or not. A log whose reader has gone must not end who writes it.
+struct Unheard(Stderr);
+
+impl Write for Unheard {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(self.0.write(bytes).unwrap_or(bytes.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
     }
 }
 

@@ -4,7 +4,9 @@ use crate::program::{Network, twined};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::process::Stdio;
 use twined::event::encode::{Body, response};
 use twined::event::{Outgoing, Timestamp};
 use uuid::Uuid;
@@ -61,6 +63,32 @@ fn what_comes_after_the_answer_does_not_hold_it_up() {
 
     let asked = asking.wait_with_output().unwrap();
     assert_eq!(texts(&asked).0, "{\"output_values\":7}\n", "{}", texts(&asked).1);
+}
+
+#[test]
+fn a_network_whose_log_nobody_reads_any_more_still_tells_of_a_dead_child() {
+    let root = tempfile::tempdir().unwrap();
+    let network = Network::with_script("octue/dying", "exit 3");
+    let services = network.folder("octue");
+    let mut unread = twined(&["local", "--ephemeral", "--http-port", "0", "--pubsub-port", "0"]);
+    let unread = unread.arg(services).current_dir(root.path()).stderr(Stdio::piped());
+    let mut unread = unread.spawn().unwrap();
+    let mut stderr = BufReader::new(unread.stderr.take().unwrap());
+    let mut http = String::new();
+    while !http.trim_start().starts_with("http") {
+        http.clear();
+        stderr.read_line(&mut http).unwrap();
+    }
+    drop(stderr);
+
+    let url = http.trim().trim_start_matches("http ").trim();
+    let asked = twined(&["ask", "octue/dying:local", "--timeout", "20", "--url", url]);
+    let asked = { asked }.output().unwrap();
+
+    assert_eq!(asked.status.code(), Some(1), "{}", texts(&asked).1);
+    let pid = rustix::process::Pid::from_child(&unread);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(unread.wait().unwrap().code(), Some(0));
 }
 
 #[test]
