@@ -328,7 +328,7 @@ async fn set_up(admin: &Admin, topic: &str) -> Result<(), LocalError> {
 }
 
 /// Makes the service account, of this file, project and token endpoint, beside everything else,
-/// for a new key takes a while. Nobody who is told of the file comes before it.
+/// for a new key takes a while. Whoever asks the network what to use is told when it is there.
 fn make_account(
     tasks: &mut Tasks,
     (file, project, token_uri): (PathBuf, String, String),
