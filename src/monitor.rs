@@ -99,7 +99,7 @@ impl Monitor {
             }
             let monitor = Arc::clone(&self);
             match state.phase {
-                Phase::Queued { since } => {
+                Phase::Queued { since, .. } | Phase::Starting { since, .. } => {
                     let run = state.run;
                     let task = settling.spawn(async move { monitor.wait(state, since).await });
                     waiting.insert(run, task);
@@ -107,6 +107,7 @@ impl Monitor {
                 Phase::Running { launched, since } => {
                     self.metrics.queue.record(since.seconds_since(launched));
                 }
+                Phase::Settled => {}
                 Phase::Ended(ref end) => {
                     let end = end.clone();
                     settling.spawn(async move { monitor.settle(&state, &end).await });
@@ -271,12 +272,21 @@ impl Metrics {
         let outcome = match end.reason {
             Reason::Exited if !silent => "answered",
             Reason::Cancelled => "cancelled",
-            Reason::Interrupted | Reason::Lost => "lost",
+            Reason::Interrupted | Reason::Evicted | Reason::Deleted | Reason::Lost => "lost",
             Reason::Exited
             | Reason::Failed
             | Reason::Killed
             | Reason::Memory
-            | Reason::NotStarted => "failed",
+            | Reason::Storage
+            | Reason::NotStarted
+            | Reason::NoImage
+            | Reason::Image
+            | Reason::Volume
+            | Reason::Unschedulable
+            | Reason::Queue
+            | Reason::Denied
+            | Reason::Deadline
+            | Reason::Waited => "failed",
         };
         self.outcomes[outcome].increment(1);
         if let Some(started) = end.started {

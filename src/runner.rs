@@ -5,6 +5,7 @@
 //! listens next.
 
 pub mod process;
+pub mod states;
 use crate::event::{Inputs, RunId, SruidBuf, Timestamp};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -12,6 +13,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::fmt::Debug;
 use std::sync::Arc;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// Runs questions.
@@ -29,6 +31,36 @@ pub trait Runner: Debug + Send + Sync {
     /// when nothing of it is left. Says whether there was anything to end.
     async fn cancel(&self, question: Uuid) -> Result<bool, RunnerError>;
 
+    /// Ends a run whose terminal event is on record, but of which something runs again: what took
+    /// its first process away (an eviction) was no failure to the runner.
+    ///
+    /// Idempotent: what is gone is success. The run is told as ended, with [`Reason::Exited`].
+    /// A runner that starts nothing anew by itself has nothing to do here.
+    async fn end(&self, _run: RunId) -> Result<(), RunnerError> {
+        Ok(())
+    }
+
+    /// Claims the duty to report how a run ended, by the uuid of the report. Of several daemons
+    /// that watch the same runs one gets it; who has it may ask again. A claim that is over 30 s
+    /// old and whose report is still not on record is taken over by whoever asks then.
+    /// Where the runs are one daemon's, all reports are.
+    async fn claim(&self, _run: RunId, _report: Uuid) -> Result<Claim, RunnerError> {
+        Ok(Claim::Ours)
+    }
+
+    /// Runs a run again that has ended in silence, where the settings say so for its reason and
+    /// the attempts that they give are not used up. The next attempt is one of the same run, with
+    /// a higher [`RunState::attempt`]; the one that has ended is told no more.
+    ///
+    /// Idempotent: an attempt that was launched already is told again. None where the run stays
+    /// ended.
+    async fn again(&self, _state: &RunState, _end: &End) -> Result<Option<Again>, RunnerError> {
+        Ok(None)
+    }
+
+    /// Whether anything of the run is there, ended or not.
+    async fn has(&self, run: RunId) -> Result<bool, RunnerError>;
+
     /// Forgets a run that has ended and whose end has been dealt with: it is told no more.
     ///
     /// Idempotent.
@@ -37,6 +69,31 @@ pub trait Runner: Debug + Send + Sync {
     /// The states of all runs: first what is, then what changes. A listener that comes later
     /// misses nothing that is not settled.
     fn states(&self) -> BoxStream<'static, RunState>;
+
+    /// Whether this daemon is the one of several that does what need be done once: heartbeats of
+    /// what waits, and the search for runs that vanished. Nothing is lost where none does for a
+    /// while, nor where two do. Where the runs are one daemon's, it leads for ever.
+    fn leads(&self) -> watch::Receiver<bool> {
+        watch::channel(true).1
+    }
+}
+
+/// Whose duty a report is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Ours: publish it.
+    Ours,
+    /// Another daemon's: see in a while whether it did.
+    Theirs,
+}
+
+/// That a run runs again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Again {
+    /// The number of the attempt, from 1: the first was 0.
+    pub attempt: u32,
+    /// For the asker's log: why, and what is different this time.
+    pub message: String,
 }
 
 /// What is to be run.
@@ -60,19 +117,32 @@ pub struct Launch<'a> {
 pub struct RunState {
     /// Names the run.
     pub run: RunId,
+    /// Which attempt of the runner's own this is, from 0: see [`Runner::again`].
+    pub attempt: u32,
     /// The attributes of its question, as they came: what a report is made from.
     pub attributes: Arc<HashMap<String, String>>,
+    /// How often what it ran on was taken away, and it was started anew.
+    pub evictions: u32,
     /// How far it is.
     pub phase: Phase,
 }
 
 /// How far a run is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Phase {
     /// It waits for its turn.
     Queued {
         /// Since when.
         since: Timestamp,
+        /// For the asker's log: what it waits for. Empty where there is nothing to say.
+        why: String,
+    },
+    /// It has its turn, and does not run yet: its machine, image or files are on their way.
+    Starting {
+        /// Since when it was launched.
+        since: Timestamp,
+        /// For the asker's log: what it waits for. Empty where there is nothing to say.
+        why: String,
     },
     /// It runs.
     Running {
@@ -83,10 +153,12 @@ pub enum Phase {
     },
     /// Nothing of it is left.
     Ended(End),
+    /// Another daemon has dealt with its end: there is nothing more to do.
+    Settled,
 }
 
 /// How a run ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct End {
     /// When.
     pub at: Timestamp,
@@ -109,14 +181,36 @@ pub enum Reason {
     Failed,
     /// Something killed it.
     Killed,
-    /// The kernel killed it for the memory that it took.
+    /// It was killed for the memory that it took.
     Memory,
+    /// It took more disk than it may.
+    Storage,
     /// It could not be started.
     NotStarted,
+    /// There is no image of that name.
+    NoImage,
+    /// There may be an image, but it cannot be had.
+    Image,
+    /// A secret, a configuration or a volume that it wants is not there.
+    Volume,
+    /// No machine of the cluster can take it.
+    Unschedulable,
+    /// Its queue is not there, or will never have room for it.
+    Queue,
+    /// The cluster's rules do not let it be made.
+    Denied,
+    /// It ran for longer than it may.
+    Deadline,
+    /// It waited for longer than it may.
+    Waited,
+    /// What it ran on was taken away, more often than it is started anew.
+    Evicted,
     /// It was cancelled.
     Cancelled,
     /// The network that ran it was stopped.
     Interrupted,
+    /// Somebody deleted it.
+    Deleted,
     /// It is gone, and nobody knows how.
     Lost,
 }
@@ -151,39 +245,77 @@ pub enum RunnerError {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 19] = [
         Self::Exited,
         Self::Failed,
         Self::Killed,
         Self::Memory,
+        Self::Storage,
         Self::NotStarted,
+        Self::NoImage,
+        Self::Image,
+        Self::Volume,
+        Self::Unschedulable,
+        Self::Queue,
+        Self::Denied,
+        Self::Deadline,
+        Self::Waited,
+        Self::Evicted,
         Self::Cancelled,
         Self::Interrupted,
+        Self::Deleted,
         Self::Lost,
     ];
 
-    /// A closed set of names, for metrics.
+    /// A closed set of names, for metrics and settings.
     pub fn label(self) -> &'static str {
         match self {
             Self::Exited => "exited",
             Self::Failed => "failed",
             Self::Killed => "killed",
             Self::Memory => "memory",
+            Self::Storage => "storage",
             Self::NotStarted => "not_started",
+            Self::NoImage => "no_image",
+            Self::Image => "image",
+            Self::Volume => "volume",
+            Self::Unschedulable => "unschedulable",
+            Self::Queue => "queue",
+            Self::Denied => "denied",
+            Self::Deadline => "deadline",
+            Self::Waited => "waited",
+            Self::Evicted => "evicted",
             Self::Cancelled => "cancelled",
             Self::Interrupted => "interrupted",
+            Self::Deleted => "deleted",
             Self::Lost => "lost",
         }
+    }
+
+    /// The reason of this name.
+    pub fn named(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.label() == label)
     }
 
     /// The exception that the asker can catch: a name of Python's or of the SDK's.
     pub fn exception(self) -> &'static str {
         match self {
             Self::Memory => "MemoryError",
-            Self::Cancelled | Self::Interrupted => "InterruptedError",
-            Self::Exited | Self::Failed | Self::Killed | Self::NotStarted | Self::Lost => {
-                "RuntimeError"
+            Self::NoImage => "ServiceNotFound",
+            Self::Deadline | Self::Waited => "TimeoutError",
+            Self::Queue | Self::Denied => "PermissionError",
+            Self::Cancelled | Self::Interrupted | Self::Evicted | Self::Deleted => {
+                "InterruptedError"
             }
+            Self::Exited
+            | Self::Failed
+            | Self::Killed
+            | Self::Storage
+            | Self::NotStarted
+            | Self::Image
+            | Self::Volume
+            | Self::Unschedulable
+            | Self::Lost => "RuntimeError",
         }
     }
 }

@@ -24,13 +24,13 @@ pub mod owner;
 pub mod procfs;
 pub mod queue;
 pub mod record;
-pub mod states;
 pub mod supervisor;
 pub mod tail;
 pub mod verdict;
 
 use crate::chain::Chain;
 use crate::event::{Inputs, RunId, SruidBuf, Timestamp};
+use crate::runner::states::Mailbox;
 use crate::runner::{Launch, RunState, Runner, RunnerError};
 use async_trait::async_trait;
 use attend::{Context, Standing, blocking};
@@ -40,7 +40,6 @@ use owner::{Command, Draft, Found, Owner};
 use record::Asked;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use states::Mailbox;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
@@ -106,6 +105,8 @@ pub struct Options {
 pub struct ProcessRunner {
     /// Unbounded, yet never longer than the callers that wait for an answer.
     commands: mpsc::UnboundedSender<Command>,
+    /// The folder of runs.
+    runs: PathBuf,
     held: Mutex<Held>,
 }
 
@@ -154,7 +155,7 @@ impl ProcessRunner {
         let lock = lock(&options.runs).await?;
         let runs = options.runs.clone();
         let (runs, found) = blocking(move || scan(&runs)).await?;
-        options.runs = runs;
+        options.runs.clone_from(&runs);
         let services =
             services.into_iter().map(|service| (service.sruid.to_string(), service)).collect();
 
@@ -162,7 +163,7 @@ impl ProcessRunner {
         let (commands, told) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
         task.spawn(owner.run(told));
-        Ok(Self { commands, held: Mutex::new(Held { task, lock: Some(lock) }) })
+        Ok(Self { commands, runs, held: Mutex::new(Held { task, lock: Some(lock) }) })
     }
 
     /// Starts nothing more, and ends all that runs, with `Reason::Interrupted`; returns when
@@ -220,6 +221,10 @@ impl Runner for ProcessRunner {
 
     async fn cancel(&self, question: Uuid) -> Result<bool, RunnerError> {
         self.ask("cancel", question, |reply| Command::Cancel(question, reply)).await
+    }
+
+    async fn has(&self, run: RunId) -> Result<bool, RunnerError> {
+        Ok(Folder::of(&self.runs, run).path().is_dir())
     }
 
     async fn settle(&self, run: RunId) -> Result<(), RunnerError> {

@@ -35,6 +35,10 @@ impl Runner for Ended {
         Ok(false)
     }
 
+    async fn has(&self, _: RunId) -> Result<bool, RunnerError> {
+        Ok(true)
+    }
+
     async fn settle(&self, _: RunId) -> Result<(), RunnerError> {
         self.settled.send_replace(true);
         Ok(())
@@ -57,7 +61,8 @@ impl Ended {
             tail: vec!["its last words\n".into()],
         };
         let attributes = Arc::new(asked.attributes.clone());
-        let state = RunState { run, attributes, phase: Phase::Ended(end) };
+        let state =
+            RunState { run, attempt: 0, attributes, evictions: 0, phase: Phase::Ended(end) };
         Arc::new(Self { state, settled: watch::Sender::new(false) })
     }
 

@@ -97,6 +97,10 @@ impl Runner for Ledger {
         Ok(false)
     }
 
+    async fn has(&self, _: RunId) -> Result<bool, RunnerError> {
+        Ok(false)
+    }
+
     async fn settle(&self, _: RunId) -> Result<(), RunnerError> {
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::runner::process::folder::Folder;
 use crate::runner::process::kept;
 use crate::runner::process::queue::{Entry, Queue, Stage};
 use crate::runner::process::record::{Asked, Ending, Order};
-use crate::runner::process::states::{Listeners, Mailbox};
+use crate::runner::states::{Listeners, Mailbox};
 use crate::runner::{End, Phase, RunnerError};
 use metrics::{Gauge, describe_gauge, gauge};
 use std::collections::HashMap;

@@ -265,12 +265,12 @@ impl Entry {
         let launched = self.launched;
         let phase = match &self.stage {
             Stage::Waiting | Stage::Withdrawn | Stage::Starting { .. } => {
-                Phase::Queued { since: launched }
+                Phase::Queued { since: launched, why: String::new() }
             }
             Stage::Running { since, .. } => Phase::Running { launched, since: *since },
             Stage::Ended(end) => Phase::Ended(end.clone()),
         };
-        RunState { run, attributes: Arc::clone(&self.attributes), phase }
+        RunState { run, attempt: 0, attributes: Arc::clone(&self.attributes), evictions: 0, phase }
     }
 }
 

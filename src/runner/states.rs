@@ -134,14 +134,16 @@ mod tests {
     fn state(question: u128, since: i64) -> RunState {
         RunState {
             run: RunId { question: Uuid::from_u128(question), retry: 0 },
+            attempt: 0,
             attributes: Arc::default(),
-            phase: Phase::Queued { since: Timestamp(since) },
+            evictions: 0,
+            phase: Phase::Queued { since: Timestamp(since), why: String::new() },
         }
     }
 
     fn seen(state: Option<RunState>) -> Option<(u128, i64)> {
         match state? {
-            RunState { run, phase: Phase::Queued { since }, .. } => {
+            RunState { run, phase: Phase::Queued { since, .. }, .. } => {
                 Some((run.question.as_u128(), since.0))
             }
             other => panic!("{other:?}"),
