@@ -9,7 +9,10 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use twined::event::encode::{self, Ask, Body};
 use twined::event::{Sruid, Timestamp, decode};
-use twined::pipeline::action;
+use twined::pipeline::action::{self, Action};
+use twined::runner::Launch;
+use twined::runner::kubernetes::job::{Gate, Network, Order, Templates};
+use twined::runner::kubernetes::settings::{Fields, Settings};
 use twined::store::Row;
 use uuid::Uuid;
 
@@ -79,6 +82,61 @@ fn dispatch(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// All that a question costs up to the bytes that go to the API server.
+fn dispatch_to_job(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decode_to_row_and_job");
+    let settings = Settings::read(SETTINGS, Fields::default()).expect("settings");
+    let network = Network {
+        namespace: "default".into(),
+        images: "europe-west9-docker.pkg.dev/octue-twined-services/octue-twined-services".into(),
+        topic: "main.octue.twined.services".into(),
+        environment: Vec::new(),
+    };
+    let templates = Templates::default();
+    for (name, bytes) in [("question/600", 600), ("question/64KiB", 64 * 1024)] {
+        let data = data("question", bytes);
+        let attributes = attributes("PARENT");
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| {
+                let event = decode(black_box(data.as_bytes()), &attributes).expect("an event");
+                black_box(Row::new(&event, &attributes, "1234567890", "2f1b8f3c"));
+                let Action::Launch(run, inputs) = action::of(&event) else { panic!("no launch") };
+                let recipient = event.attributes.recipient.to_buf();
+                let service = settings.of(&recipient);
+                let order = Order {
+                    launch: Launch {
+                        run,
+                        recipient: &recipient,
+                        parent_question: event.attributes.parent_question_uuid,
+                        attributes: &attributes,
+                        inputs,
+                    },
+                    service: &service,
+                    network: &network,
+                    gate: Gate::of(&settings, &service),
+                    depth: 1,
+                    launched: Timestamp(0),
+                    nonce: 0,
+                };
+                templates.body(&order).expect("a Job")
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Settings as a network has them.
+const SETTINGS: &str = "
+allow: [\"octue/*\"]
+defaults:
+  cpus: {cap: 8}
+  memory: {cap: 64Gi}
+  service_account: octue
+  queue: main
+rules:
+  - {services: [\"octue/wind-*\"], deadline: 1d}
+";
+
 fn encode_events(criterion: &mut Criterion) {
     let question = attributes("PARENT");
     criterion.bench_function("encode/heartbeat", |bencher| {
@@ -109,5 +167,5 @@ fn sruid(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, dispatch, encode_events, sruid);
+criterion_group!(benches, dispatch, dispatch_to_job, encode_events, sruid);
 criterion_main!(benches);

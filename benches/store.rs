@@ -114,7 +114,7 @@ async fn read(store: &SqliteStore) -> Result<(), Box<dyn Error>> {
     for number in 0..200 {
         let question = question(number * EVENTS_OF_QUESTION);
         let start = Instant::now();
-        store.record(RunId { question, retry: 0 }).await?;
+        View::record(store, RunId { question, retry: 0 }).await?;
         records.push(start.elapsed());
         let start = Instant::now();
         let query = Query {

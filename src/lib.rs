@@ -35,3 +35,4 @@ pub mod cli;
 pub mod google;
 pub mod telemetry;
 pub mod chain;
+pub mod check;

@@ -4,6 +4,8 @@
 //! runner outlives the daemon: what it was told to run, it runs and remembers, and tells whoever
 //! listens next.
 
+pub mod arguments;
+pub mod kubernetes;
 pub mod process;
 pub mod states;
 use crate::event::{Inputs, RunId, SruidBuf, Timestamp};
@@ -173,7 +175,7 @@ pub struct End {
 }
 
 /// Why a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// It ended by itself, without an error.
     Exited,
@@ -237,6 +239,15 @@ pub enum RunnerError {
         /// The name of an exception of Python or of the SDK.
         exception: &'static str,
         /// For the asker: why, and what to do about it.
+        message: String,
+    },
+    /// Something that is not this run has its place, and is not to be touched: the question is set
+    /// aside, and the asker told.
+    #[error("failed to run question `{question}`: {message}")]
+    Foreign {
+        /// Which question.
+        question: Uuid,
+        /// For the asker: what, and what to do about it.
         message: String,
     },
 }

@@ -16,7 +16,12 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// What is in the folder of the shim.
-const SHIM: &str = include_str!("shim/sitecustomize.py");
+const SHIM: [(&str, &str); 3] = [
+    // What the last one imports comes before it.
+    ("twined_hook.py", include_str!("shim/twined_hook.py")),
+    ("twined_question.py", include_str!("shim/twined_question.py")),
+    ("sitecustomize.py", include_str!("shim/sitecustomize.py")),
+];
 
 /// The folder, ours as long as this lives.
 #[derive(Debug)]
@@ -94,11 +99,13 @@ impl Data {
     /// Written anew by every network: it belongs to this version of the program.
     fn write_shim(&self) -> io::Result<()> {
         fs::create_dir_all(self.shim())?;
-        let file = self.shim().join("sitecustomize.py");
-        // Children of a network before us may read it now, so it changes at once or not at all.
-        let new = self.shim().join("sitecustomize.py.new");
-        fs::write(&new, SHIM)?;
-        fs::rename(new, file)
+        for (name, text) in SHIM {
+            // Children of a network before us may read it now, so it changes at once or not at all.
+            let new = self.shim().join(format!("{name}.new"));
+            fs::write(&new, text)?;
+            fs::rename(new, self.shim().join(name))?;
+        }
+        Ok(())
     }
 
     /// The folder itself.
@@ -162,7 +169,9 @@ mod tests {
     fn an_ephemeral_folder_goes() {
         let data = Data::ephemeral().unwrap();
         let path = data.path().to_owned();
-        assert!(path.join("shim/sitecustomize.py").is_file());
+        for (name, _) in SHIM {
+            assert!(path.join("shim").join(name).is_file());
+        }
         data.close().unwrap();
         assert!(!path.exists());
     }

@@ -56,7 +56,9 @@ pub fn of<T>(outcome: &Result<T, HandleError>) -> Disposition {
         Err(HandleError::Call(_)) => Disposition::Reject,
         Err(HandleError::Decode(_))
         | Err(HandleError::Append(AppendError::Refused { .. }))
-        | Err(HandleError::Act(RunnerError::Refused { .. })) => Disposition::Reject,
+        | Err(HandleError::Act(RunnerError::Refused { .. } | RunnerError::Foreign { .. })) => {
+            Disposition::Reject
+        }
         Err(HandleError::Append(AppendError::Unavailable(_)))
         | Err(HandleError::Look(_))
         | Err(HandleError::Find(_))

@@ -29,7 +29,8 @@ pub mod tail;
 pub mod verdict;
 
 use crate::chain::Chain;
-use crate::event::{Inputs, RunId, SruidBuf, Timestamp};
+use crate::event::{RunId, SruidBuf, Timestamp};
+use crate::runner::arguments::QuestionFile;
 use crate::runner::states::Mailbox;
 use crate::runner::{Launch, RunState, Runner, RunnerError};
 use async_trait::async_trait;
@@ -243,28 +244,11 @@ impl Runner for ProcessRunner {
 // === impl Draft ===
 
 impl Draft {
-    /// A copy of what is to be run, of which the inputs go to a file of their own:
-    /// `{"input_values": …, "input_manifest": …, "children": …}`, what is given of them, as it
-    /// came.
+    /// A copy of what is to be run, of which the inputs go to a file of their own.
     fn of(launch: &Launch<'_>, now: Timestamp) -> Self {
         let Launch { run, recipient, parent_question, attributes, inputs } = *launch;
-        let Inputs { input_values, input_manifest, children } = inputs;
-        let mut question = Vec::from(b"{");
-        let mut put = |name: &str, text: Option<&str>| {
-            let text = text?;
-            if question.len() > 1 {
-                question.push(b',');
-            }
-            question.extend_from_slice(format!("\"{name}\":").as_bytes());
-            let start = question.len();
-            question.extend_from_slice(text.as_bytes());
-            Some(start..question.len())
-        };
-        let input_values = put("input_values", input_values);
-        let input_manifest = put("input_manifest", input_manifest);
-        put("children", children);
-        question.push(b'}');
-
+        let QuestionFile { bytes: question, input_values, input_manifest } =
+            QuestionFile::of(inputs);
         let asked = Asked {
             sequence: 0,
             launched: now.0,

@@ -8,6 +8,7 @@ mod monitor;
 mod pipeline;
 mod program;
 mod runner_contract;
+mod runner_kubernetes;
 mod runner_process;
 mod store_contract;
 mod walls;

@@ -8,29 +8,37 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may name of the others. The roots may know all.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 13] = [
     ("event", &["chain"]),
-    ("pubsub", &["chain", "event"]),
+    ("pubsub", &["chain", "check", "event"]),
     ("store", &["chain", "event"]),
-    ("runner", &["chain", "event"]),
+    ("runner", &["chain", "check", "event"]),
     ("registry", &["chain", "event"]),
     ("pipeline", &["chain", "event", "monitor", "pubsub", "registry", "runner", "store"]),
-    ("monitor", &["chain", "event", "pubsub", "runner", "store"]),
+    ("monitor", &["chain", "event", "pubsub", "registry", "runner", "store"]),
     ("http", &["chain", "event", "google", "registry"]),
     ("daemon", &["chain"]),
     ("google", &[]),
     ("telemetry", &[]),
     ("chain", &[]),
+    ("check", &[]),
 ];
 
 /// May name every room, adapters too.
-const ROOTS: [&str; 3] = ["config", "local", "cli"];
+const ROOTS: [&str; 5] = ["config", "network", "local", "serve", "cli"];
 
 /// What stands behind a seam: only roots name it, and itself.
-const ADAPTERS: [&str; 3] = ["store::sqlite", "runner::process", "registry::listed"];
+const ADAPTERS: [&str; 5] = [
+    "store::sqlite",
+    "runner::process",
+    "runner::kubernetes",
+    "registry::listed",
+    "registry::allowed",
+];
 
 /// Where an outside crate may be named.
-const CRATES: [(&str, &[&str]); 12] = [
+const CRATES: [(&str, &[&str]); 15] = [
+    ("nix", &["store/sqlite"]),
     ("rusqlite", &["store/sqlite"]),
     ("tonic", &["pubsub"]),
     ("tonic_prost", &["pubsub"]),
@@ -38,6 +46,8 @@ const CRATES: [(&str, &[&str]); 12] = [
     ("google_cloud_pubsub", &["pubsub"]),
     ("google_cloud_googleapis", &["pubsub"]),
     ("google_cloud_auth", &["pubsub"]),
+    ("kube", &["runner/kubernetes"]),
+    ("k8s_openapi", &["runner/kubernetes"]),
     ("axum", &["http"]),
     ("clap", &["cli", "config"]),
     ("reqwest", &["cli"]),

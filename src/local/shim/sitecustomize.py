@@ -1,34 +1,27 @@
 """What the unmodified Octue SDK needs where there is no network.
 
 Python imports `sitecustomize` when it starts. This one, put first on PYTHONPATH, only leaves an
-import hook behind and runs the `sitecustomize` that it shadows. The hook waits for modules of the
-SDK and, once each is loaded:
+import hook behind (`twined_hook`) and runs the `sitecustomize` that it shadows. The hook waits for
+modules of the SDK and, once each is loaded:
 
 * answers with schemas of our own where the SDK would download them (they refuse what the real
   ones refuse);
-* hands `octue twined question ask-local` the question of the file that TWINED_QUESTION_FILE
-  names: `{"input_values": ..., "input_manifest": ..., "children": ...}`, each optional;
+* hands `octue twined question ask-local` the question of a file (`twined_question`);
 * where TWINED_LOCAL_REGISTRY names a service registry: makes services ask that one, look for
   their secrets in the environment alone, and keep no diagnostics where there is no storage;
 * lets Google's client take messages of over 4 MiB from an emulator, as it does from Pub/Sub.
 
-A Python that never imports `octue` pays for one dictionary look-up per import. A patch that fails
-is told on stderr in one line, and the service runs without it. Python 3.8 or newer, standard
-library only; no file of the SDK is changed.
+Python 3.8 or newer, standard library only; no file of the SDK is changed.
 """
 
 import os
-import sys
 
-QUESTION_FILE_VARIABLE = "TWINED_QUESTION_FILE"
+import twined_hook
+import twined_question
+
 LOCAL_REGISTRY_VARIABLE = "TWINED_LOCAL_REGISTRY"
 EMULATOR_VARIABLE = "PUBSUB_EMULATOR_HOST"
 STORAGE_VARIABLE = "STORAGE_EMULATOR_HOST"
-
-
-def _warn(message):
-    """Tell the person something, in one line."""
-    print("twined: " + " ".join(str(message).split()), file=sys.stderr)
 
 
 # === The schemas ===
@@ -263,71 +256,6 @@ def _validate_strands_here(module):
     module.jsonschema_validate = jsonschema_validate
 
 
-_question = {}
-
-
-def _bring_question(_module):
-    """octue: puts the values of the question file into the arguments, before the CLI reads them.
-
-    Arguments that the kernel passes may not be over 128 KiB each; these may be of any size.
-    """
-    path = os.environ.get(QUESTION_FILE_VARIABLE)
-
-    if not path or "ask-local" not in sys.argv:
-        return
-
-    import json
-
-    # A question must not run as if it had no inputs, so here there is no going on.
-    try:
-        with open(path, encoding="utf-8") as file:
-            _question.update(json.load(file))
-    except Exception as error:
-        sys.exit(f"twined: cannot read the question file {path!r}: {error}")
-
-    # What the service itself starts is not to answer this question again.
-    del os.environ[QUESTION_FILE_VARIABLE]
-
-    for field, short, long in (
-        ("input_values", "-i", "--input-values"),
-        ("input_manifest", "-m", "--input-manifest"),
-    ):
-        given = any(a in (short, long) or a.startswith(long + "=") for a in sys.argv)
-
-        if _question.get(field) is not None and not given:
-            sys.argv.append(long + "=" + json.dumps(_question[field]))
-
-
-def _keep_whole_question(module):
-    """octue.twined.cloud.events.question: used by `ask-local` alone, which loses two things."""
-    import functools
-
-    original = module.make_question_event
-
-    @functools.wraps(original)
-    def make_question_event(*args, **kwargs):
-        question = original(*args, **kwargs)
-        event = question["event"]
-
-        # It has no option for children.
-        if _question.get("children") is not None:
-            event["children"] = _question["children"]
-
-        # A text is read as JSON before the app sees it, and "" is no JSON. This is JSON for "".
-        if event.get("input_values") == "":
-            event["input_values"] = '""'
-
-        return question
-
-    module.make_question_event = make_question_event
-
-
-def _hash_booleans(module):
-    """octue.mixins.hashable: the SDK hashes what it is asked, and fails on a bare true or false."""
-    if "ask-local" in sys.argv:
-        module._HASH_PREPARATION_FUNCTIONS.setdefault(bool, str)
-
-
 def _use_local_registry(module):
     """octue.twined.configuration: the registries and the storage that octue.yaml names are far."""
     import functools
@@ -398,99 +326,13 @@ def _break_import_circle():
 _BEFORE = {"octue.twined.resources": _break_import_circle}
 
 _AFTER = {
+    **twined_question.AFTER,
     "grpc": _take_large_messages,
-    "octue": _bring_question,
-    "octue.mixins.hashable": _hash_booleans,
-    "octue.twined.cloud.events.question": _keep_whole_question,
     "octue.twined.cloud.events.validation": _validate_events_here,
     "octue.twined.configuration": _use_local_registry,
     "octue.twined.runner": _keep_secrets_local,
     "octue.twined.twine": _validate_strands_here,
 }
 
-
-def _run(patch, name, *args):
-    try:
-        patch(*args)
-    except Exception as error:
-        _warn(f"{name} stays as it is: {type(error).__name__}: {error}")
-
-
-# === The import hook ===
-
-
-class _TwinedFinder:
-    """First on sys.meta_path. Finds nothing by itself: lends its loader to what others find."""
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name not in _AFTER and name not in _BEFORE:
-            return None
-
-        for finder in sys.meta_path:
-            if type(finder).__name__ == _TwinedFinder.__name__:
-                continue
-
-            find_spec = getattr(finder, "find_spec", None)
-            spec = find_spec(name, path, target) if find_spec else None
-
-            if spec is not None:
-                if spec.loader is not None and hasattr(spec.loader, "exec_module"):
-                    spec.loader = _PatchingLoader(spec.loader)
-                return spec
-
-        return None
-
-
-class _PatchingLoader:
-    """Loads as the loader it wraps does, and patches what was loaded."""
-
-    def __init__(self, loader):
-        self._loader = loader
-
-    def __getattr__(self, name):
-        return getattr(self._loader, name)
-
-    def create_module(self, spec):
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module):
-        name = module.__spec__.name
-        # From here on the module is what it would be without us.
-        module.__loader__ = module.__spec__.loader = self._loader
-
-        if name in _BEFORE:
-            _run(_BEFORE[name], name)
-
-        self._loader.exec_module(module)
-
-        if name in _AFTER:
-            _run(_AFTER[name], name, module)
-
-
-def _install():
-    # There may be two copies of this file on the path: one of the shell, one of the daemon.
-    if not any(type(finder).__name__ == _TwinedFinder.__name__ for finder in sys.meta_path):
-        sys.meta_path.insert(0, _TwinedFinder())
-
-
-def _run_next():
-    """Run the `sitecustomize` that this one hides. What it raises, Python reports as ever."""
-    from importlib.machinery import PathFinder
-
-    here = os.path.dirname(os.path.realpath(__file__))
-    ours = [i for i, entry in enumerate(sys.path) if os.path.realpath(entry) == here]
-    spec = PathFinder.find_spec(__name__, sys.path[ours[-1] + 1 :] if ours else [])
-
-    if spec is None or spec.loader is None:
-        return
-
-    from importlib.util import module_from_spec
-
-    module = module_from_spec(spec)
-    sys.modules[__name__] = module
-    spec.loader.exec_module(module)
-
-
-_install()
-_run_next()
+twined_hook.install(_AFTER, _BEFORE)
+twined_hook.run_next(__name__, __file__)

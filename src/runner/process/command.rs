@@ -1,22 +1,19 @@
 //! What is to be executed for a run, read anew for each: a change of a service's code, `.env` or
 //! virtual environment is what its next question runs.
 
-use crate::event::attributes::{FORWARD_LOGS, RETRY_COUNT};
+use crate::runner::arguments::{
+    self, ARGUMENT_LIMIT, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION,
+};
 use crate::runner::process::environment::{self, Environment, Sources};
 use crate::runner::process::folder::{Folder, absent_as_none};
 use crate::runner::process::record::{Asked, Plan};
 use crate::runner::process::{Options, Service};
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-
-/// How long an argument may be. The kernel takes none of 128 KiB; the rest is room for a shell
-/// script that puts more into one.
-const ARGUMENT_LIMIT: usize = 120 * 1024;
 
 /// Where a service's folder may have a virtual environment.
 const VENVS: [&str; 2] = [".venv", "venv"];
@@ -108,16 +105,10 @@ pub fn plan(
 
 /// The arguments of the contract. What is too long for one is left to the question's file.
 fn contract(asked: &Asked, question: &[u8]) -> Vec<String> {
-    let mut attributes: BTreeMap<&str, &str> =
-        asked.attributes.iter().map(|(name, value)| (&**name, &**value)).collect();
-    // Without them the SDK dies before its first event.
-    attributes.entry(RETRY_COUNT).or_insert("0");
-    attributes.entry(FORWARD_LOGS).or_insert("0");
-    let attributes = serde_json::to_string(&attributes).expect("texts are JSON");
-
-    let mut arguments = vec!["--attributes".to_owned(), attributes];
+    let attributes = arguments::attributes(&asked.attributes);
+    let mut arguments = vec![ATTRIBUTES_OPTION.to_owned(), attributes];
     for (option, range) in
-        [("--input-values", &asked.input_values), ("--input-manifest", &asked.input_manifest)]
+        [(VALUES_OPTION, &asked.input_values), (MANIFEST_OPTION, &asked.input_manifest)]
     {
         if let Some(text) = raw(question, range.clone())
             && text.len() <= ARGUMENT_LIMIT

@@ -26,7 +26,8 @@ async fn a_question_comes_as_arguments_and_as_a_file_as_it_came() {
         input_manifest: Some("null"),
         children: Some("[]"),
     };
-    let ask = Ask { inputs, ..Ask::of(TELLS) };
+    let attributes = [("sender".to_owned(), "local/local:local".to_owned())].into();
+    let ask = Ask { inputs, attributes, ..Ask::of(TELLS) };
 
     assert_eq!(ask.end(&runner).await.reason, Reason::Exited);
 

@@ -1,0 +1,193 @@
+//! Patterns on the names of service revisions: `octue/*`, `*/wind-*:1.*`.
+//!
+//! `*` stands for any characters of its part, also none; it never crosses from one part into the
+//! next. A pattern without a tag takes every tag. No other character has a meaning of its own, so
+//! a match takes one pass over the name, whatever the pattern.
+
+use crate::event::service_id::Sruid;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error};
+use std::fmt;
+use std::str::FromStr;
+
+/// What takes some service revisions and not others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    text: String,
+    namespace: Part,
+    name: Part,
+    tag: Part,
+}
+
+/// The texts between the stars; one where there is no star.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Part(Vec<String>);
+
+/// Why a text is no pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// No `/`.
+    #[error(
+        "pattern `{0}` has no `/`: write `<namespace>/<name>` or `<namespace>/<name>:<tag>`, with \
+         `*` for any characters; `*/*` takes every service"
+    )]
+    NoSlash(String),
+    /// A part of it is empty.
+    #[error("pattern `{pattern}` has no {part}: write `*` for any")]
+    Empty {
+        /// The whole pattern.
+        pattern: String,
+        /// Which part.
+        part: &'static str,
+    },
+    /// A character that no name has.
+    #[error("pattern `{pattern}` has `{character}` in its {part}, which no {part} has")]
+    Character {
+        /// The whole pattern.
+        pattern: String,
+        /// Which part.
+        part: &'static str,
+        /// The first such character.
+        character: char,
+    },
+}
+
+// === impl Pattern ===
+
+impl Pattern {
+    /// Whether it takes this revision.
+    pub fn takes(&self, revision: Sruid<'_>) -> bool {
+        self.namespace.takes(revision.namespace())
+            && self.name.takes(revision.name())
+            && self.tag.takes(revision.tag())
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let (namespace, rest) =
+            text.split_once('/').ok_or_else(|| PatternError::NoSlash(text.to_owned()))?;
+        let (name, tag) = rest.split_once(':').unwrap_or((rest, "*"));
+        let kebab = |byte: char| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == '-';
+        let word = |byte: char| byte.is_ascii_alphanumeric() || matches!(byte, '_' | '.' | '-');
+        Ok(Self {
+            text: text.to_owned(),
+            namespace: Part::read(text, "namespace", namespace, kebab)?,
+            name: Part::read(text, "name", name, kebab)?,
+            tag: Part::read(text, "tag", tag, word)?,
+        })
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    fn read(
+        pattern: &str,
+        part: &'static str,
+        text: &str,
+        fits: impl Fn(char) -> bool,
+    ) -> Result<Self, PatternError> {
+        let pattern = || pattern.to_owned();
+        if text.is_empty() {
+            return Err(PatternError::Empty { pattern: pattern(), part });
+        }
+        match text.chars().find(|&character| character != '*' && !fits(character)) {
+            Some(character) => Err(PatternError::Character { pattern: pattern(), part, character }),
+            None => Ok(Self(text.split('*').map(str::to_owned).collect())),
+        }
+    }
+
+    /// Each text is looked for behind the one before it, the first place that has it taken: if
+    /// any places fit, those do. So nothing is looked at twice.
+    fn takes(&self, text: &str) -> bool {
+        let [first, between @ .., last] = &*self.0 else {
+            return self.0.iter().any(|own| own == text);
+        };
+        let Some(mut rest) = text.strip_prefix(&**first) else { return false };
+        for own in between {
+            let Some((_, behind)) = rest.split_once(&**own) else { return false };
+            rest = behind;
+        }
+        rest.ends_with(&**last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn takes(pattern: &str, revision: &str) -> bool {
+        pattern.parse::<Pattern>().unwrap().takes(Sruid::parse(revision).unwrap())
+    }
+
+    #[test]
+    fn a_star_stands_for_any_characters_of_its_part() {
+        for (pattern, revision, taken) in [
+            ("octue/*:*", "octue/wind:1.0", true),
+            ("octue/*", "octue/wind:1.0", true),
+            ("octue/*", "other/wind:1.0", false),
+            ("*/wind-*", "octue/wind-speed:1.0", true),
+            ("*/wind-*", "octue/wind:1.0", false),
+            ("octue/x:1.*", "octue/x:1.2.3", true),
+            ("octue/x:1.*", "octue/x:11.2", false),
+            ("octue/x:1", "octue/x:1", true),
+            ("octue/x:1", "octue/x:1.0", false),
+            ("*/*:*-rc*", "a/b:1.0-rc.1", true),
+            ("*/a*b*a", "x/aba:1", true),
+            ("*/a*a", "x/a:1", false),
+            ("*/*a*b*", "x/b-a:1", false),
+            ("*/**", "x/b-a:1", true),
+        ] {
+            assert_eq!(takes(pattern, revision), taken, "{pattern} {revision}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_pattern_is_told() {
+        for (text, error) in [
+            ("*", "pattern `*` has no `/`: write"),
+            ("/x", "pattern `/x` has no namespace: write `*` for any"),
+            ("a/:1", "pattern `a/:1` has no name: write `*` for any"),
+            ("a/b:", "pattern `a/b:` has no tag: write `*` for any"),
+            ("Octue/*", "pattern `Octue/*` has `O` in its namespace, which no namespace has"),
+            ("a/b/c", "pattern `a/b/c` has `/` in its name, which no name has"),
+            ("a/b:1@2", "pattern `a/b:1@2` has `@` in its tag, which no tag has"),
+        ] {
+            let told = text.parse::<Pattern>().unwrap_err().to_string();
+            assert!(told.starts_with(error), "{told}");
+        }
+    }
+
+    /// What a star means, told in another way: slow, and plain.
+    fn plain(pattern: &[u8], text: &[u8]) -> bool {
+        match pattern.split_first() {
+            None => text.is_empty(),
+            Some((b'*', rest)) => (0..=text.len()).any(|at| plain(rest, &text[at..])),
+            Some((byte, rest)) => text.first() == Some(byte) && plain(rest, &text[1..]),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_takes_what_the_plain_rule_takes(own in "[ab*]{1,8}", text in "[ab]{1,10}") {
+            let taken = takes(&format!("*/*:{own}"), &format!("a/b:{text}"));
+            prop_assert_eq!(taken, plain(own.as_bytes(), text.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! How a question reaches what answers it: the arguments of `ask-local`, and the file for what no
+//! argument holds.
+
+use crate::event::Inputs;
+use crate::event::attributes::{FORWARD_LOGS, RETRY_COUNT};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// How long an argument may be. The kernel takes none of 128 KiB; the rest is room for a shell
+/// script that puts more into one.
+pub const ARGUMENT_LIMIT: usize = 120 * 1024;
+
+/// The option of a question's attributes.
+pub const ATTRIBUTES_OPTION: &str = "--attributes";
+/// The option of its input values.
+pub const VALUES_OPTION: &str = "--input-values";
+/// The option of its input manifest.
+pub const MANIFEST_OPTION: &str = "--input-manifest";
+
+/// The file of a question: `{"input_values": …, "input_manifest": …, "children": …}`, what is given
+/// of them, as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuestionFile {
+    /// What is in it.
+    pub bytes: Vec<u8>,
+    /// Where the input values are in it.
+    pub input_values: Option<Range<usize>>,
+    /// Where the input manifest is in it.
+    pub input_manifest: Option<Range<usize>>,
+}
+
+// === impl QuestionFile ===
+
+impl QuestionFile {
+    /// Writes it.
+    pub fn of(inputs: Inputs<'_>) -> Self {
+        let Inputs { input_values, input_manifest, children } = inputs;
+        let mut bytes = Vec::from(b"{");
+        let mut put = |name: &str, text: Option<&str>| {
+            let text = text?;
+            if bytes.len() > 1 {
+                bytes.push(b',');
+            }
+            bytes.extend_from_slice(format!("\"{name}\":").as_bytes());
+            let start = bytes.len();
+            bytes.extend_from_slice(text.as_bytes());
+            Some(start..bytes.len())
+        };
+        let input_values = put("input_values", input_values);
+        let input_manifest = put("input_manifest", input_manifest);
+        put("children", children);
+        bytes.push(b'}');
+        Self { bytes, input_values, input_manifest }
+    }
+}
+
+/// The JSON of a question's attributes for `--attributes`: those that came, and two that the SDK
+/// dies without before its first event.
+pub fn attributes(came: &HashMap<String, String>) -> String {
+    let given = came.iter().map(|(name, value)| (&**name, &**value));
+    let missing = [(RETRY_COUNT, "0"), (FORWARD_LOGS, "0")];
+    object(given.chain(missing.into_iter().filter(|(name, _)| !came.contains_key(*name))))
+}
+
+/// The JSON of attributes, as they came.
+pub fn json(came: &HashMap<String, String>) -> String {
+    object(came.iter().map(|(name, value)| (&**name, &**value)))
+}
+
+/// In the order of the names, so that one question has one text.
+fn object<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut pairs: Vec<_> = pairs.collect();
+    pairs.sort_unstable();
+    let mut bytes = Vec::with_capacity(1024);
+    let mut put = |before: &[u8], text: &str| {
+        bytes.extend_from_slice(before);
+        serde_json::to_writer(&mut bytes, text).expect("a text is JSON");
+    };
+    let mut before: &[u8] = b"{";
+    for (name, value) in pairs {
+        put(before, name);
+        put(b":", value);
+        before = b",";
+    }
+    if bytes.is_empty() {
+        bytes.push(b'{');
+    }
+    bytes.push(b'}');
+    String::from_utf8(bytes).expect("JSON is text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_holds_what_is_given_as_it_came() {
+        let inputs =
+            Inputs { input_values: Some("[ NaN ]"), input_manifest: None, children: Some("[]") };
+        let file = QuestionFile::of(inputs);
+        assert_eq!(file.bytes, br#"{"input_values":[ NaN ],"children":[]}"#);
+        assert_eq!(&file.bytes[file.input_values.unwrap()], b"[ NaN ]");
+        assert_eq!(file.input_manifest, None);
+        assert_eq!(QuestionFile::of(Inputs::default()).bytes, b"{}");
+    }
+
+    #[test]
+    fn attributes_have_what_the_sdk_needs_and_what_came_is_kept() {
+        let came = HashMap::from([("forward_logs".to_owned(), "1".to_owned())]);
+        assert_eq!(attributes(&came), r#"{"forward_logs":"1","retry_count":"0"}"#);
+        assert_eq!(json(&came), r#"{"forward_logs":"1"}"#);
+        assert_eq!(json(&HashMap::new()), "{}");
+        let odd = HashMap::from([("a\"\n".to_owned(), "\u{1}é".to_owned())]);
+        assert_eq!(json(&odd), "{\"a\\\"\\n\":\"\\u0001é\"}");
+    }
+}

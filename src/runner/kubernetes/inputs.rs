@@ -1,0 +1,225 @@
+//! The road of a question that no argument holds: files, mounted from Secrets.
+//!
+//! ```text
+//! {"input_values": …, "input_manifest": …, "children": …}      up to what Pub/Sub carries
+//!      └─> parts of 900 KiB -> Secrets, owned by the Job -> one volume at /twined
+//! ```
+//!
+//! | in the container | what |
+//! |---|---|
+//! | `/twined/question.json` | the question, or the first part of it |
+//! | `/twined/question.json.1`, `.2`, … | the parts that follow; a part may end within a character |
+//! | `TWINED_QUESTION_FILE` | the path of the first |
+//! | `TWINED_QUESTION_PARTS` | how many there are |
+//!
+//! With [`Road::File`] that is all, and the image reads it by itself. With [`Road::Python`] the
+//! command becomes `python3 -S /twined/start.py <command>`. Kubernetes cannot put a folder before
+//! an image's own `PYTHONPATH`, so that program does, and then executes the command in its own
+//! place: argument by argument, through no shell. The image's Python then finds our
+//! `sitecustomize.py`, which reads the parts, gives them to the SDK, and runs the `sitecustomize`
+//! that it hides. Nothing joins the parts on a disk: the reader holds the question in memory in any
+//! case, and the image may have no place to write to.
+
+use super::job::{Order, Refusal, annotation, identify, label, name};
+use super::settings::Road;
+use crate::event::Inputs;
+use crate::runner::Launch;
+use crate::runner::arguments::{ARGUMENT_LIMIT, QuestionFile};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{
+    KeyToPath, ProjectedVolumeSource, Secret, SecretProjection, Volume, VolumeMount,
+    VolumeProjection,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use std::collections::BTreeMap;
+
+/// Where a question is mounted.
+pub const FOLDER: &str = "/twined";
+
+/// The variable that names the question's file, or the first part of it.
+pub const FILE_VARIABLE: &str = "TWINED_QUESTION_FILE";
+/// The variable that says how many parts there are.
+pub const PARTS_VARIABLE: &str = "TWINED_QUESTION_PARTS";
+
+/// How much one Secret holds of a question. Kubernetes takes 1 MiB; the rest is for the Python
+/// beside the first part.
+const PART: usize = 900 * 1024;
+
+/// The largest question: what Pub/Sub carries.
+const LIMIT: usize = 10 * 1024 * 1024;
+
+/// The name of the volume.
+const VOLUME: &str = "twined";
+
+/// The name of the question's file, and the start of the names of its parts.
+const QUESTION: &str = "question.json";
+
+/// That everybody can read them, whoever the image runs as.
+const MODE: i32 = 0o444;
+
+/// What is beside the first part. What a network on a laptop needs too is kept there.
+const PYTHON: [(&str, &str); 4] = [
+    ("start.py", include_str!("inputs/start.py")),
+    ("sitecustomize.py", include_str!("inputs/sitecustomize.py")),
+    ("twined_hook.py", include_str!("../../local/shim/twined_hook.py")),
+    ("twined_question.py", include_str!("../../local/shim/twined_question.py")),
+];
+
+/// That a question is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    /// What its Secrets have in their names.
+    pub nonce: u32,
+    /// How many there are.
+    pub parts: usize,
+}
+
+/// Whether a question is to be mounted: where an argument cannot hold a part of it, or there is
+/// none for it, or the SDK loses what it holds. (All arguments together are then at most three of
+/// 120 KiB, far below what the kernel and etcd take.)
+///
+/// # Errors
+///
+/// Where it is over what can be mounted.
+pub fn mounted(order: &Order<'_>) -> Result<Option<Mounted>, Refusal> {
+    let Order { launch: Launch { inputs, .. }, service, nonce, .. } = *order;
+    let Inputs { input_values, input_manifest, children } = inputs;
+    let long = |text: Option<&str>| text.is_some_and(|text| text.len() > ARGUMENT_LIMIT);
+    let lost = service.inputs == Road::Python && input_values.is_some_and(is_lost);
+    if children.is_none() && !long(input_values) && !long(input_manifest) && !lost {
+        return Ok(None);
+    }
+    let length = QuestionFile::of(inputs).bytes.len();
+    if length > LIMIT {
+        return Err(Refusal::wrong(format!(
+            "what the question brings is {length} bytes of JSON, and it can be {LIMIT}: put the \
+             most of it into a dataset, and name that in the input manifest"
+        )));
+    }
+    Ok(Some(Mounted { nonce, parts: length.div_ceil(PART) }))
+}
+
+/// Whether `ask-local` of the SDK fails on values that it is given as an argument: it hashes them,
+/// and cannot hash a bare boolean; and it reads a text as JSON once more, which an empty one is not.
+fn is_lost(input_values: &str) -> bool {
+    matches!(input_values.trim_ascii(), "true" | "false" | "\"\"")
+}
+
+/// The volume of a question's files. Not `optional`: a pod waits until its Secrets are there.
+pub(super) fn volume(job: &str, mounted: Mounted, road: Road) -> Volume {
+    let Mounted { nonce, parts } = mounted;
+    let source = |part: usize| {
+        let python = PYTHON.iter().map(|(name, _)| (*name).to_owned());
+        let python = python.filter(|_| part == 0 && road == Road::Python);
+        let keys = [file(part)].into_iter().chain(python);
+        let item = |key: String| KeyToPath { path: key.clone(), key, mode: None };
+        VolumeProjection {
+            secret: Some(SecretProjection {
+                name: secret_name(job, nonce, part),
+                items: Some(keys.map(item).collect()),
+                optional: None,
+            }),
+            ..VolumeProjection::default()
+        }
+    };
+    Volume {
+        name: VOLUME.into(),
+        projected: Some(ProjectedVolumeSource {
+            default_mode: Some(MODE),
+            sources: Some((0..parts).map(source).collect()),
+        }),
+        ..Volume::default()
+    }
+}
+
+/// Where the volume is in the container.
+pub(super) fn mount() -> VolumeMount {
+    VolumeMount {
+        name: VOLUME.into(),
+        mount_path: FOLDER.into(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    }
+}
+
+/// What stands before the command. `-S`: the `sitecustomize` of the image is for the program that
+/// follows, and runs there.
+pub(super) fn start() -> [String; 3] {
+    ["python3".to_owned(), "-S".to_owned(), format!("{FOLDER}/start.py")]
+}
+
+/// The variables that tell where the question is.
+pub(super) fn variables(mounted: Mounted) -> impl Iterator<Item = (&'static str, String)> {
+    let file = (FILE_VARIABLE, format!("{FOLDER}/{QUESTION}"));
+    [file, (PARTS_VARIABLE, mounted.parts.to_string())].into_iter()
+}
+
+/// The Secrets of a Job that the API server has: the same for every redelivery of its question.
+/// None where it has none.
+pub fn secrets(job: &Job, inputs: Inputs<'_>) -> Vec<Secret> {
+    let Some((Mounted { nonce, .. }, owner)) = mounted_of(job).zip(owner(job)) else {
+        return Vec::new();
+    };
+    let Some(identity) = identify(job) else { return Vec::new() };
+    let first = name(identity.run, 0);
+    let bytes = QuestionFile::of(inputs).bytes;
+    let secret = |(part, bytes): (usize, &[u8])| {
+        let mut data = BTreeMap::from([(file(part), ByteString(bytes.to_vec()))]);
+        if part == 0 {
+            let python = |(name, text): (&str, &str)| (name.to_owned(), ByteString(text.into()));
+            data.extend(PYTHON.map(python));
+        }
+        Secret {
+            metadata: ObjectMeta {
+                name: Some(secret_name(&first, nonce, part)),
+                namespace: job.metadata.namespace.clone(),
+                labels: Some(labels(job)),
+                owner_references: Some(vec![owner.clone()]),
+                ..ObjectMeta::default()
+            },
+            data: Some(data),
+            immutable: Some(true),
+            type_: Some("Opaque".into()),
+            ..Secret::default()
+        }
+    };
+    bytes.chunks(PART).enumerate().map(secret).collect()
+}
+
+/// What the annotation of a Job says of its Secrets.
+fn mounted_of(job: &Job) -> Option<Mounted> {
+    let text = job.metadata.annotations.as_ref()?.get(annotation::INPUTS)?;
+    let (nonce, parts) = text.split_once(' ')?;
+    Some(Mounted { nonce: u32::from_str_radix(nonce, 16).ok()?, parts: parts.parse().ok()? })
+}
+
+/// By which its Secrets go when the Job does.
+fn owner(job: &Job) -> Option<OwnerReference> {
+    Some(OwnerReference {
+        api_version: "batch/v1".into(),
+        kind: "Job".into(),
+        name: job.metadata.name.clone()?,
+        uid: job.metadata.uid.clone()?,
+        ..OwnerReference::default()
+    })
+}
+
+fn labels(job: &Job) -> BTreeMap<String, String> {
+    let ours = [label::MANAGED_BY, label::TOPIC, label::QUESTION];
+    let all = job.metadata.labels.iter().flatten();
+    all.filter(|(name, _)| ours.contains(&name.as_str()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn secret_name(job: &str, nonce: u32, part: usize) -> String {
+    format!("{job}-{nonce:08x}-{part}")
+}
+
+fn file(part: usize) -> String {
+    if part == 0 { QUESTION.to_owned() } else { format!("{QUESTION}.{part}") }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! The labels of a Job, and what they have no room for.
+
+use super::{MANAGER, Network, label};
+use crate::event::attributes::{ORIGINATOR, ORIGINATOR_QUESTION_UUID, PARENT};
+use crate::event::{Digest, Sruid};
+use crate::runner::Launch;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// The longest value of a label.
+const LENGTH: usize = 63;
+
+/// How many digits of the digest tell two shortened values apart: 64 bits.
+const DIGITS: usize = 16;
+
+/// A text as the value of a label.
+///
+/// One that fits is itself. Of any other the characters that no value has become `-`, of it as much
+/// is kept as there is room for, and a digest of the whole follows: one text has one value, so a
+/// selector can be made for any. `octue/` and a name of 80 letters becomes
+/// `octue.<40 letters>-<16 hexadecimal digits>`.
+pub fn label_value(text: &str) -> Cow<'_, str> {
+    let end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let fits = text.len() <= LENGTH
+        && end(text.bytes().next())
+        && end(text.bytes().next_back())
+        && text.bytes().all(inner);
+    if fits || text.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let kept: String = text
+        .chars()
+        .map(|character| if u8::try_from(character).is_ok_and(inner) { character } else { '-' })
+        .skip_while(|character| !character.is_ascii_alphanumeric())
+        .take(LENGTH - DIGITS - 1)
+        .collect();
+    let mut value = kept.trim_end_matches(['-', '_', '.']).to_owned();
+    if !value.is_empty() {
+        value.push('-');
+    }
+    for byte in &Digest::of(text.as_bytes()).0[..DIGITS / 2] {
+        // Writing to a text does not fail.
+        let _ = write!(value, "{byte:02x}");
+    }
+    Cow::Owned(value)
+}
+
+fn inner(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
+}
+
+/// The labels of a question's Job and pod, and the annotations with the whole of what they have no
+/// room for.
+pub(super) fn of(
+    launch: &Launch<'_>,
+    network: &Network,
+    attempt: u32,
+) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    let mut labels = BTreeMap::new();
+    let mut annotations = BTreeMap::new();
+    each(launch, network, attempt, |name, shown, whole| {
+        if shown != whole {
+            annotations.insert(name.to_owned(), whole.to_owned());
+        }
+        labels.insert(name.to_owned(), shown.to_owned());
+    });
+    (labels, annotations)
+}
+
+/// Each label: its name, its value, and the whole of what the value says.
+pub(super) fn each(
+    launch: &Launch<'_>,
+    network: &Network,
+    attempt: u32,
+    mut put: impl FnMut(&'static str, &str, &str),
+) {
+    let mut put = |name, whole: &str| put(name, &label_value(whole), whole);
+    let attribute = |name: &str| launch.attributes.get(name).map(String::as_str);
+    let recipient = launch.recipient.as_sruid();
+
+    put(label::MANAGED_BY, MANAGER);
+    put(label::TOPIC, &network.topic);
+    put(label::QUESTION, &launch.run.question.to_string());
+    put(label::RETRY, &launch.run.retry.to_string());
+    put(label::ATTEMPT, &attempt.to_string());
+    put(label::SERVICE, &service(recipient));
+    put(label::REVISION, recipient.tag());
+    if let Some(parent) = launch.parent_question {
+        put(label::PARENT_QUESTION, &parent.to_string());
+    }
+    if let Some(originator) = attribute(ORIGINATOR_QUESTION_UUID) {
+        put(label::ORIGINATOR_QUESTION, originator);
+    }
+    for (name, text) in
+        [(label::PARENT, attribute(PARENT)), (label::ORIGINATOR, attribute(ORIGINATOR))]
+    {
+        if let Some(asker) = text.and_then(|text| Sruid::parse(text).ok()) {
+            put(name, &service(asker));
+        }
+    }
+}
+
+/// `<namespace>.<name>`: a label's value has no `/`.
+fn service(revision: Sruid<'_>) -> String {
+    [revision.namespace(), ".", revision.name()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_fits_is_itself() {
+        for text in ["", "a", "octue.wind-speed", "1.0.0_rc", &"a".repeat(63)] {
+            assert_eq!(label_value(text), text);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_shortened_and_told_apart() {
+        let long = "a".repeat(64);
+        let value = label_value(&long);
+        assert_eq!(value.len(), 63);
+        assert!(value.starts_with(&format!("{}-", "a".repeat(46))), "{value}");
+        assert_ne!(value, label_value(&"a".repeat(65)));
+        assert!(label_value("_tag").starts_with("tag-"));
+        assert!(label_value("tag.").starts_with("tag-"));
+        assert_eq!(label_value("__").len(), 16);
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_has_a_value_that_kubernetes_takes(text in ".{1,200}") {
+            let value = label_value(&text);
+            prop_assert!((1..=63).contains(&value.len()));
+            prop_assert!(value.bytes().all(inner));
+            for end in [value.bytes().next(), value.bytes().next_back()] {
+                prop_assert!(end.unwrap().is_ascii_alphanumeric());
+            }
+            prop_assert_eq!(label_value(&text), value);
+        }
+    }
+}

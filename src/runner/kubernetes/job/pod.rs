@@ -1,0 +1,256 @@
+//! The pod of a question.
+
+use super::requests::{Requests, Share};
+use super::{CONTAINER, Network, Order, image};
+use crate::event::Inputs;
+use crate::runner::arguments::{ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
+use crate::runner::kubernetes::inputs::{self, Mounted};
+use crate::runner::kubernetes::settings::{
+    Road, SecretKey, Security, Service, Toleration, Volume, VolumeSource,
+};
+use k8s_openapi::api::core::v1::{
+    self as core, Capabilities, Container, EnvVar, EnvVarSource, LocalObjectReference, PodSpec,
+    ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
+use std::collections::BTreeMap;
+
+/// How long a pod has between the signal and the kill. Python as the first process of a container
+/// ignores the signal, so all of it is spent.
+const GRACE_SECONDS: i64 = 3;
+
+/// The pod of a question, as its settings have it, and then as it has to be.
+pub(super) fn spec(
+    order: &Order<'_>,
+    job: &str,
+    requests: &Requests,
+    attributes: String,
+    mounted: Option<Mounted>,
+) -> PodSpec {
+    let Order { service, .. } = *order;
+    let (mut volumes, mut mounts) = own_volumes(&service.volumes);
+    if let Some(mounted) = mounted {
+        volumes.push(inputs::volume(job, mounted, service.inputs));
+        mounts.push(inputs::mount());
+    }
+    let mut command = escaped_all(&service.command);
+    if mounted.is_some() && service.inputs == Road::Python {
+        command.splice(0..0, inputs::start());
+    }
+    let container = Container {
+        name: CONTAINER.into(),
+        image: Some(image(order.network, order.launch.recipient.as_sruid())),
+        command: Some(command),
+        args: Some(arguments(order.launch.inputs, attributes, mounted.is_some())),
+        env: Some(environment(order, mounted)),
+        resources: Some(resources(requests, service)),
+        volume_mounts: some(mounts),
+        // Its last lines are the asker's traceback.
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
+        ..Container::default()
+    };
+    let mut spec = PodSpec {
+        containers: vec![container],
+        volumes: some(volumes),
+        node_selector: node_selector(service),
+        tolerations: some(tolerations(service)),
+        service_account_name: service.service_account.as_ref().map(|name| name.0.clone()),
+        priority_class_name: service.priority.as_ref().map(|name| name.0.clone()),
+        image_pull_secrets: some(
+            service
+                .image_pull_secrets
+                .iter()
+                .map(|name| LocalObjectReference { name: name.0.clone() })
+                .collect(),
+        ),
+        active_deadline_seconds: i64::try_from(service.deadline.as_secs()).ok(),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        ..PodSpec::default()
+    };
+    enforce(&mut spec, service.security);
+    spec
+}
+
+/// What has to be, whatever else was put together: last, so that nothing is over it.
+pub(super) fn enforce(spec: &mut PodSpec, security: Security) {
+    spec.restart_policy = Some("Never".into());
+    // A question has no business with the API server.
+    spec.automount_service_account_token = Some(false);
+    spec.enable_service_links = Some(false);
+    spec.host_network = None;
+    spec.host_pid = None;
+    spec.host_ipc = None;
+    spec.share_process_namespace = None;
+    spec.security_context = None;
+    for volume in spec.volumes.iter_mut().flatten() {
+        volume.host_path = None;
+    }
+    for container in &mut spec.containers {
+        let restricted = security == Security::Restricted;
+        let none = || Capabilities { add: None, drop: Some(vec!["ALL".into()]) };
+        container.security_context = Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            privileged: Some(false),
+            run_as_non_root: restricted.then_some(true),
+            capabilities: restricted.then(none),
+            // Not a read-only root: the SDK and what it runs write where they like.
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".into(),
+                localhost_profile: None,
+            }),
+            ..SecurityContext::default()
+        });
+    }
+}
+
+/// The arguments of the contract. What is mounted is no argument.
+fn arguments(inputs: Inputs<'_>, attributes: String, mounted: bool) -> Vec<String> {
+    let mut arguments = vec![ATTRIBUTES_OPTION.to_owned(), escaped_owned(attributes)];
+    if mounted {
+        return arguments;
+    }
+    let Inputs { input_values, input_manifest, children: _ } = inputs;
+    for (option, text) in [(VALUES_OPTION, input_values), (MANIFEST_OPTION, input_manifest)] {
+        if let Some(text) = text {
+            arguments.extend([option.to_owned(), escaped(text)]);
+        }
+    }
+    arguments
+}
+
+fn environment(order: &Order<'_>, mounted: Option<Mounted>) -> Vec<EnvVar> {
+    let Order { service, network, .. } = *order;
+    let own = |name: &str| {
+        service.environment.keys().chain(service.secrets.keys()).any(|own| own.0 == name)
+    };
+    let Network { environment, topic, .. } = network;
+    let mut all: Vec<_> = environment
+        .iter()
+        .filter(|(name, _)| !own(name))
+        .map(|(name, value)| variable(name, value))
+        .collect();
+    all.extend(service.environment.iter().map(|(name, value)| variable(&name.0, &value.0)));
+    all.extend(service.secrets.iter().map(|(name, key)| secret_variable(&name.0, key)));
+    if let Some(mounted) = mounted {
+        all.extend(inputs::variables(mounted).map(|(name, value)| variable(name, &value)));
+    }
+    // The contract's last: of two with one name the last holds.
+    all.push(variable("TWINED_SERVICES_TOPIC_NAME", topic));
+    all.push(variable("COMPUTE_PROVIDER", "GOOGLE_KUEUE"));
+    let tag = order.launch.recipient.as_sruid().tag();
+    all.push(variable("OCTUE_SERVICE_REVISION_TAG", tag));
+    all
+}
+
+fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.into(), value: Some(escaped(value)), value_from: None }
+}
+
+fn secret_variable(name: &str, key: &SecretKey) -> EnvVar {
+    let selector =
+        SecretKeySelector { name: key.secret.0.clone(), key: key.key.0.clone(), optional: None };
+    let value_from = EnvVarSource { secret_key_ref: Some(selector), ..EnvVarSource::default() };
+    EnvVar { name: name.into(), value: None, value_from: Some(value_from) }
+}
+
+fn resources(requests: &Requests, service: &Service) -> ResourceRequirements {
+    let Requests { cpus, memory, ephemeral_storage } = requests;
+    let mut asked = BTreeMap::new();
+    let mut limits = BTreeMap::new();
+    for (name, Share { request, limit }) in
+        [("cpu", cpus), ("memory", memory), ("ephemeral-storage", ephemeral_storage)]
+    {
+        asked.insert(name.to_owned(), Written(request.to_string()));
+        limits.extend(limit.map(|limit| (name.to_owned(), Written(limit.to_string()))));
+    }
+    if let Some(gpus) = &service.gpus {
+        // Of such things the request is the limit.
+        let number = Written(gpus.number.to_string());
+        asked.insert(gpus.resource.0.clone(), number.clone());
+        limits.insert(gpus.resource.0.clone(), number);
+    }
+    let limits = (!limits.is_empty()).then_some(limits);
+    ResourceRequirements { requests: Some(asked), limits, claims: None }
+}
+
+fn own_volumes(own: &[Volume]) -> (Vec<core::Volume>, Vec<VolumeMount>) {
+    let mut volumes = Vec::with_capacity(own.len() + 1);
+    let mut mounts = Vec::with_capacity(own.len() + 1);
+    for (at, Volume { path, source }) in own.iter().enumerate() {
+        let name = format!("volume-{at}");
+        let mut volume = core::Volume { name: name.clone(), ..core::Volume::default() };
+        let mut read_only = true;
+        match source {
+            VolumeSource::Secret(secret) => {
+                volume.secret = Some(core::SecretVolumeSource {
+                    secret_name: Some(secret.0.clone()),
+                    ..core::SecretVolumeSource::default()
+                });
+            }
+            VolumeSource::ConfigMap(map) => {
+                volume.config_map = Some(core::ConfigMapVolumeSource {
+                    name: map.0.clone(),
+                    ..core::ConfigMapVolumeSource::default()
+                });
+            }
+            VolumeSource::Claim { name, read_only: claimed } => {
+                read_only = *claimed;
+                volume.persistent_volume_claim = Some(core::PersistentVolumeClaimVolumeSource {
+                    claim_name: name.0.clone(),
+                    read_only: Some(read_only),
+                });
+            }
+            VolumeSource::EmptyDir(size) => {
+                read_only = false;
+                volume.empty_dir = Some(core::EmptyDirVolumeSource {
+                    medium: None,
+                    size_limit: Some(Written(size.to_string())),
+                });
+            }
+        }
+        volumes.push(volume);
+        mounts.push(VolumeMount {
+            name,
+            mount_path: path.0.clone(),
+            read_only: Some(read_only),
+            ..VolumeMount::default()
+        });
+    }
+    (volumes, mounts)
+}
+
+/// The labels that a node must have.
+pub(super) fn node_selector(service: &Service) -> Option<BTreeMap<String, String>> {
+    let labels = service.node_selector.iter().map(|(key, value)| (key.0.clone(), value.0.clone()));
+    (!service.node_selector.is_empty()).then(|| labels.collect())
+}
+
+/// The taints that a node may have.
+pub(super) fn tolerations(service: &Service) -> Vec<core::Toleration> {
+    let toleration = |Toleration { key, value, effect, seconds }: &Toleration| core::Toleration {
+        key: key.as_ref().map(|key| key.0.clone()),
+        operator: Some(if value.is_some() { "Equal" } else { "Exists" }.into()),
+        value: value.as_ref().map(|value| value.0.clone()),
+        effect: effect.map(|effect| effect.as_str().to_owned()),
+        toleration_seconds: seconds.map(i64::from),
+    };
+    service.tolerations.iter().map(toleration).collect()
+}
+
+/// What is left out where there is nothing.
+pub(super) fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
+}
+
+/// A text that Kubernetes makes into what it was.
+fn escaped(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+fn escaped_owned(text: String) -> String {
+    if text.contains('$') { escaped(&text) } else { text }
+}
+
+fn escaped_all(words: &[String]) -> Vec<String> {
+    words.iter().map(|word| escaped(word)).collect()
+}

@@ -1,0 +1,230 @@
+//! A Job of the API server, read: whose it is, and what follows it.
+
+use super::{
+    ATTEMPTS, CONTAINER, Gate, Identity, KEPT_SECONDS, MANAGER, Order, annotation, image, label,
+    manifest, name, pod,
+};
+use crate::event::attributes::RECIPIENT;
+use crate::event::{Quantity, RunId, Timestamp};
+use crate::runner::arguments::{self, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
+use crate::runner::kubernetes::settings::{Retry, Service};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// Labels that the Job controller puts on the pods of one Job.
+const OF_ONE_JOB: [&str; 4] = [
+    "controller-uid",
+    "job-name",
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-name",
+];
+
+/// Annotations that tell how one attempt went.
+const OF_ONE_ATTEMPT: [&str; 4] =
+    [annotation::STOPPED, annotation::EVICTED, annotation::REPORT, annotation::GATE];
+
+/// What a Job of ours says of itself. None where it is none of ours, or where somebody changed
+/// what it said.
+pub fn identify(job: &Job) -> Option<Identity> {
+    let labels = job.metadata.labels.as_ref()?;
+    let annotations = job.metadata.annotations.as_ref()?;
+    if labels.get(label::MANAGED_BY)? != MANAGER {
+        return None;
+    }
+    let attributes: HashMap<String, String> =
+        serde_json::from_str(annotations.get(annotation::ATTRIBUTES)?).ok()?;
+    let uuid = |name: &str| labels.get(name).and_then(|text| text.parse().ok());
+    let question = uuid(label::QUESTION)?;
+    Some(Identity {
+        run: RunId { question, retry: labels.get(label::RETRY)?.parse().ok()? },
+        attempt: labels.get(label::ATTEMPT)?.parse().ok()?,
+        recipient: attributes.get(RECIPIENT)?.parse().ok()?,
+        parent_question: uuid(label::PARENT_QUESTION),
+        // A question that names no other root is one.
+        originator_question: uuid(label::ORIGINATOR_QUESTION).unwrap_or(question),
+        depth: annotations.get(annotation::DEPTH).and_then(|text| text.parse().ok()).unwrap_or(0),
+        launched: Timestamp::parse(annotations.get(annotation::LAUNCHED)?)?,
+        attributes: Arc::new(attributes),
+    })
+}
+
+/// Whether a Job of this question's name is what the reference made for this very question: without
+/// our label, with the same image and the same arguments as JSON.
+///
+/// The reference leaves out input values that Python takes for nothing (`0`, `[]`), so those may
+/// be missing; and all `children`, so a question with those is not what runs there.
+pub fn is_reference(job: &Job, order: &Order<'_>) -> bool {
+    let ours = |labels: &BTreeMap<String, String>| labels.contains_key(label::MANAGED_BY);
+    if job.metadata.labels.as_ref().is_some_and(ours) || order.launch.inputs.children.is_some() {
+        return false;
+    }
+    let Some(container) = container(job) else { return false };
+    let wanted = image(order.network, order.launch.recipient.as_sruid());
+    if container.image.as_deref() != Some(&*wanted) {
+        return false;
+    }
+    let Some(there) = options(container.args.as_deref().unwrap_or_default()) else { return false };
+    let attributes = arguments::attributes(order.launch.attributes);
+    let inputs = order.launch.inputs;
+    let same = |option: &str, wanted: Option<&str>| match (there.get(option), wanted) {
+        (None, None) => true,
+        (Some(there), Some(wanted)) => same_json(there, wanted),
+        (None, Some(wanted)) => is_nothing(wanted),
+        (Some(_), None) => false,
+    };
+    there.get(ATTRIBUTES_OPTION).is_some_and(|there| same_attributes(there, &attributes))
+        && same(VALUES_OPTION, inputs.input_values)
+        && same(MANIFEST_OPTION, inputs.input_manifest)
+}
+
+/// The merge patch that makes a Job of the reference's one of ours: labels, annotations, time to
+/// live, and that its pod is its last, for the reference's would be run six times more. It holds
+/// only for the Job as it was seen.
+///
+/// None where the question would be refused today: it runs all the same, and is left alone.
+pub fn adoption(job: &Job, order: &Order<'_>) -> Option<Value> {
+    // What waits there, waits in Kueue; it is none of our limits' business.
+    let Job { mut metadata, .. } = manifest(&Order { gate: Gate::Open, ..*order }).ok()?;
+    // And nothing is mounted there.
+    metadata.annotations.as_mut()?.remove(annotation::INPUTS);
+    let failed = job.status.as_ref().and_then(|status| status.failed).unwrap_or(0);
+    let mut patch = json!({
+        "metadata": {"labels": metadata.labels, "annotations": metadata.annotations},
+        "spec": {"ttlSecondsAfterFinished": KEPT_SECONDS, "backoffLimit": failed},
+    });
+    if let Some(version) = &job.metadata.resource_version {
+        patch["metadata"]["resourceVersion"] = json!(version);
+    }
+    Some(patch)
+}
+
+/// The Job of the next attempt at a run, made from that of the one before: what the API server and
+/// Kueue put into that is left out, and where the settings say so it gets more memory. Its Secrets
+/// are those of the first attempt, which keep the name that they have.
+///
+/// None where the Job has no pod: somebody else made it.
+pub fn again(
+    job: &Job,
+    attempt: u32,
+    service: &Service,
+    retry: &Retry,
+    gate: Gate,
+    now: Timestamp,
+) -> Option<Job> {
+    let identity = identify(job)?;
+    let mut spec = job.spec.clone()?;
+    let mut labels = job.metadata.labels.clone().unwrap_or_default();
+    let mut annotations = job.metadata.annotations.clone().unwrap_or_default();
+    let attempt = attempt.min(ATTEMPTS);
+    labels.remove(label::SETTLED);
+    labels.insert(label::ATTEMPT.into(), attempt.to_string());
+    annotations.retain(|name, _| !OF_ONE_ATTEMPT.contains(&&**name));
+    annotations.insert(annotation::LAUNCHED.into(), now.to_string());
+    super::put_gate(gate, service, &mut labels, &mut annotations);
+
+    spec.selector = None;
+    spec.manual_selector = None;
+    // We may have ended the one before by it.
+    spec.active_deadline_seconds = None;
+    spec.suspend = Some(gate != Gate::Open);
+    if let Some(metadata) = &mut spec.template.metadata {
+        let pod_labels = metadata.labels.get_or_insert_default();
+        pod_labels.retain(|name, _| !OF_ONE_JOB.contains(&&**name));
+        pod_labels.insert(label::ATTEMPT.into(), attempt.to_string());
+        metadata.creation_timestamp = None;
+    }
+    let pod = spec.template.spec.as_mut()?;
+    renew(pod, service, retry);
+    Some(Job {
+        metadata: ObjectMeta {
+            name: Some(name(identity.run, attempt)),
+            namespace: job.metadata.namespace.clone(),
+            labels: Some(labels),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec),
+        status: None,
+    })
+}
+
+/// Kueue writes where a pod has its quota into where it may run, and the next may have it
+/// elsewhere: that is as the settings say again.
+fn renew(pod: &mut PodSpec, service: &Service, retry: &Retry) {
+    pod.node_selector = pod::node_selector(service);
+    pod.tolerations = pod::some(pod::tolerations(service));
+    pod.scheduling_gates = None;
+    if let Some(resources) =
+        pod.containers.first_mut().and_then(|container| container.resources.as_mut())
+    {
+        raise_memory(resources, retry);
+    }
+    pod::enforce(pod, service.security);
+}
+
+/// Never lowers it: the ceiling may be below what the question asked for.
+fn raise_memory(resources: &mut ResourceRequirements, retry: &Retry) {
+    let raise = |amount: &mut Written| {
+        let Ok(now) = amount.0.parse::<Quantity>() else { return };
+        let raised = now.times_permille(retry.permille);
+        let raised = retry.ceiling.map_or(raised, |ceiling| raised.min(ceiling)).max(now);
+        if raised != now {
+            *amount = Written(raised.to_string());
+        }
+    };
+    for amounts in [&mut resources.requests, &mut resources.limits] {
+        if let Some(amount) = amounts.as_mut().and_then(|amounts| amounts.get_mut("memory")) {
+            raise(amount);
+        }
+    }
+}
+
+/// The only container of a question's pod, ours or the reference's.
+fn container(job: &Job) -> Option<&Container> {
+    let pod = job.spec.as_ref()?.template.spec.as_ref()?;
+    let named = pod.containers.iter().find(|container| container.name == CONTAINER);
+    named.or_else(|| pod.containers.first())
+}
+
+/// Options with their values. None where an option is not one that we know: then it is not ours to
+/// say what runs.
+fn options(arguments: &[String]) -> Option<HashMap<&str, &str>> {
+    let mut all = HashMap::new();
+    for pair in arguments.chunks(2) {
+        let [option, value] = pair else { return None };
+        if ![ATTRIBUTES_OPTION, VALUES_OPTION, MANIFEST_OPTION].contains(&&**option) {
+            return None;
+        }
+        all.insert(&**option, &**value);
+    }
+    Some(all)
+}
+
+fn same_json(one: &str, other: &str) -> bool {
+    let read = |text| serde_json::from_str::<Value>(text).ok();
+    // Python's bare `NaN` is no JSON; then only the text can tell.
+    one == other || read(one).is_some_and(|one| Some(one) == read(other))
+}
+
+/// The reference gives the attributes as they came, or with what the SDK needs.
+fn same_attributes(there: &str, wanted: &str) -> bool {
+    let there = serde_json::from_str::<HashMap<String, String>>(there);
+    there.is_ok_and(|there| arguments::attributes(&there) == wanted)
+}
+
+/// What Python takes for nothing.
+fn is_nothing(text: &str) -> bool {
+    match serde_json::from_str(text) {
+        Ok(Value::Null | Value::Bool(false)) => true,
+        Ok(Value::Number(number)) => number.as_f64() == Some(0.0),
+        Ok(Value::String(text)) => text.is_empty(),
+        Ok(Value::Array(all)) => all.is_empty(),
+        Ok(Value::Object(all)) => all.is_empty(),
+        Ok(Value::Bool(true)) | Err(_) => false,
+    }
+}

@@ -1,0 +1,316 @@
+//! The bytes of Jobs, quickly.
+//!
+//! Most of a Job is the same for all questions to a service revision. So the Job of a first one is
+//! made and written once, with marks where it is a question's own; of the next only those places
+//! are written. What comes out is what writing [`manifest`] gives, but for spaces and order.
+
+use super::requests::{Requests, Share};
+use super::{
+    Gate, Order, Refusal, SAFE_TO_EVICT, annotation, check_length, labels, manifest, name, put_gate,
+};
+use crate::event::{Quantity, SruidBuf};
+use crate::runner::arguments::{self, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
+use crate::runner::kubernetes::inputs;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+use std::io::Write;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// How many are kept: as many as services are.
+const KEPT: usize = 4096;
+
+/// The templates of one network with one file of settings.
+#[derive(Debug, Default)]
+pub struct Templates {
+    kept: RwLock<HashMap<SruidBuf, Arc<Template>>>,
+}
+
+/// A written Job with holes.
+#[derive(Debug)]
+struct Template {
+    gate: Gate,
+    /// What is before each hole.
+    pieces: Vec<(Vec<u8>, Hole)>,
+    /// What is behind the last.
+    end: Vec<u8>,
+}
+
+/// What is a question's own in a Job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hole {
+    Name,
+    Labels,
+    Annotations,
+    PodLabels,
+    PodAnnotations,
+    Arguments,
+    Cpus,
+    Memory,
+    Storage,
+    CpusLimit,
+    MemoryLimit,
+    StorageLimit,
+}
+
+/// What is put into the holes.
+struct Filling<'o> {
+    order: &'o Order<'o>,
+    requests: Requests,
+    /// JSON within JSON: as an argument, with every `$` twice.
+    argument: Vec<u8>,
+    /// As they came.
+    annotation: Vec<u8>,
+    labels: Vec<u8>,
+    /// With a comma at the end, if there is any.
+    whole: Vec<u8>,
+}
+
+// === impl Templates ===
+
+impl Templates {
+    /// The bytes of the Job of a question.
+    ///
+    /// # Errors
+    ///
+    /// As of [`manifest`].
+    pub fn body(&self, order: &Order<'_>) -> Result<Vec<u8>, Refusal> {
+        // What is mounted is large, and rare.
+        if inputs::mounted(order)?.is_some() {
+            return manifest(order).map(|job| json(&job));
+        }
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        let found = kept.get(order.launch.recipient).map(Arc::clone);
+        drop(kept);
+        match found {
+            Some(template) if template.gate == order.gate => template.fill(order),
+            Some(_) | None => self.make(order),
+        }
+    }
+
+    fn make(&self, order: &Order<'_>) -> Result<Vec<u8>, Refusal> {
+        let job = manifest(order)?;
+        let body = json(&job);
+        if let Some(template) = Template::of(job, order) {
+            let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() >= KEPT {
+                kept.clear();
+            }
+            kept.insert(order.launch.recipient.clone(), Arc::new(template));
+        }
+        Ok(body)
+    }
+}
+
+// === impl Template ===
+
+impl Template {
+    /// None where a mark is not found just once: somebody's settings look like one.
+    fn of(mut job: Job, order: &Order<'_>) -> Option<Self> {
+        let mut marked = mark(&mut job, order)?;
+        let text = serde_json::to_string(&job).ok()?;
+        let mut places = Vec::with_capacity(marked.len());
+        for hole in marked.drain(..) {
+            let written = hole.written();
+            let mut found = text.match_indices(&written);
+            let (at, _) = found.next()?;
+            if found.next().is_some() {
+                return None;
+            }
+            places.push((at, written.len(), hole));
+        }
+        places.sort_unstable_by_key(|&(at, ..)| at);
+        let (mut pieces, mut start) = (Vec::new(), 0);
+        for (at, length, hole) in places {
+            pieces.push((text.as_bytes().get(start..at)?.to_vec(), hole));
+            start = at + length;
+        }
+        Some(Self { gate: order.gate, pieces, end: text.as_bytes()[start..].to_vec() })
+    }
+
+    fn fill(&self, order: &Order<'_>) -> Result<Vec<u8>, Refusal> {
+        let filling = Filling::of(order)?;
+        let mut body = Vec::with_capacity(8 * 1024);
+        for (piece, hole) in &self.pieces {
+            body.extend_from_slice(piece);
+            filling.put(*hole, &mut body);
+        }
+        body.extend_from_slice(&self.end);
+        Ok(body)
+    }
+}
+
+/// Puts marks where a Job is a question's own.
+fn mark(job: &mut Job, order: &Order<'_>) -> Option<Vec<Hole>> {
+    let alone = |hole: Hole| BTreeMap::from([(hole.mark(), String::new())]);
+    let (mut labels, mut annotations) = (alone(Hole::Labels), alone(Hole::Annotations));
+    put_gate(order.gate, order.service, &mut labels, &mut annotations);
+    job.metadata.name = Some(Hole::Name.mark());
+    job.metadata.labels = Some(labels);
+    job.metadata.annotations = Some(annotations);
+    let template = &mut job.spec.as_mut()?.template;
+    let metadata = template.metadata.as_mut()?;
+    metadata.labels = Some(alone(Hole::PodLabels));
+    let mut annotations = alone(Hole::PodAnnotations);
+    annotations.insert(SAFE_TO_EVICT.into(), "false".into());
+    metadata.annotations = Some(annotations);
+    let container = template.spec.as_mut()?.containers.first_mut()?;
+    container.args = Some(vec![Hole::Arguments.mark()]);
+    let mut holes = vec![
+        Hole::Name,
+        Hole::Labels,
+        Hole::Annotations,
+        Hole::PodLabels,
+        Hole::PodAnnotations,
+        Hole::Arguments,
+    ];
+    let resources = container.resources.as_mut()?;
+    for (amounts, own) in [
+        (&mut resources.requests, [Hole::Cpus, Hole::Memory, Hole::Storage]),
+        (&mut resources.limits, [Hole::CpusLimit, Hole::MemoryLimit, Hole::StorageLimit]),
+    ] {
+        for (name, hole) in ["cpu", "memory", "ephemeral-storage"].into_iter().zip(own) {
+            if let Some(amount) = amounts.as_mut().and_then(|amounts| amounts.get_mut(name)) {
+                *amount = Written(hole.mark());
+                holes.push(hole);
+            }
+        }
+    }
+    Some(holes)
+}
+
+// === impl Hole ===
+
+impl Hole {
+    /// A text that no name and no value of a Job is: it ends with a control character.
+    fn mark(self) -> String {
+        format!("twined {self:?}\u{1}")
+    }
+
+    /// The mark as it is in the JSON, with what goes when it is filled.
+    fn written(self) -> String {
+        let mark = format!("\"twined {self:?}\\u0001\"");
+        match self {
+            Self::Labels | Self::Annotations | Self::PodLabels | Self::PodAnnotations => {
+                format!("{mark}:\"\"")
+            }
+            Self::Name
+            | Self::Arguments
+            | Self::Cpus
+            | Self::Memory
+            | Self::Storage
+            | Self::CpusLimit
+            | Self::MemoryLimit
+            | Self::StorageLimit => mark,
+        }
+    }
+}
+
+// === impl Filling ===
+
+impl<'o> Filling<'o> {
+    fn of(order: &'o Order<'o>) -> Result<Self, Refusal> {
+        let Order { launch, service, network, .. } = order;
+        let requests = Requests::of(launch.attributes, service, launch.recipient.as_sruid())?;
+        let argument = arguments::attributes(launch.attributes);
+        check_length(&argument)?;
+        let as_they_came = arguments::json(launch.attributes);
+        let annotation = quoted(&as_they_came);
+        let argument = if argument == as_they_came && !argument.contains('$') {
+            annotation.clone()
+        } else {
+            argument_of(&argument)
+        };
+        let (mut labels, mut whole) = (Vec::with_capacity(1024), Vec::new());
+        labels::each(launch, network, 0, |name, shown, value| {
+            if !labels.is_empty() {
+                labels.push(b',');
+            }
+            member(&mut labels, name, shown);
+            if shown != value {
+                member(&mut whole, name, value);
+                whole.push(b',');
+            }
+        });
+        Ok(Self { order, requests, argument, annotation, labels, whole })
+    }
+
+    fn put(&self, hole: Hole, body: &mut Vec<u8>) {
+        let Requests { cpus, memory, ephemeral_storage } = self.requests;
+        match hole {
+            Hole::Name => text(body, name(self.order.launch.run, 0)),
+            Hole::Labels | Hole::PodLabels => body.extend_from_slice(&self.labels),
+            Hole::Annotations => {
+                self.put_annotations(body);
+                body.push(b',');
+                member(body, annotation::LAUNCHED, &self.order.launched.to_string());
+                body.push(b',');
+                member(body, annotation::DEPTH, &self.order.depth.to_string());
+            }
+            Hole::PodAnnotations => self.put_annotations(body),
+            Hole::Arguments => self.put_arguments(body),
+            Hole::Cpus => text(body, cpus.request),
+            Hole::Memory => text(body, memory.request),
+            Hole::Storage => text(body, ephemeral_storage.request),
+            Hole::CpusLimit => text(body, kept_to(cpus)),
+            Hole::MemoryLimit => text(body, kept_to(memory)),
+            Hole::StorageLimit => text(body, kept_to(ephemeral_storage)),
+        }
+    }
+
+    fn put_annotations(&self, body: &mut Vec<u8>) {
+        body.extend_from_slice(&self.whole);
+        text(body, annotation::ATTRIBUTES);
+        body.push(b':');
+        body.extend_from_slice(&self.annotation);
+    }
+
+    fn put_arguments(&self, body: &mut Vec<u8>) {
+        text(body, ATTRIBUTES_OPTION);
+        body.push(b',');
+        body.extend_from_slice(&self.argument);
+        let inputs = self.order.launch.inputs;
+        for (option, value) in
+            [(VALUES_OPTION, inputs.input_values), (MANIFEST_OPTION, inputs.input_manifest)]
+        {
+            if let Some(value) = value {
+                body.push(b',');
+                text(body, option);
+                body.push(b',');
+                body.extend_from_slice(&argument_of(value));
+            }
+        }
+    }
+}
+
+/// A hole of a limit is there where there is a limit.
+fn kept_to(share: Share) -> Quantity {
+    share.limit.unwrap_or(share.request)
+}
+
+fn json(job: &Job) -> Vec<u8> {
+    serde_json::to_vec(job).expect("a Job is JSON")
+}
+
+/// What needs no escapes, in quotes.
+fn text(body: &mut Vec<u8>, text: impl Display) {
+    write!(body, "\"{text}\"").expect("writing to memory does not fail");
+}
+
+/// A name of ours, and any text.
+fn member(body: &mut Vec<u8>, name: &str, value: &str) {
+    text(body, name);
+    body.push(b':');
+    serde_json::to_writer(body, value).expect("a text is JSON");
+}
+
+fn quoted(text: &str) -> Vec<u8> {
+    let mut quoted = Vec::with_capacity(text.len() + text.len() / 4 + 16);
+    serde_json::to_writer(&mut quoted, text).expect("a text is JSON");
+    quoted
+}
+
+fn argument_of(text: &str) -> Vec<u8> {
+    if text.contains('$') { quoted(&text.replace('$', "$$")) } else { quoted(text) }
+}

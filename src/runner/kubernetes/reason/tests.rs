@@ -1,0 +1,80 @@
+//! Objects as a cluster has them, and what is told of each.
+
+mod ends;
+mod events;
+mod jobs;
+mod junk;
+mod waits;
+
+use super::*;
+use serde_json::{Value, json};
+
+const SERVICE: &str = "octue/example:1.2.0";
+
+/// A pod as ours are, with this status.
+fn pod(status: &Value) -> Pod {
+    merged(&json!({ "status": status }))
+}
+
+/// A pod as ours are, with this put over it.
+fn merged(over: &Value) -> Pod {
+    let mut pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "question-0194-x7k2p",
+            "namespace": "default",
+            "creationTimestamp": "2026-11-25T12:00:00Z",
+        },
+        "spec": {
+            "nodeName": "node-a",
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": 604_800,
+            "containers": [{
+                "name": "question",
+                "image": "registry.example.com/octue/example:1.2.0",
+                "resources": { "requests": { "cpu": "1", "memory": "512Mi" } },
+            }],
+        },
+        "status": {},
+    });
+    put(&mut pod, over);
+    serde_json::from_value(pod).unwrap()
+}
+
+fn put(onto: &mut Value, over: &Value) {
+    match (onto, over) {
+        (Value::Object(onto), Value::Object(over)) => {
+            for (key, value) in over {
+                put(onto.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (onto, over) => *onto = over.clone(),
+    }
+}
+
+/// The status of the service's container.
+fn container(state: &Value) -> Value {
+    json!([{
+        "name": "question",
+        "image": "registry.example.com/octue/example:1.2.0",
+        "imageID": "",
+        "ready": false,
+        "restartCount": 0,
+        "state": state,
+    }])
+}
+
+fn at(text: &str) -> Timestamp {
+    Timestamp::parse(text).unwrap()
+}
+
+/// That words are the asker's: no line breaks, no double blanks, the service named, its parts there.
+fn spoken(case: &str, message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "{case}: no {part:?} in: {message}");
+    }
+    assert!(message.contains(SERVICE), "{case}: {message}");
+    assert!(!message.contains("  ") && !message.contains('\n'), "{case}: {message}");
+    assert!(!message.ends_with('.') && !message.contains("; ;"), "{case}: {message}");
+}

@@ -1,0 +1,459 @@
+//! Pods that have ended.
+
+use super::*;
+
+/// How the container ended: its exit code, reason and message.
+fn terminated(code: i32, reason: &str, message: &str) -> Value {
+    container(&json!({ "terminated": {
+        "exitCode": code,
+        "reason": reason,
+        "message": message,
+        "startedAt": "2026-11-25T12:00:10Z",
+        "finishedAt": "2026-11-25T12:01:00Z",
+    }}))
+}
+
+fn failed(code: i32, reason: &str, message: &str) -> Pod {
+    pod(&json!({ "phase": "Failed", "containerStatuses": terminated(code, reason, message) }))
+}
+
+fn by_kubelet(reason: &str, message: &str) -> Pod {
+    pod(&json!({ "phase": "Failed", "reason": reason, "message": message }))
+}
+
+fn taken(reason: &str, message: &str) -> Pod {
+    pod(&json!({
+        "phase": "Failed",
+        "conditions": [{
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": "2026-11-25T12:00:58Z",
+        }],
+        "containerStatuses": terminated(143, "Error", "bye\n"),
+    }))
+}
+
+fn told(case: &str, pod: &Pod, reason: Reason, disrupted: bool, parts: &[&str]) -> End {
+    let state = of_pod(pod, SERVICE);
+    let PodState::Ended { end, disrupted: was } = state else { panic!("{case}: {state:?}") };
+    assert_eq!((end.reason, was), (reason, disrupted), "{case}: {}", end.message);
+    spoken(case, &end.message, parts);
+    end
+}
+
+#[test]
+fn each_way_in_which_a_container_ends_has_its_words() {
+    for (code, why, message, reason, parts) in [
+        (3, "Error", "boom\n", Reason::Failed, &["exit code 3", "last lines"][..]),
+        (1, "Error", "Traceback\n", Reason::Failed, &["exit code 1;"]),
+        (0, "Completed", "", Reason::Exited, &["exit code 0", "without a result", "returns"]),
+        (
+            137,
+            "OOMKilled",
+            "",
+            Reason::Memory,
+            &["requested 512Mi", "`node-a` ran out", "`memory`"],
+        ),
+        (0, "OOMKilled", "", Reason::Memory, &["a process of", "the rest ended"]),
+        (137, "Error", "", Reason::Killed, &["SIGKILL", "137", "memory"]),
+        (139, "Error", "", Reason::Killed, &["SIGSEGV", "machine code"]),
+        (134, "Error", "", Reason::Killed, &["SIGABRT", "last lines"]),
+        (143, "Error", "", Reason::Killed, &["SIGTERM", "told it to stop"]),
+        (132, "Error", "", Reason::Killed, &["SIGILL", "another processor"]),
+        (159, "Error", "", Reason::Killed, &["SIGSYS", "system call"]),
+        (192, "Error", "", Reason::Killed, &["signal 64", "another signal"]),
+        (255, "Error", "", Reason::Failed, &["exit code 255"]),
+        (126, "Error", "", Reason::NotStarted, &["cannot be executed", "126"]),
+        (127, "Error", "sh: octue: not found\n", Reason::NotStarted, &["does not exist", "127"]),
+        (
+            255,
+            "Error",
+            "exec /usr/bin/python: exec format error",
+            Reason::Image,
+            &["processor", "--platform"],
+        ),
+        (
+            1,
+            "Error",
+            "exec /bin/octue: argument list too long\n",
+            Reason::NotStarted,
+            &["longer than the system allows"],
+        ),
+        (
+            255,
+            "Error",
+            "exec /bin/octue: no such file or directory",
+            Reason::NotStarted,
+            &["`#!` line"],
+        ),
+        (
+            1,
+            "Error",
+            "Traceback:\nOSError: [Errno 8] Exec format error: 'tool'",
+            Reason::Failed,
+            &["exit code 1"],
+        ),
+        (
+            137,
+            "ContainerStatusUnknown",
+            "The container could not be located when the pod was terminated",
+            Reason::Lost,
+            &["does not know how", "restarted"],
+        ),
+    ] {
+        told(why, &failed(code, why, message), reason, false, parts);
+    }
+}
+
+#[test]
+fn a_container_that_could_not_start_is_told_by_what_its_runtime_says() {
+    let containerd = "failed to create containerd task: failed to create shim task: OCI runtime \
+                      create failed: runc create failed: unable to start container process: error \
+                      during container init: ";
+    for (reason, said, expected, parts) in [
+        (
+            "StartError",
+            r#"exec: "octue": executable file not found in $PATH: unknown"#,
+            Reason::NotStarted,
+            &["command is not in it", "entry point"][..],
+        ),
+        (
+            "StartError",
+            r#"exec: "/app/run": stat /app/run: no such file or directory: unknown"#,
+            Reason::NotStarted,
+            &["command is not in it", "/app/run"],
+        ),
+        (
+            "ContainerCannotRun",
+            r#"exec: "/app/run": permission denied: unknown"#,
+            Reason::NotStarted,
+            &["may not be executed"],
+        ),
+        (
+            "StartError",
+            "exec /usr/bin/octue: argument list too long: unknown",
+            Reason::NotStarted,
+            &["longer than the system allows"],
+        ),
+        (
+            "StartError",
+            r#"chdir to cwd ("/srv") set in config.json failed: no such file or directory"#,
+            Reason::NotStarted,
+            &["working directory", "image `registry.example.com/octue/example:1.2.0`"],
+        ),
+        (
+            "StartError",
+            r#"error mounting "/var/lib/kubelet/x" to rootfs at "/etc/y": not a directory"#,
+            Reason::Volume,
+            &["a volume cannot be put"],
+        ),
+        (
+            "StartError",
+            "container init was OOM-killed (memory limit too low?): unknown",
+            Reason::Memory,
+            &["requested 512Mi"],
+        ),
+        ("StartError", "something of a new kind", Reason::NotStarted, &["something of a new kind"]),
+    ] {
+        let state = json!({ "terminated": {
+            "exitCode": 128,
+            "reason": reason,
+            "message": format!("{containerd}{said}"),
+            "startedAt": "1970-01-01T00:00:00Z",
+            "finishedAt": "2026-11-25T12:01:00Z",
+        }});
+        let pod = pod(&json!({ "phase": "Failed", "containerStatuses": container(&state) }));
+
+        let end = told(said, &pod, expected, false, parts);
+
+        assert_eq!((end.started, end.tail.len()), (None, 0), "{said}");
+    }
+}
+
+#[test]
+fn a_memory_limit_is_told_with_its_number() {
+    let pod = merged(&json!({
+        "spec": { "containers": [{
+            "name": "question",
+            "resources": { "requests": { "memory": "512Mi" }, "limits": { "memory": "1Gi" } },
+        }]},
+        "status": { "phase": "Failed", "containerStatuses": terminated(137, "OOMKilled", "") },
+    }));
+
+    let end = told("limit", &pod, Reason::Memory, false, &[]);
+
+    assert_eq!(
+        end.message,
+        "`octue/example:1.2.0` was killed for the memory that it took (exit code 137): its limit \
+         is 1Gi, and it requested 512Mi; ask again with more `memory`, or raise the limit in the \
+         service's settings"
+    );
+}
+
+#[test]
+fn what_is_taken_away_is_no_failure() {
+    for (reason, message, parts) in [
+        (
+            "PreemptionByScheduler",
+            "default-scheduler: preempting to accommodate a higher priority pod",
+            &["higher priority"][..],
+        ),
+        ("EvictionByEvictionAPI", "Eviction API: evicting", &["drained", "`node-a`"]),
+        (
+            "DeletionByTaintManager",
+            "Taint manager: deleting due to NoExecute taint",
+            &["not answer"],
+        ),
+        ("DeletionByPodGC", "PodGC: node no longer exists", &["no longer exists"]),
+        (
+            "TerminationByKubelet",
+            "The node was low on resource: memory. Threshold quantity: 100Mi, available: 80Mi. \
+             Container question was using 3Gi, request is 512Mi, has larger consumption of memory. ",
+            &["low on memory", "was using 3Gi", "more `memory`"],
+        ),
+        (
+            "TerminationByKubelet",
+            "The node was low on resource: ephemeral-storage. Threshold quantity: 1Gi, available: \
+             500Mi. Container question was using 9Gi, request is 1Gi, has larger consumption of \
+             ephemeral-storage. ",
+            &["low on disk", "9Gi", "`ephemeral_storage`"],
+        ),
+        (
+            "TerminationByKubelet",
+            "Pod was terminated in response to imminent node shutdown.",
+            &["was shut down"],
+        ),
+        (
+            "TerminationByKubelet",
+            "Pod was preempted by Kubelet to accommodate a critical pod.",
+            &["critical pod"],
+        ),
+        (
+            "WorkloadPreempted",
+            "Kueue: preempted",
+            &["something in the cluster", "Kueue: preempted"],
+        ),
+    ] {
+        let end = told(reason, &taken(reason, message), Reason::Evicted, true, parts);
+        assert_eq!(end.tail, ["bye\n"], "{reason}");
+    }
+}
+
+#[test]
+fn a_good_end_while_it_was_taken_away_is_a_good_end() {
+    let pod = pod(&json!({
+        "phase": "Succeeded",
+        "conditions": [{ "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC" }],
+        "containerStatuses": terminated(0, "Completed", ""),
+    }));
+    told("good", &pod, Reason::Exited, false, &[]);
+}
+
+#[test]
+fn what_the_kubelet_ends_or_refuses_is_told_with_its_words() {
+    for (why, said, reason, parts) in [
+        (
+            "Evicted",
+            r#"Container question exceeded its local ephemeral storage limit "1Gi". "#,
+            Reason::Storage,
+            &["limit \"1Gi\"", "`ephemeral_storage`"][..],
+        ),
+        (
+            "Evicted",
+            "Pod ephemeral local storage usage exceeds the total limit of containers 2Gi. ",
+            Reason::Storage,
+            &["containers 2Gi"],
+        ),
+        (
+            "Evicted",
+            r#"Usage of EmptyDir volume "scratch" exceeds the limit "100Mi". "#,
+            Reason::Storage,
+            &["scratch", "100Mi", "volume"],
+        ),
+        (
+            "Evicted",
+            "Pod was rejected: The node had condition: [DiskPressure]. ",
+            Reason::Evicted,
+            &["low on disk", "ask again"],
+        ),
+        (
+            "DeadlineExceeded",
+            "Pod was active on the node longer than the specified deadline",
+            Reason::Deadline,
+            &["deadline of 604800 s", "did not start", "settings"],
+        ),
+        ("Preempting", "Preempted in order to admit critical pod", Reason::Evicted, &["critical"]),
+        (
+            "NodeShutdown",
+            "Pod was rejected: Pod was rejected as the node is shutting down.",
+            Reason::Evicted,
+            &["not taken by", "shut down", "ask again"],
+        ),
+        (
+            "Terminated",
+            "Pod was terminated in response to imminent node shutdown.",
+            Reason::Evicted,
+            &["shut down"],
+        ),
+        (
+            "OutOfcpu",
+            "Pod was rejected: Node didn't have enough resource: cpu, requested: 1000, used: 3900, \
+             capacity: 4000",
+            Reason::Unschedulable,
+            &["enough `cpu`", "capacity: 4000", "ask again"],
+        ),
+        (
+            "OutOfmemory",
+            "Node didn't have enough resource: memory",
+            Reason::Unschedulable,
+            &["memory"],
+        ),
+        ("OutOfpods", "Node didn't have enough resource: pods", Reason::Unschedulable, &["pods"]),
+        (
+            "NodeAffinity",
+            "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node \
+             affinity/selector",
+            Reason::Unschedulable,
+            &["node selector"],
+        ),
+        ("TaintToleration", "Pod was rejected: ...", Reason::Unschedulable, &["tolerations"]),
+        (
+            "UnexpectedAdmissionError",
+            "Pod was rejected: Allocate failed due to requested number of devices unavailable for \
+             nvidia.com/gpu. Requested: 1, Available: 0, which is unexpected",
+            Reason::NotStarted,
+            &["UnexpectedAdmissionError", "Available: 0"],
+        ),
+        (
+            "TopologyAffinityError",
+            "Resources cannot be allocated",
+            Reason::NotStarted,
+            &["refused"],
+        ),
+        (
+            "VolumeAttachmentLimitExceeded",
+            "Pod was rejected: node has reached its limit",
+            Reason::Volume,
+            &["no more volumes"],
+        ),
+        ("NodeLost", "Node node-a is unresponsive", Reason::Evicted, &["does not answer"]),
+    ] {
+        told(why, &by_kubelet(why, said), reason, false, parts);
+    }
+}
+
+#[test]
+fn a_deadline_that_a_run_outlived_is_told_with_its_number() {
+    let pod = pod(&json!({
+        "phase": "Failed",
+        "reason": "DeadlineExceeded",
+        "containerStatuses": terminated(143, "Error", "almost\n"),
+    }));
+    let parts = ["ran for longer than its deadline of 604800 s"];
+    let end = told("deadline", &pod, Reason::Deadline, false, &parts);
+    assert_eq!(end.tail, ["almost\n"]);
+}
+
+#[test]
+fn a_pod_deleted_by_hand_is_told_so_and_one_removed_after_its_end_is_not() {
+    let deleted = |deletion: &str, code| {
+        merged(&json!({
+            "metadata": { "deletionTimestamp": deletion, "deletionGracePeriodSeconds": 3 },
+            "status": { "phase": "Failed", "containerStatuses": terminated(code, "Error", "x\n") },
+        }))
+    };
+    let end =
+        told("hand", &deleted("2026-11-25T12:01:00Z", 143), Reason::Deleted, false, &["hand"]);
+    assert_eq!(end.tail, ["x\n"]);
+    told("later", &deleted("2026-11-25T12:05:00Z", 3), Reason::Failed, false, &["exit code 3"]);
+
+    let never = merged(&json!({
+        "metadata": { "deletionTimestamp": "2026-11-25T12:05:00Z" },
+        "status": { "phase": "Failed" },
+    }));
+    told("never ran", &never, Reason::Deleted, false, &[]);
+}
+
+#[test]
+fn an_init_container_that_fails_is_named_and_its_output_told() {
+    let with = |reason: &str, code: i32| {
+        merged(&json!({
+            "spec": { "initContainers": [{ "name": "fetch", "image": "busybox" }] },
+            "status": {
+                "phase": "Failed",
+                "initContainerStatuses": [{
+                    "name": "fetch", "image": "busybox", "imageID": "", "ready": false,
+                    "restartCount": 0,
+                    "state": { "terminated": {
+                        "exitCode": code, "reason": reason, "message": "no bucket\n",
+                        "finishedAt": "2026-11-25T12:00:30Z",
+                    }},
+                }],
+                "containerStatuses": container(&json!({ "waiting": { "reason": "PodInitializing" } })),
+            },
+        }))
+    };
+    let parts = ["init container `fetch`", "exit code 2", "was not started"];
+    let end = told("init", &with("Error", 2), Reason::NotStarted, false, &parts);
+    assert_eq!((end.started, end.at), (None, at("2026-11-25T12:00:30Z")));
+    assert_eq!(end.tail, ["no bucket\n"]);
+    told(
+        "init",
+        &with("OOMKilled", 137),
+        Reason::Memory,
+        false,
+        &["`fetch`", "requested no memory"],
+    );
+}
+
+#[test]
+fn a_sidecar_that_failed_beside_a_good_end_is_named() {
+    let mut statuses = terminated(0, "Completed", "");
+    let mut proxy = terminated(1, "Error", "")[0].clone();
+    proxy["name"] = json!("istio-proxy");
+    statuses.as_array_mut().unwrap().push(proxy);
+    let pod = pod(&json!({ "phase": "Failed", "containerStatuses": statuses }));
+    told("proxy", &pod, Reason::Exited, false, &["beside it", "`istio-proxy`", "exit code 1"]);
+}
+
+#[test]
+fn the_service_is_the_container_that_people_mean_and_else_the_first() {
+    let statuses = |first: i32, second: i32| {
+        let mut proxy = terminated(first, "Error", "")[0].clone();
+        proxy["name"] = json!("proxy");
+        json!([proxy, terminated(second, "Error", "")[0]])
+    };
+    let pod = merged(&json!({
+        "metadata": { "annotations": { "kubectl.kubernetes.io/default-container": "question" } },
+        "spec": { "containers": [{ "name": "proxy" }, { "name": "question" }] },
+        "status": { "phase": "Failed", "containerStatuses": statuses(4, 5) },
+    }));
+    told("named", &pod, Reason::Failed, false, &["exit code 5"]);
+}
+
+#[test]
+fn a_pod_that_says_nothing_is_lost_or_has_ended_well() {
+    told("lost", &pod(&json!({ "phase": "Failed" })), Reason::Lost, false, &["nobody says"]);
+    told("well", &pod(&json!({ "phase": "Succeeded" })), Reason::Exited, false, &["code 0"]);
+}
+
+#[test]
+fn an_end_has_the_same_moment_whoever_looks() {
+    let end = told("ended", &failed(3, "Error", "a\nb"), Reason::Failed, false, &[]);
+    assert_eq!(end.started, Some(at("2026-11-25T12:00:10Z")));
+    assert_eq!(end.at, at("2026-11-25T12:01:00Z"));
+    assert_eq!(end.tail, ["a\n", "b\n"]);
+    let end = told("taken", &by_kubelet("OutOfcpu", ""), Reason::Unschedulable, false, &[]);
+    assert_eq!(end.at, at("2026-11-25T12:00:00Z"));
+}
+
+#[test]
+fn the_tail_of_an_output_is_bounded() {
+    let long = "é".repeat(100_000) + "\n" + &"line\n".repeat(500);
+    let end = told("long", &failed(3, "Error", &long), Reason::Failed, false, &[]);
+    assert_eq!(end.tail.len(), 80);
+    let end = told("wide", &failed(3, "Error", &"é".repeat(100_000)), Reason::Failed, false, &[]);
+    assert!(end.tail.concat().len() <= 64 * 1024 + 1);
+}

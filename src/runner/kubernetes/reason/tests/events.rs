@@ -1,0 +1,221 @@
+//! Events of pods and Jobs.
+
+use super::*;
+
+fn event(reason: &str, message: &str, source: &str) -> Event {
+    serde_json::from_value(json!({
+        "metadata": { "name": "x.1", "namespace": "default" },
+        "involvedObject": { "kind": if reason == "FailedCreate" { "Job" } else { "Pod" } },
+        "reason": reason,
+        "message": message,
+        "source": { "component": source },
+    }))
+    .unwrap()
+}
+
+#[test]
+fn each_event_that_stands_in_the_way_has_its_words() {
+    for (why, said, reason, patience, part) in [
+        (
+            "NotTriggerScaleUp",
+            "pod didn't trigger scale-up (it wouldn't fit if a new node is added): 2 Insufficient cpu",
+            Reason::Unschedulable,
+            PASSES,
+            "fewer `cpus`",
+        ),
+        (
+            "NotTriggerScaleUp",
+            "pod didn't trigger scale-up: 1 node(s) didn't match Pod's node affinity/selector",
+            Reason::Unschedulable,
+            PASSES,
+            "node selector",
+        ),
+        ("NotTriggerScaleUp", "of a new kind", Reason::Unschedulable, PASSES, "of a new kind"),
+        (
+            "FailedScheduling",
+            "0/1 nodes are available: persistentvolumeclaim \"cache\" not found",
+            Reason::Volume,
+            MADE_LATER,
+            "cache",
+        ),
+        (
+            "FailedMount",
+            "MountVolume.SetUp failed for volume \"key\" : secret \"api-key\" not found",
+            Reason::Volume,
+            MADE_LATER,
+            "api-key",
+        ),
+        (
+            "FailedMount",
+            "MountVolume.SetUp failed for volume \"places\" : configmap \"places\" not found",
+            Reason::Volume,
+            MADE_LATER,
+            "ConfigMap",
+        ),
+        (
+            "FailedMount",
+            "MountVolume.SetUp failed for volume \"key\" : references non-existent secret key: token",
+            Reason::Volume,
+            MADE_LATER,
+            "a secret, or a key of it",
+        ),
+        (
+            "FailedMount",
+            "MountVolume.SetUp failed for volume \"key\" : object \"default\"/\"k\" not registered",
+            Reason::Volume,
+            PASSES,
+            "cannot be mounted",
+        ),
+        (
+            "FailedMount",
+            "MountVolume.SetUp failed for volume \"bucket\" : rpc error: code = PermissionDenied",
+            Reason::Volume,
+            MADE_LATER,
+            "service account",
+        ),
+        (
+            "FailedMount",
+            "Unable to attach or mount volumes: unmounted volumes=[key], unattached volumes=[], \
+             failed to process volumes=[]: timed out waiting for the condition",
+            Reason::Volume,
+            PASSES,
+            "cannot be mounted",
+        ),
+        (
+            "FailedAttachVolume",
+            "Multi-Attach error for volume \"pvc-1\" Volume is already used by pod(s) x",
+            Reason::Volume,
+            PASSES,
+            "one at a time",
+        ),
+        (
+            "FailedAttachVolume",
+            "AttachVolume.Attach failed",
+            Reason::Volume,
+            PASSES,
+            "cannot have it",
+        ),
+        (
+            "FailedCreatePodSandBox",
+            "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network \
+             for sandbox: plugin type=\"ptp\" failed (add): no IP addresses available in range set",
+            Reason::NotStarted,
+            PASSES,
+            "give it a network",
+        ),
+        (
+            "FailedCreatePodSandBox",
+            "Failed to create pod sandbox: no runtime for \"gvisor\" is configured",
+            Reason::NotStarted,
+            MADE_LATER,
+            "runtime class",
+        ),
+        (
+            "FailedCreatePodSandBox",
+            "Failed to create pod sandbox: runc create failed: container init was OOM-killed (memory \
+             limit too low?)",
+            Reason::Memory,
+            SOON,
+            "more `memory`",
+        ),
+        ("FailedCreatePodSandBox", "of a new kind", Reason::NotStarted, PASSES, "make its sandbox"),
+        ("NetworkNotReady", "network is not ready: cni", Reason::NotStarted, PASSES, "network"),
+        ("FailedPrepareDynamicResources", "no driver", Reason::NotStarted, PASSES, "a device"),
+        (
+            "Failed",
+            "Failed to pull image \"registry.example.com/x:1\": rpc error: code = NotFound desc = \
+             failed to resolve reference: not found",
+            Reason::NoImage,
+            SOON,
+            "`registry.example.com/x:1`",
+        ),
+    ] {
+        let stuck = of_event(&event(why, said, "kubelet"), SERVICE).unwrap();
+        assert_eq!((stuck.reason, stuck.patience), (reason, patience), "{said}");
+        spoken(said, &stuck.message, &[part]);
+        assert_eq!(stuck.vague, said.contains("unmounted volumes="), "{said}");
+    }
+}
+
+#[test]
+fn each_rule_that_keeps_a_pod_from_being_made_has_its_words() {
+    for (said, patience, part) in [
+        (
+            "exceeded quota: team, requested: requests.cpu=4, used: requests.cpu=8, limited: \
+             requests.cpu=10",
+            PASSES,
+            "ResourceQuota",
+        ),
+        ("failed quota: team: must specify limits.cpu for: question", SOON, "wants requests"),
+        (
+            "violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false",
+            SOON,
+            "pod security",
+        ),
+        (
+            "error looking up service account default/runner: serviceaccount \"runner\" not found",
+            MADE_LATER,
+            "service account that it wants",
+        ),
+        ("maximum cpu usage per Container is 2, but limit is 4", SOON, "LimitRange"),
+        ("no PriorityClass with name urgent was found", MADE_LATER, "priority class"),
+        ("pod rejected: RuntimeClass \"gvisor\" not found", MADE_LATER, "runtime class"),
+        ("admission webhook \"p.example.com\" denied the request: no", SOON, "a policy"),
+        (
+            "Internal error occurred: failed calling webhook \"p.example.com\": connection refused",
+            PASSES,
+            "cannot decide",
+        ),
+        (
+            "unable to create new content in namespace x because it is being terminated",
+            SOON,
+            "being deleted",
+        ),
+        ("Pod \"x\" is invalid: spec: Invalid value: \"4\"", SOON, "finds it invalid"),
+        ("of a new kind", PASSES, "does not take it"),
+    ] {
+        let said = format!("Error creating: pods \"question-1-\" is forbidden: {said}");
+        let stuck = of_event(&event("FailedCreate", &said, "job-controller"), SERVICE).unwrap();
+        assert_eq!((stuck.reason, stuck.patience), (Reason::Denied, patience), "{said}");
+        spoken(&said, &stuck.message, &[part]);
+    }
+}
+
+#[test]
+fn an_autoscaler_that_cannot_help_now_is_waited_for() {
+    for said in [
+        "pod didn't trigger scale-up: 1 max node group size reached, 2 Insufficient cpu",
+        "pod didn't trigger scale-up: 1 in backoff after failed scale-up",
+        "pod didn't trigger scale-up: 1 max cluster cpu limit reached",
+    ] {
+        assert_eq!(
+            of_event(&event("NotTriggerScaleUp", said, "cluster-autoscaler"), SERVICE),
+            None
+        );
+    }
+}
+
+#[test]
+fn a_scheduler_without_room_is_waited_for_but_one_that_makes_nodes_is_believed() {
+    let said = "0/3 nodes are available: 3 Insufficient cpu.";
+    assert_eq!(of_event(&event("FailedScheduling", said, "default-scheduler"), SERVICE), None);
+
+    let said = "Failed to schedule pod, incompatible with nodepool \"default\", no instance type \
+                satisfied resources";
+    let stuck = of_event(&event("FailedScheduling", said, "karpenter"), SERVICE).unwrap();
+    assert_eq!(stuck.reason, Reason::Unschedulable);
+}
+
+#[test]
+fn good_news_ends_bad_news_and_is_none_itself() {
+    for reason in ["TriggeredScaleUp", "Scheduled", "Pulled", "Started", "SuccessfulCreate"] {
+        let event = event(reason, "", "x");
+        assert!(goes_on(&event), "{reason}");
+        assert_eq!(of_event(&event, SERVICE), None, "{reason}");
+    }
+    for reason in ["Pulling", "BackOff", "Killing", "Unhealthy"] {
+        let event = event(reason, "Back-off pulling image", "x");
+        assert!(!goes_on(&event), "{reason}");
+        assert_eq!(of_event(&event, SERVICE), None, "{reason}");
+    }
+}

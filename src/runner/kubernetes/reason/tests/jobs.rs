@@ -1,0 +1,65 @@
+//! Finished Jobs.
+
+use super::*;
+
+fn job(kind: &str, reason: &str, message: &str) -> Job {
+    serde_json::from_value(json!({
+        "metadata": { "name": "question-1", "creationTimestamp": "2026-11-25T12:00:00Z" },
+        "spec": { "activeDeadlineSeconds": 60, "template": { "spec": { "containers": [] } } },
+        "status": {
+            "startTime": "2026-11-25T12:00:01Z",
+            "conditions": [
+                { "type": "Suspended", "status": "False" },
+                {
+                    "type": kind,
+                    "status": "True",
+                    "reason": reason,
+                    "message": message,
+                    "lastTransitionTime": "2026-11-25T12:02:00Z",
+                },
+            ],
+        },
+    }))
+    .unwrap()
+}
+
+#[test]
+fn each_end_of_a_job_has_its_words() {
+    for (kind, why, said, reason, part) in [
+        ("Complete", "CompletionsReached", "", Reason::Exited, "without a result"),
+        (
+            "Failed",
+            "DeadlineExceeded",
+            "Job was active longer than specified deadline",
+            Reason::Deadline,
+            "deadline of 60 s",
+        ),
+        (
+            "Failed",
+            "BackoffLimitExceeded",
+            "Job has reached the specified backoff limit",
+            Reason::Failed,
+            "no longer there",
+        ),
+        (
+            "Failed",
+            "PodFailurePolicy",
+            "Container question for pod default/x failed with exit code 3 matching FailJob rule at \
+             index 0",
+            Reason::Failed,
+            "exit code 3",
+        ),
+        ("Failed", "SomethingNew", "of tomorrow", Reason::Failed, "SomethingNew"),
+    ] {
+        let end = of_job(&job(kind, why, said), SERVICE).unwrap();
+        assert_eq!((end.reason, end.at), (reason, at("2026-11-25T12:02:00Z")), "{why}");
+        spoken(why, &end.message, &[part]);
+    }
+}
+
+#[test]
+fn a_job_whose_pods_still_go_has_not_ended() {
+    assert_eq!(of_job(&job("FailureTarget", "DeadlineExceeded", ""), SERVICE), None);
+    assert_eq!(of_job(&job("SuccessCriteriaMet", "", ""), SERVICE), None);
+    assert_eq!(of_job(&Job::default(), SERVICE), None);
+}

@@ -1,0 +1,406 @@
+//! Pods that wait, run, or are gone.
+
+use super::*;
+
+const IMAGE: &str = "registry.example.com/octue/example:1.2.0";
+
+fn waiting(reason: &str, message: &str) -> Pod {
+    let state = json!({ "waiting": { "reason": reason, "message": message } });
+    pod(&json!({ "phase": "Pending", "containerStatuses": container(&state) }))
+}
+
+fn unscheduled(message: &str) -> Pod {
+    merged(&json!({
+        "spec": { "nodeName": null },
+        "status": { "phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
+        }]},
+    }))
+}
+
+fn stuck(case: &str, pod: &Pod) -> Stuck {
+    match of_pod(pod, SERVICE) {
+        PodState::Waiting { scheduled: true, stuck: Some(stuck), why } => {
+            assert!(!why.is_empty(), "{case}");
+            stuck
+        }
+        state => panic!("{case}: {state:?}"),
+    }
+}
+
+#[test]
+fn each_way_in_which_an_image_cannot_be_had_has_its_words() {
+    let resolve = format!(
+        r#"rpc error: code = Unknown desc = failed to pull and unpack image "{IMAGE}": failed to resolve reference "{IMAGE}": "#
+    );
+    let head = "unexpected status from HEAD request to https://registry.example.com/v2/octue/x: ";
+    for (said, reason, patience, part) in [
+        (format!("{resolve}{IMAGE}: not found"), Reason::NoImage, SOON, "there is no such image"),
+        (format!("{resolve}{head}404 Not Found"), Reason::NoImage, SOON, "no such image"),
+        (
+            "manifest unknown: manifest unknown".to_owned(),
+            Reason::NoImage,
+            SOON,
+            "push the image",
+        ),
+        (
+            format!(
+                "{resolve}pull access denied, repository does not exist or may require \
+                 authorization: server message: insufficient_scope: authorization failed"
+            ),
+            Reason::Image,
+            MADE_LATER,
+            "pull secret",
+        ),
+        (format!("{resolve}{head}401 Unauthorized"), Reason::Image, MADE_LATER, "does not let"),
+        (format!("{resolve}{head}403 Forbidden"), Reason::Image, MADE_LATER, "does not let"),
+        (format!("{resolve}{head}429 Too Many Requests"), Reason::Image, PASSES, "no more pulls"),
+        (format!("{resolve}{head}503 Service Unavailable"), Reason::Image, PASSES, "be reached"),
+        (
+            format!(
+                "{resolve}failed to do request: Head \"https://registry.example.com/v2/\": dial \
+                 tcp: lookup registry.example.com: no such host"
+            ),
+            Reason::Image,
+            PASSES,
+            "cannot be reached",
+        ),
+        (
+            format!("{resolve}failed to authorize: dial tcp 10.0.0.1:443: i/o timeout"),
+            Reason::Image,
+            PASSES,
+            "cannot be reached",
+        ),
+        (
+            "failed to pull and unpack image: no match for platform in manifest: not found"
+                .to_owned(),
+            Reason::Image,
+            SOON,
+            "not built for the processor",
+        ),
+        (
+            "failed to extract layer (application/vnd.oci.image.layer.v1.tar+gzip sha256:ab) to \
+             overlayfs as \"extract-1\": gzip: invalid checksum"
+                .to_owned(),
+            Reason::Image,
+            Duration::from_secs(300),
+            "damaged",
+        ),
+        (
+            "failed to extract layer sha256:ab: write /var/lib: no space left on device".to_owned(),
+            Reason::Image,
+            PASSES,
+            "no disk left",
+        ),
+        (
+            "media type \"application/vnd.docker.distribution.manifest.v1+prettyjws\" is no longer \
+             supported since containerd v2.0, please rebuild the image"
+                .to_owned(),
+            Reason::Image,
+            SOON,
+            "format",
+        ),
+        ("failed in a way of its own".to_owned(), Reason::Image, PASSES, "a way of its own"),
+    ] {
+        // The kubelet says it in two ways, by turns.
+        for (state, said) in [
+            ("ErrImagePull", said.clone()),
+            ("ImagePullBackOff", format!("Back-off pulling image \"{IMAGE}\": ErrImagePull: {said}")),
+        ] {
+            let stuck = stuck(&said, &waiting(state, &said));
+            assert_eq!((stuck.reason, stuck.patience), (reason, patience), "{said}");
+            assert!(!stuck.vague, "{said}");
+            spoken(&said, &stuck.message, &[part, IMAGE]);
+            let named = stuck.message.matches(IMAGE).count();
+            assert!(named <= 2, "{}", stuck.message);
+        }
+    }
+}
+
+#[test]
+fn a_bare_back_off_does_not_hide_the_cause_that_was_seen_before() {
+    let cause = stuck("cause", &waiting("ErrImagePull", "manifest unknown"));
+    let bare = waiting("ImagePullBackOff", &format!("Back-off pulling image \"{IMAGE}\""));
+    let bare = stuck("bare", &bare);
+    assert_eq!((bare.reason, bare.patience, bare.vague), (Reason::Image, PASSES, true));
+
+    assert_eq!(bare.clone().after(Some(cause.clone())), cause);
+    assert_eq!(cause.clone().after(Some(bare.clone())), cause);
+    assert_eq!(bare.clone().after(None), bare);
+}
+
+#[test]
+fn an_images_own_name_is_no_cause() {
+    let image = "registry.example.com/denied/timeout-not found:1";
+    let pod = merged(&json!({
+        "spec": { "containers": [{ "name": "question", "image": image }] },
+        "status": {
+            "phase": "Pending",
+            "containerStatuses": container(&json!({ "waiting": {
+                "reason": "ErrImagePull",
+                "message": format!("failed to resolve reference \"{image}\": manifest unknown"),
+            }})),
+        },
+    }));
+    assert_eq!(stuck("name", &pod).reason, Reason::NoImage);
+}
+
+#[test]
+fn each_way_in_which_a_container_is_held_has_its_words() {
+    for (state, said, reason, patience, parts) in [
+        (
+            "InvalidImageName",
+            "Failed to apply default image tag \"Octue/x\": couldn't parse image name",
+            Reason::NoImage,
+            AT_ONCE,
+            &["no name of an image"][..],
+        ),
+        (
+            "ErrImageNeverPull",
+            "Container image \"x\" is not present with pull policy of Never",
+            Reason::Image,
+            SOON,
+            &["`Never`"],
+        ),
+        (
+            "RegistryUnavailable",
+            "image pull failed for x because the registry is unavailable",
+            Reason::Image,
+            PASSES,
+            &["cannot be reached"],
+        ),
+        (
+            "SignatureValidationFailed",
+            "image pull failed for x because the signature validation failed",
+            Reason::Image,
+            SOON,
+            &["signature"],
+        ),
+        (
+            "CreateContainerConfigError",
+            "secret \"api-key\" not found",
+            Reason::Volume,
+            MADE_LATER,
+            &["a secret", "api-key"],
+        ),
+        (
+            "CreateContainerConfigError",
+            "couldn't find key token in Secret default/api-key",
+            Reason::Volume,
+            MADE_LATER,
+            &["a key of it", "token"],
+        ),
+        (
+            "CreateContainerConfigError",
+            "configmap \"places\" not found",
+            Reason::Volume,
+            MADE_LATER,
+            &["ConfigMap", "places"],
+        ),
+        (
+            "CreateContainerConfigError",
+            "container has runAsNonRoot and image will run as root (pod: \"x\", container: question)",
+            Reason::NotStarted,
+            SOON,
+            &["runs as root", "USER 1000"],
+        ),
+        (
+            "CreateContainerConfigError",
+            "failed to sync secret cache: timed out waiting for the condition",
+            Reason::NotStarted,
+            MADE_LATER,
+            &["cannot be had"],
+        ),
+        (
+            "CreateContainerError",
+            "container create failed: executable file `octue` not found in $PATH: No such file or \
+             directory",
+            Reason::NotStarted,
+            MADE_LATER,
+            &["command is not in it"],
+        ),
+        (
+            "CreateContainerError",
+            "failed to generate container spec: no command specified",
+            Reason::NotStarted,
+            MADE_LATER,
+            &["it names no command"],
+        ),
+        ("CreateContainerError", "context deadline exceeded", Reason::NotStarted, PASSES, &[]),
+        (
+            "RunContainerError",
+            "exec: \"octue\": executable file not found in $PATH: unknown",
+            Reason::NotStarted,
+            MADE_LATER,
+            &["entry point"],
+        ),
+        ("PostStartHookError", "hook said no", Reason::NotStarted, MADE_LATER, &["hook said no"]),
+        (
+            "SomethingNew",
+            "of tomorrow",
+            Reason::NotStarted,
+            PASSES,
+            &["SomethingNew", "of tomorrow"],
+        ),
+    ] {
+        let stuck = stuck(said, &waiting(state, said));
+        assert_eq!((stuck.reason, stuck.patience), (reason, patience), "{said}");
+        spoken(said, &stuck.message, parts);
+    }
+}
+
+#[test]
+fn an_init_container_that_is_held_is_named() {
+    let pod = merged(&json!({
+        "spec": { "initContainers": [{ "name": "fetch", "image": "busybox:9" }] },
+        "status": {
+            "phase": "Pending",
+            "initContainerStatuses": [{
+                "name": "fetch", "image": "busybox:9", "imageID": "", "ready": false,
+                "restartCount": 0,
+                "state": { "waiting": { "reason": "ErrImagePull", "message": "x: not found" } },
+            }],
+            "containerStatuses": container(&json!({ "waiting": { "reason": "PodInitializing" } })),
+        },
+    }));
+    let stuck = stuck("init", &pod);
+    assert_eq!(stuck.reason, Reason::NoImage);
+    spoken("init", &stuck.message, &["init container `fetch`", "busybox:9"]);
+}
+
+#[test]
+fn a_container_that_is_started_again_and_again_is_told_by_its_last_end() {
+    let mut statuses = container(&json!({ "waiting": { "reason": "CrashLoopBackOff" } }));
+    statuses[0]["restartCount"] = json!(4);
+    statuses[0]["lastState"] = json!({ "terminated": { "exitCode": 3, "reason": "Error" } });
+    let pod = pod(&json!({ "phase": "Pending", "containerStatuses": statuses }));
+    let stuck = stuck("loop", &pod);
+    assert_eq!((stuck.reason, stuck.patience), (Reason::Failed, AT_ONCE));
+    spoken("loop", &stuck.message, &["exit code 3", "4 times"]);
+}
+
+#[test]
+fn what_is_on_its_way_is_not_stuck() {
+    let creating = waiting("ContainerCreating", "");
+    let fresh = pod(&json!({ "phase": "Pending" }));
+    for pod in [creating, fresh] {
+        let state = of_pod(&pod, SERVICE);
+        let PodState::Waiting { why, scheduled: true, stuck: None } = state else {
+            panic!("{state:?}")
+        };
+        assert!(why.contains("`node-a`"), "{why}");
+    }
+}
+
+#[test]
+fn a_pod_without_a_node_waits_and_says_what_for() {
+    for (said, parts) in [
+        (
+            "0/3 nodes are available: 3 Insufficient cpu. preemption: 0/3 nodes are available: 3 \
+             Preemption is not helpful for scheduling.",
+            &["not enough free CPUs", "0/3 nodes"][..],
+        ),
+        ("0/3 nodes are available: 3 Insufficient memory.", &["free memory"]),
+        ("0/1 nodes are available: 1 Insufficient ephemeral-storage.", &["free disk"]),
+        ("0/2 nodes are available: 2 Insufficient nvidia.com/gpu.", &["accelerator"]),
+        (
+            "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.",
+            &["kind that its settings want"],
+        ),
+        (
+            "0/1 nodes are available: 1 node(s) had untolerated taint {gpu: yes}.",
+            &["taint that it does not tolerate", "{gpu: yes}"],
+        ),
+        ("0/1 nodes are available: 1 node(s) were unschedulable.", &["closed to new pods"]),
+        ("0/1 nodes are available: 1 Too many pods.", &["one more pod"]),
+        ("no nodes available to schedule pods", &["no nodes at all"]),
+        ("0/9 nodes are available: 9 of a new kind.", &["no node has taken it", "new kind"]),
+    ] {
+        let state = of_pod(&unscheduled(said), SERVICE);
+        let PodState::Waiting { why, scheduled: false, stuck: None } = state else {
+            panic!("{said}: {state:?}")
+        };
+        for part in parts {
+            assert!(why.contains(part), "{said}: {why}");
+        }
+    }
+}
+
+#[test]
+fn a_volume_claim_that_is_not_there_is_told_before_there_is_a_node() {
+    for (said, patience) in [
+        (
+            "0/1 nodes are available: persistentvolumeclaim \"cache\" not found. not found",
+            MADE_LATER,
+        ),
+        ("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.", PASSES),
+    ] {
+        let state = of_pod(&unscheduled(said), SERVICE);
+        let PodState::Waiting { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
+        assert_eq!((stuck.reason, stuck.patience), (Reason::Volume, patience));
+        spoken(said, &stuck.message, &["volume claim"]);
+    }
+}
+
+#[test]
+fn a_pod_that_is_to_go_runs_until_it_is_gone() {
+    let running = json!({ "running": { "startedAt": "2026-11-25T12:00:10Z" } });
+    let status = json!({ "phase": "Running", "containerStatuses": container(&running) });
+    let since = at("2026-11-25T12:00:10Z");
+    assert_eq!(of_pod(&pod(&status), SERVICE), PodState::Running { since, stuck: None });
+
+    let going = merged(&json!({
+        "metadata": { "deletionTimestamp": "2026-11-25T12:05:00Z", "deletionGracePeriodSeconds": 3 },
+        "status": status,
+    }));
+    let state = of_pod(&going, SERVICE);
+    let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
+    assert_eq!((stuck.reason, stuck.patience), (Reason::Deleted, Duration::from_secs(903)));
+    spoken("going", &stuck.message, &["`node-a` does not say that it is gone"]);
+}
+
+#[test]
+fn a_node_that_is_out_of_sight_is_told_in_time() {
+    let running = json!({ "running": { "startedAt": "2026-11-25T12:00:10Z" } });
+    let lost = pod(&json!({ "phase": "Unknown", "containerStatuses": container(&running) }));
+    let state = of_pod(&lost, SERVICE);
+    let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
+    assert_eq!((stuck.reason, stuck.patience), (Reason::Lost, PASSES));
+    spoken("lost", &stuck.message, &["out of sight"]);
+}
+
+#[test]
+fn a_sidecar_that_outlives_the_service_is_named() {
+    let ended = json!({ "terminated": {
+        "exitCode": 0, "reason": "Completed", "startedAt": "2026-11-25T12:00:10Z",
+    }});
+    let mut statuses = container(&ended);
+    let mut proxy = container(&json!({ "running": {} }))[0].clone();
+    proxy["name"] = json!("istio-proxy");
+    statuses.as_array_mut().unwrap().push(proxy);
+    let state =
+        of_pod(&pod(&json!({ "phase": "Running", "containerStatuses": statuses })), SERVICE);
+    let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
+    assert_eq!(stuck.reason, Reason::Exited);
+    spoken("sidecar", &stuck.message, &["`istio-proxy` still runs", "restartPolicy"]);
+}
+
+#[test]
+fn what_vanished_is_told_by_what_was_seen_last() {
+    let now = Timestamp(9);
+    let running = PodState::Running { since: Timestamp(1), stuck: None };
+    let end = of_vanished(Some(&running), now, SERVICE);
+    assert_eq!((end.at, end.started, end.reason), (now, Some(Timestamp(1)), Reason::Deleted));
+    spoken("ran", &end.message, &["while it ran"]);
+
+    let held = of_pod(&waiting("ErrImagePull", "manifest unknown"), SERVICE);
+    let end = of_vanished(Some(&held), now, SERVICE);
+    assert_eq!(end.reason, Reason::Deleted);
+    spoken("held", &end.message, &["before it began", "no such image"]);
+
+    assert_eq!(of_vanished(None, now, SERVICE).reason, Reason::Lost);
+
+    let ended = of_pod(&pod(&json!({ "phase": "Failed" })), SERVICE);
+    let PodState::Ended { end, .. } = &ended else { panic!("{ended:?}") };
+    assert_eq!(&of_vanished(Some(&ended), now, SERVICE), end);
+}

@@ -1,0 +1,262 @@
+//! Texts of the settings, each checked when it is read: an error then has the line.
+
+use crate::runner::kubernetes::inputs::FOLDER;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
+use std::fmt;
+use std::time::Duration;
+
+/// The longest time that can be set: what a pod's deadline can hold, in whole days.
+const LONGEST: Duration = Duration::from_secs(24_855 * 24 * 3600);
+
+/// A text; a number or a boolean is taken as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Text(pub String);
+
+/// The name of an object of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name(pub String);
+
+/// The name of a variable of the environment, and none of ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Variable(pub String);
+
+/// The key of a label or a taint: `name` or `domain/name`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(pub String);
+
+/// What a node calls a resource that is none of Kubernetes' own: `nvidia.com/gpu`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceName(pub String);
+
+/// A place in the container's file system: absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(pub String);
+
+/// A time: `90s`, `30m`, `1h30m`, `7d`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+/// A number from 1.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Positive(pub u32);
+
+/// A command: a program and its first arguments.
+#[derive(Clone, Debug)]
+pub(super) struct Words(pub Vec<String>);
+
+/// Variables that are ours to give: with another value nothing would run.
+pub const OURS: [&str; 5] = [
+    "TWINED_SERVICES_TOPIC_NAME",
+    "COMPUTE_PROVIDER",
+    "OCTUE_SERVICE_REVISION_TAG",
+    "TWINED_QUESTION_FILE",
+    "TWINED_QUESTION_PARTS",
+];
+
+// === impl Default ===
+
+impl Default for ResourceName {
+    fn default() -> Self {
+        Self("nvidia.com/gpu".to_owned())
+    }
+}
+
+// === impl Name, and its like ===
+
+impl Name {
+    /// Checks a name.
+    ///
+    /// # Errors
+    ///
+    /// Says what is expected.
+    pub fn new(text: &str) -> Result<Self, String> {
+        if is_subdomain(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(format!(
+            "`{text}` is no name of an object of Kubernetes: at most 253 of lower-case letters, \
+             digits, `-` and `.`, with a letter or a digit at both ends"
+        ))
+    }
+}
+
+impl Variable {
+    fn new(text: &str) -> Result<Self, String> {
+        let first = text.bytes().next().is_some_and(|byte| !byte.is_ascii_digit());
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+        if !first || !text.bytes().all(word) {
+            return Err(format!(
+                "`{text}` is no name of a variable: letters, digits and `_`, not starting with a \
+                 digit"
+            ));
+        }
+        if OURS.contains(&text) {
+            return Err(format!("the variable `{text}` is set for every question, and cannot be"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Key {
+    fn new(text: &str) -> Result<Self, String> {
+        if is_key(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(format!(
+            "`{text}` is no key of a label: `name` or `domain/name`, the name at most 63 of \
+             letters, digits, `-`, `_` and `.`"
+        ))
+    }
+}
+
+impl ResourceName {
+    fn new(text: &str) -> Result<Self, String> {
+        let domain = text.split_once('/').map(|(domain, _)| domain);
+        let theirs = domain.is_some_and(|domain| !domain.ends_with("kubernetes.io"));
+        if theirs && is_key(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(format!("`{text}` is no resource of a device: one is called as `nvidia.com/gpu` is"))
+    }
+}
+
+impl Place {
+    fn new(text: &str) -> Result<Self, String> {
+        let parts = || text.split('/').skip(1);
+        let bare = text.starts_with('/')
+            && parts().all(|part| !matches!(part, "" | "." | ".."))
+            // Kubernetes takes no colon in a mount's path.
+            && !text.contains([':', '\0']);
+        if !bare {
+            return Err(format!("`{text}` is no absolute path such as `/secrets/key`"));
+        }
+        let ours = FOLDER.trim_start_matches('/');
+        if parts().next() == Some(ours) {
+            return Err(format!("`{text}` is in `{FOLDER}`, where questions are mounted"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Span {
+    fn new(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("`{text}` is no time such as `90s`, `30m`, `1h30m` or `7d`, of 1 s to 24855 d")
+        };
+        let mut seconds = 0_u64;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            let number: u32 = rest[..digits].parse().map_err(|_| wrong())?;
+            let unit = match rest.as_bytes().get(digits) {
+                Some(b's') => 1,
+                Some(b'm') => 60,
+                Some(b'h') => 3600,
+                Some(b'd') => 24 * 3600,
+                Some(_) | None => return Err(wrong()),
+            };
+            // Below 2³² times a day: far from the end of 64 bits.
+            seconds = seconds.saturating_add(u64::from(number) * unit);
+            rest = &rest[digits + 1..];
+        }
+        let span = Duration::from_secs(seconds);
+        if span.is_zero() || span > LONGEST { Err(wrong()) } else { Ok(Self(span)) }
+    }
+}
+
+impl Positive {
+    fn new(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|&number| number > 0);
+        number.map(Self).ok_or_else(|| format!("`{text}` is no whole number from 1"))
+    }
+}
+
+fn is_subdomain(text: &str) -> bool {
+    let end = |byte: Option<u8>| {
+        byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    };
+    let label = |label: &str| {
+        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        end(label.bytes().next()) && end(label.bytes().next_back()) && label.bytes().all(inner)
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+fn is_key(text: &str) -> bool {
+    let name = match text.split_once('/') {
+        Some((domain, name)) if is_subdomain(domain) => name,
+        Some(_) => return false,
+        None => text,
+    };
+    let end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    name.len() <= 63
+        && end(name.bytes().next())
+        && end(name.bytes().next_back())
+        && name.bytes().all(inner)
+}
+
+// === Reading ===
+
+/// Reads a scalar as the text that it is written with, and checks it.
+macro_rules! read_by_its_check {
+    ($($checked:ident),+) => {$(
+        impl<'de> Deserialize<'de> for $checked {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let Text(text) = Text::deserialize(deserializer)?;
+                Self::new(&text).map_err(D::Error::custom)
+            }
+        }
+    )+};
+}
+
+read_by_its_check!(Name, Variable, Key, ResourceName, Place, Span, Positive);
+
+/// Writes the text itself.
+macro_rules! written_as_it_is {
+    ($($checked:ident),+) => {$(
+        impl fmt::Display for $checked {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )+};
+}
+
+written_as_it_is!(Text, Name, Variable, Key, ResourceName, Place);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Scalar;
+
+        impl Visitor<'_> for Scalar {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Text, E> {
+                if text.contains('\0') {
+                    return Err(E::custom("a text cannot hold the character NUL"));
+                }
+                Ok(Text(text.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_str(Scalar)
+    }
+}
+
+impl<'de> Deserialize<'de> for Words {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let words = Vec::<Text>::deserialize(deserializer)?;
+        if words.first().is_none_or(|Text(program)| program.is_empty()) {
+            return Err(D::Error::custom(
+                "`command` needs a program, such as `[octue, twined, …]`",
+            ));
+        }
+        Ok(Self(words.into_iter().map(|Text(word)| word).collect()))
+    }
+}

@@ -1,0 +1,230 @@
+use super::*;
+use proptest::prelude::*;
+
+fn read(text: &str) -> Settings {
+    Settings::read(text, Fields::default()).unwrap()
+}
+
+fn service(settings: &Settings, revision: &str) -> Arc<Service> {
+    settings.of(&revision.parse().unwrap())
+}
+
+fn error(text: &str) -> String {
+    Settings::read(text, Fields::default()).unwrap_err().to_string()
+}
+
+const WHOLE: &str = r#"
+allow: ["octue/*", "*/open"]
+deny: ["octue/old-*"]
+running: {network: 500, tree: 50}
+depth: 20
+waiting: 12h
+defaults:
+  cpus: {default: 1, cap: 8}
+  memory: {default: 512Mi, cap: 64Gi, limit: request}
+  ephemeral_storage: {default: 1Gi, limit: 2Gi}
+  environment: {MODE: production, LEVEL: 3, FLAG: true, RATIO: 1.50}
+  node_selector: {cloud.google.com/gke-spot: true}
+  deadline: 2d
+  queue: main
+rules:
+  - services: ["octue/wind-*"]
+    gpus: {resource: amd.com/gpu, number: 2}
+    cpus: {cap: 16}
+    environment: {MODE: test}
+    secrets: {TOKEN: {secret: tokens, key: wind}}
+    volumes:
+      - {path: /secrets/wind, secret: wind-key}
+      - {path: /config, config_map: wind}
+      - {path: /data, claim: winds, read_only: true}
+      - {path: /scratch, empty_dir: 10Gi}
+    tolerations:
+      - {key: gpu, value: "yes", effect: NoSchedule}
+      - {key: away, effect: NoExecute, seconds: 60}
+    service_account: wind
+    priority: high
+    queue: gpus
+    queue_priority: urgent
+    image_pull_secrets: [registry]
+    retry:
+      memory: {times: 2, backoff: 30s, factor: 1.5, ceiling: 32Gi}
+      evicted: {times: 1}
+    security: restricted
+    running: 10
+  - services: ["*/*:old-*"]
+    command: [python, -m, old]
+    inputs: file
+    deadline: 1h30m
+"#;
+
+#[test]
+fn nothing_written_is_what_the_reference_does() {
+    let settings = read("");
+    let service = service(&settings, "a/b:1");
+
+    assert_eq!(service.cpus.default, Quantity::whole(1));
+    assert_eq!(service.memory.default, "512Mi".parse().unwrap());
+    assert_eq!(service.ephemeral_storage.default, "1Gi".parse().unwrap());
+    for amount in [&service.cpus, &service.memory, &service.ephemeral_storage] {
+        assert_eq!((amount.cap, amount.limit), (None, None));
+    }
+    assert_eq!(service.command, ["octue", "twined", "question", "ask-local"]);
+    assert_eq!(service.deadline, Duration::from_secs(604_800));
+    assert_eq!((service.security, service.inputs), (Security::Baseline, Road::Python));
+    assert_eq!((service.running, service.queue.as_ref()), (None, None));
+    assert!(service.retry.is_empty());
+    assert_eq!((settings.depth, settings.waiting), (None, Duration::from_secs(86_400)));
+    assert!(!settings.limits_running(&service));
+}
+
+#[test]
+fn later_rules_win_field_by_field() {
+    let settings = read(WHOLE);
+    let wind = service(&settings, "octue/wind-speed:old-1");
+
+    assert_eq!(wind.cpus.cap, Some(Quantity::whole(16)));
+    assert_eq!(wind.cpus.default, Quantity::whole(1));
+    assert_eq!(wind.memory.limit, Some(Limit::Request));
+    let environment: Vec<_> =
+        wind.environment.iter().map(|(name, value)| (&*name.0, &*value.0)).collect();
+    // As they are written.
+    assert_eq!(
+        environment,
+        [("FLAG", "true"), ("LEVEL", "3"), ("MODE", "test"), ("RATIO", "1.50")]
+    );
+    assert_eq!(
+        wind.gpus.as_ref().map(|gpus| (&*gpus.resource.0, gpus.number)),
+        Some(("amd.com/gpu", 2))
+    );
+    assert_eq!(wind.queue.as_ref().map(|name| &*name.0), Some("gpus"));
+    assert_eq!(wind.deadline, Duration::from_secs(5400));
+    assert_eq!(wind.command, ["python", "-m", "old"]);
+    assert_eq!(wind.inputs, Road::File);
+    assert_eq!(wind.security, Security::Restricted);
+    let retry = &wind.retry[&Reason::Memory];
+    assert_eq!((retry.times, retry.permille), (2, 1500));
+    assert_eq!(retry.backoff, Duration::from_secs(30));
+    assert_eq!(retry.ceiling, "32Gi".parse().ok());
+    assert_eq!(wind.retry[&Reason::Evicted].backoff, Duration::from_secs(10));
+    assert_eq!(wind.volumes.len(), 4);
+
+    let other = service(&settings, "octue/other:1");
+    assert_eq!(other.cpus.cap, Some(Quantity::whole(8)));
+    assert_eq!(other.gpus, None);
+    assert_eq!(other.environment.len(), 4);
+    assert_eq!(other.deadline, Duration::from_secs(172_800));
+    assert!(Arc::ptr_eq(&other, &service(&settings, "octue/other:1")));
+}
+
+#[test]
+fn a_file_of_json_is_read_too() {
+    let settings = read(r#"{"rules": [{"services": ["a/b"], "cpus": {"default": 2}}]}"#);
+    assert_eq!(service(&settings, "a/b:1").cpus.default, Quantity::whole(2));
+}
+
+#[test]
+fn a_name_is_of_one_variable_wherever_its_value_is() {
+    let settings = read(
+        "defaults: {environment: {A: plain, B: plain}}\n\
+         rules:\n\
+         - {services: [\"a/*\"], secrets: {A: {secret: s, key: k}}}\n\
+         - {services: [\"a/b\"], environment: {A: plain again}}\n",
+    );
+    let [c, b] = ["a/c:1", "a/b:1"].map(|revision| service(&settings, revision));
+    assert_eq!((c.environment.len(), c.secrets.len()), (1, 1));
+    assert_eq!((b.environment.len(), b.secrets.len()), (2, 0));
+}
+
+#[test]
+fn flags_are_below_the_file() {
+    let base = Fields {
+        service_account: Some(Name::new("flag").unwrap()),
+        queue: Some(Name::new("flag").unwrap()),
+        ..Fields::default()
+    };
+    let settings = Settings::read("defaults: {queue: file}", base).unwrap();
+    let service = service(&settings, "a/b:1");
+    assert_eq!(service.service_account.as_ref().unwrap().0, "flag");
+    assert_eq!(service.queue.as_ref().unwrap().0, "file");
+    assert_eq!(settings.queues().len(), 2);
+}
+
+#[test]
+fn a_default_is_not_refused_for_a_cap_that_a_rule_lowers() {
+    let settings = read("rules: [{services: [\"a/*\"], memory: {cap: 256Mi}}]");
+    assert_eq!(service(&settings, "a/b:1").memory.default, "256Mi".parse().unwrap());
+}
+
+#[test]
+fn deny_wins_over_allow_and_the_setting_is_named() {
+    let settings = read(WHOLE);
+    let admit = |revision| settings.admit(Sruid::parse(revision).unwrap());
+    assert_eq!(admit("octue/wind:1"), Ok(()));
+    assert_eq!(admit("other/open:1"), Ok(()));
+    assert_eq!(
+        admit("octue/old-wind:1").unwrap_err().to_string(),
+        "`octue/old-wind:1` may not run in this network: its settings `deny` `octue/old-*`"
+    );
+    assert!(admit("other/shut:1").unwrap_err().to_string().contains("no pattern of `allow`"));
+}
+
+#[test]
+fn an_error_says_where_it_is_and_what_is_expected() {
+    for (text, told) in [
+        ("defaults:\n  memory: {default: 512MB}\n", "line 2"),
+        ("defaults:\n  memory: {default: 512MB}\n", "`512MB`: not a quantity: a number such as"),
+        ("defaults:\n  memory: {default: -1}\n", "cannot be negative"),
+        ("defaults:\n  memory: {default: .nan}\n", "quantity"),
+        ("\ndefaults:\n  memmory: {}\n", "line 3"),
+        ("\ndefaults:\n  memmory: {}\n", "memmory"),
+        ("nonsense: 1\n", "nonsense"),
+        ("defaults: [1]\n", "line 1"),
+        ("defaults: {deadline: 7}\n", "`7` is no time such as `90s`"),
+        ("defaults: {deadline: 0s}\n", "`0s` is no time"),
+        ("defaults: {deadline: 99999999d}\n", "is no time"),
+        ("defaults: {queue: Main}\n", "`Main` is no name of an object of Kubernetes"),
+        ("defaults: {environment: {1A: x}}\n", "`1A` is no name of a variable"),
+        ("defaults: {environment: {COMPUTE_PROVIDER: x}}\n", "is set for every question"),
+        ("defaults: {volumes: [{path: /a, host_path: /}]}\n", "host_path"),
+        ("defaults: {volumes: [{path: /a}]}\n", "exactly one of `secret`"),
+        ("defaults: {volumes: [{path: a, secret: b}]}\n", "`a` is no absolute path"),
+        ("defaults: {volumes: [{path: /a/../b, secret: b}]}\n", "is no absolute path"),
+        ("defaults: {volumes: [{path: /twined/x, secret: b}]}\n", "where questions are mounted"),
+        ("defaults: {gpus: {resource: memory, number: 1}}\n", "is no resource of a device"),
+        ("defaults: {retry: {tired: {times: 1}}}\n", "`tired` is no reason"),
+        ("defaults: {retry: {cancelled: {times: 1}}}\n", "`cancelled` is no reason"),
+        ("defaults: {retry: {memory: {times: 21}}}\n", "`times` is 21, over 20"),
+        ("defaults: {retry: {memory: {times: 1, factor: 0.5}}}\n", "`factor` is 0.5"),
+        ("defaults: {retry: {lost: {times: 1, factor: 2}}}\n", "the reason `memory` alone"),
+        ("defaults: {command: []}\n", "`command` needs a program"),
+        ("defaults: {running: 0}\n", "`0` is no whole number from 1"),
+        ("defaults: {security: none}\n", "baseline"),
+        ("defaults: {services: [\"a/b\"]}\n", "`defaults` of the settings are for every service"),
+        ("rules: [{queue: a}]\n", "rule 1 of the settings names no service"),
+        ("rules: [{services: [\"a\"]}]\n", "pattern `a` has no `/`"),
+        (
+            "rules: [{services: [\"a/b\"], cpus: {default: 2, cap: 1}}]\n",
+            "in rule 1 of the settings `cpus.default` is 2, over its `cap` of 1",
+        ),
+    ] {
+        let error = error(text);
+        assert!(error.contains(told), "{text}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn a_flood_of_names_does_not_grow_what_is_kept() {
+    let settings = read("");
+    for number in 0..2 * KEPT {
+        service(&settings, &format!("a/b:{number}"));
+    }
+    assert!(settings.kept.read().unwrap().len() <= KEPT);
+}
+
+proptest! {
+    #[test]
+    fn no_file_makes_it_panic(text in "[a-z:{}\\[\\]\"&*!|>0-9 \n-]{0,60}") {
+        let _ = Settings::read(&text, Fields::default());
+    }
+}

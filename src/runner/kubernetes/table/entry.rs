@@ -1,0 +1,391 @@
+//! One Job and its pods: the phase of its run, and what is to be done about it.
+
+use crate::event::Timestamp;
+use crate::runner::kubernetes::reason::{self, PodState, Stuck};
+use crate::runner::kubernetes::table::{Action, EVICTIONS, JobBrief, PodBrief};
+use crate::runner::{End, Phase, Reason, RunState};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How many pods of a Job are remembered: those that were taken away, and the last.
+const PODS: usize = EVICTIONS + 2;
+
+/// For how long a Job may have no pod, or its pod not run, before events are looked at, and how
+/// often then. They cost a call each.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// A Job and its pods.
+#[derive(Debug)]
+pub struct Entry {
+    /// The Job.
+    pub job: JobBrief,
+    /// Whether the Job is no more.
+    pub gone: bool,
+    /// Whether its pods were looked for after its end.
+    pub looked: bool,
+    /// Whether we gave it its turn.
+    pub released: bool,
+    /// What it waits for, as its queue says.
+    pub waits: String,
+    /// Why its queue will never have room for it.
+    pub refused: Option<(Reason, String)>,
+    /// What events say.
+    pub from_events: Option<Stuck>,
+    /// Its pods, oldest first.
+    pods: Vec<Seen>,
+    /// What was told, and how many evictions with it.
+    told: Option<(Phase, usize)>,
+    /// What it is stuck with, and since when.
+    stuck: Option<(Stuck, Timestamp)>,
+    /// When events were last looked at.
+    events: Timestamp,
+}
+
+#[derive(Debug)]
+struct Seen {
+    pod: PodBrief,
+    gone: bool,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// A Job of which no pod is known.
+    pub fn new(job: JobBrief) -> Self {
+        Self {
+            events: job.identity.launched,
+            job,
+            gone: false,
+            looked: false,
+            released: false,
+            waits: String::new(),
+            refused: None,
+            from_events: None,
+            pods: Vec::new(),
+            told: None,
+            stuck: None,
+        }
+    }
+
+    /// A pod is there, or has changed.
+    pub fn pod(&mut self, pod: PodBrief) {
+        if let Some(seen) = self.pods.iter_mut().find(|seen| seen.pod.uid == pod.uid) {
+            seen.pod = pod;
+            return;
+        }
+        // What is said of a pod that is gone holds no longer for the next.
+        self.from_events = None;
+        self.pods.push(Seen { pod, gone: false });
+        self.pods.sort_by_key(|seen| seen.pod.created);
+        if self.pods.len() > PODS {
+            self.pods.remove(0);
+        }
+    }
+
+    /// A pod is there no more.
+    pub fn pod_gone(&mut self, uid: Uuid) {
+        if let Some(seen) = self.pods.iter_mut().find(|seen| seen.pod.uid == uid) {
+            seen.gone = true;
+        }
+    }
+
+    /// Whether a pod of this uid was seen.
+    pub fn has(&self, uid: Uuid) -> bool {
+        self.pods.iter().any(|seen| seen.pod.uid == uid)
+    }
+
+    /// Only these pods are there. Says whether that is news.
+    pub fn only(&mut self, uids: &HashSet<Uuid>) -> bool {
+        let missing = |seen: &&mut Seen| !seen.gone && !uids.contains(&seen.pod.uid);
+        let mut news = false;
+        for seen in self.pods.iter_mut().filter(missing) {
+            seen.gone = true;
+            news = true;
+        }
+        news
+    }
+
+    /// The newest pod of which something may run.
+    pub fn live(&self) -> Option<&PodBrief> {
+        let live = |seen: &&Seen| !seen.gone && !matches!(seen.pod.state, PodState::Ended { .. });
+        self.pods.iter().rev().find(live).map(|seen| &seen.pod)
+    }
+
+    /// The state, where it is another than was told.
+    pub fn tell(&mut self, now: Timestamp) -> Option<RunState> {
+        let phase = self.phase(now)?;
+        // An end is told once: what is seen of it later is less, for pods go before their Jobs.
+        if self.has_ended() {
+            return None;
+        }
+        let news = Some((phase, self.job.evicted.len()));
+        if self.told == news {
+            return None;
+        }
+        self.told = news;
+        self.told_state()
+    }
+
+    /// Whether it was told as ended.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.told, Some((Phase::Ended(_), _)))
+    }
+
+    /// The state as it was told.
+    pub fn told_state(&self) -> Option<RunState> {
+        let (phase, _) = self.told.clone()?;
+        Some(self.state(phase))
+    }
+
+    /// The state of a run that another daemon, or we ourselves, have dealt with.
+    pub fn settled(&self) -> RunState {
+        self.state(Phase::Settled)
+    }
+
+    fn state(&self, phase: Phase) -> RunState {
+        let identity = &self.job.identity;
+        // One more than it is started anew after is told as its end.
+        let evictions = self.job.evicted.len().min(EVICTIONS);
+        RunState {
+            run: identity.run,
+            attempt: identity.attempt,
+            attributes: Arc::clone(&identity.attributes),
+            evictions: u32::try_from(evictions).unwrap_or(u32::MAX),
+            phase,
+        }
+    }
+
+    /// How far the run is; none where that cannot be told yet.
+    fn phase(&self, now: Timestamp) -> Option<Phase> {
+        let launched = self.job.identity.launched;
+        let live = self.live();
+        if live.is_none() {
+            if self.gone {
+                return Some(Phase::Ended(self.deleted(now)));
+            }
+            if let Some(end) = &self.job.end {
+                let pods = !self.pods.is_empty() || self.looked || self.never_ran();
+                return pods.then(|| Phase::Ended(self.ended(end)));
+            }
+            if self.job.suspended && self.job.stopped.is_some() {
+                return Some(Phase::Ended(self.stopped(Timestamp(0))?));
+            }
+        }
+        let why = |text: &str| text.to_owned();
+        Some(match live.map(|pod| &pod.state) {
+            Some(PodState::Running { since, .. }) => Phase::Running { launched, since: *since },
+            _ if self.job.suspended => Phase::Queued { since: launched, why: why(&self.waits) },
+            Some(PodState::Waiting { why: text, .. }) => {
+                Phase::Starting { since: launched, why: why(text) }
+            }
+            Some(PodState::Ended { .. }) | None => {
+                let events = self.from_events.as_ref().map_or("", |stuck| &*stuck.message);
+                Phase::Starting { since: launched, why: why(events) }
+            }
+        })
+    }
+
+    /// Whether it was ended before it had a pod.
+    fn never_ran(&self) -> bool {
+        self.job.suspended && self.job.stopped.is_some()
+    }
+
+    fn ended(&self, end: &End) -> End {
+        if let Some(stopped) = self.stopped(end.at) {
+            return stopped;
+        }
+        let recipient = self.job.identity.recipient.as_str();
+        match (self.own_end(), self.pods.last()) {
+            (Some(own), _) => End { at: own.at.max(end.at), ..own.clone() },
+            (None, Some(seen)) => reason::of_vanished(Some(&seen.pod.state), end.at, recipient),
+            (None, None) => end.clone(),
+        }
+    }
+
+    /// How the question's own end came about; none where each of its pods was taken away first.
+    fn own_end(&self) -> Option<&End> {
+        let stayed = |seen: &&Seen| !self.job.evicted.contains(&seen.pod.uid);
+        self.pods.iter().rev().filter(stayed).find_map(Seen::own_end)
+    }
+
+    /// The end that we gave it ourselves.
+    fn stopped(&self, at: Timestamp) -> Option<End> {
+        let stopped = self.job.stopped.as_ref()?;
+        let own = self.own_end();
+        let (started, tail) = own.map_or((None, Vec::new()), |own| (own.started, own.tail.clone()));
+        Some(End {
+            at: at.max(Timestamp(stopped.at)),
+            started: started.or_else(|| self.pods.iter().find_map(Seen::started)),
+            reason: Reason::named(&stopped.reason).unwrap_or(Reason::Lost),
+            message: stopped.message.clone(),
+            tail,
+        })
+    }
+
+    fn deleted(&self, now: Timestamp) -> End {
+        if let Some(stopped) = self.stopped(now) {
+            return stopped;
+        }
+        End {
+            at: now,
+            started: self.pods.iter().find_map(Seen::started),
+            reason: Reason::Deleted,
+            message: format!(
+                "The Job {:?} that ran the question was deleted from the cluster, by somebody or \
+                 something else than the network. Ask again if you still want the answer.",
+                self.job.name
+            ),
+            tail: Vec::new(),
+        }
+    }
+
+    /// What is to be done about it.
+    pub fn actions(
+        &mut self,
+        uid: Uuid,
+        patience: Duration,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.gone {
+            return;
+        }
+        if self.job.end.is_some() {
+            if self.pods.is_empty() && !self.looked && !self.never_ran() {
+                actions.push(Action::Pods(uid));
+            }
+            return;
+        }
+        for pod in self.taken_away() {
+            actions.push(Action::Evicted(uid, pod));
+        }
+        if self.job.stopped.is_some() {
+            if !self.job.suspended && !self.job.deadline {
+                actions.push(Action::Enforce(uid));
+            }
+            return;
+        }
+        if let Some((reason, message)) = self.hopeless(patience, now) {
+            actions.push(Action::Stop(uid, reason, message));
+        } else if self.wants_a_look(now) {
+            self.events = now;
+            actions.push(Action::Events(uid));
+        }
+    }
+
+    /// The pods that were taken away, and are not on record as such.
+    fn taken_away(&self) -> impl Iterator<Item = Uuid> {
+        self.pods
+            .iter()
+            .filter(|seen| seen.was_taken_away(self.job.suspended))
+            .map(|seen| seen.pod.uid)
+            .filter(|uid| !self.job.evicted.contains(uid))
+    }
+
+    /// Why it is to be ended, where it will not come to an end by itself.
+    fn hopeless(&mut self, patience: Duration, now: Timestamp) -> Option<(Reason, String)> {
+        if self.job.evicted.len() > EVICTIONS {
+            let times = self.job.evicted.len();
+            let message = format!(
+                "What the question ran on was taken away {times} times: evicted, preempted, or its \
+                 machine went. It is not started again. Ask again later, or have it run where that \
+                 does not happen (a node pool without spot machines, a higher priority)."
+            );
+            return Some((Reason::Evicted, message));
+        }
+        if self.job.suspended
+            && let Some(refused) = &self.refused
+        {
+            return Some(refused.clone());
+        }
+        let running = matches!(self.live(), Some(PodBrief { state: PodState::Running { .. }, .. }));
+        let launched = self.job.identity.launched;
+        if !running && now.seconds_since(launched) > patience.as_secs_f64() {
+            let patience = words(patience);
+            let waits =
+                if self.waits.is_empty() { "It did not get its turn." } else { &self.waits };
+            let message = format!(
+                "The question waited for {patience}, which is all that the network allows, \
+                 and did not start. {waits} Ask again when there is more room."
+            );
+            return Some((Reason::Waited, message));
+        }
+        let stuck = match self.live().map(|pod| &pod.state) {
+            Some(PodState::Running { stuck, .. }) => stuck.as_ref(),
+            Some(PodState::Waiting { stuck: Some(stuck), .. }) => Some(stuck),
+            _ if self.job.suspended => None,
+            _ => self.from_events.as_ref(),
+        };
+        let Some(stuck) = stuck.cloned() else {
+            self.stuck = None;
+            return None;
+        };
+        let (stuck, since) = match self.stuck.take() {
+            Some((before, since)) => {
+                let stuck = stuck.after(Some(before.clone()));
+                let since = if stuck.reason == before.reason { since } else { now };
+                (stuck, since)
+            }
+            None => (stuck, now),
+        };
+        let hopeless = now.seconds_since(since) >= stuck.patience.as_secs_f64();
+        let told = hopeless.then(|| (stuck.reason, stuck.message.clone()));
+        self.stuck = Some((stuck, since));
+        told
+    }
+
+    /// Whether it has had its turn for a while, and neither runs nor says why not.
+    fn wants_a_look(&self, now: Timestamp) -> bool {
+        let waits = match self.live().map(|pod| &pod.state) {
+            Some(PodState::Waiting { stuck, .. }) => stuck.is_none(),
+            Some(PodState::Running { .. }) => false,
+            Some(PodState::Ended { .. }) | None => !self.job.suspended,
+        };
+        waits && now.seconds_since(self.events) >= LOOK.as_secs_f64()
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// How the question's own end came about in this pod; none where it was taken away first, or
+    /// has not ended.
+    fn own_end(&self) -> Option<&End> {
+        match &self.pod.state {
+            PodState::Ended { end, disrupted: false } => Some(end),
+            PodState::Ended { .. } | PodState::Waiting { .. } | PodState::Running { .. } => None,
+        }
+    }
+
+    fn started(&self) -> Option<Timestamp> {
+        match &self.pod.state {
+            PodState::Ended { end, .. } => end.started,
+            PodState::Running { since, .. } => Some(*since),
+            PodState::Waiting { .. } => None,
+        }
+    }
+
+    /// Taken away by the cluster, or by a queue that wants its room back.
+    fn was_taken_away(&self, suspended: bool) -> bool {
+        match &self.pod.state {
+            PodState::Ended { disrupted: true, .. } => true,
+            // A Job that is suspended again has its pods deleted.
+            PodState::Running { .. } => suspended && (self.gone || self.pod.deleting),
+            PodState::Ended { end, .. } => suspended && end.reason == Reason::Deleted,
+            PodState::Waiting { .. } => false,
+        }
+    }
+}
+
+/// A span as people say it.
+fn words(span: Duration) -> String {
+    let (number, unit) = match span.as_secs() {
+        seconds @ 0..120 => (seconds as f64, "seconds"),
+        seconds @ 120..7200 => (seconds as f64 / 60.0, "minutes"),
+        seconds => (seconds as f64 / 3600.0, "hours"),
+    };
+    let text = format!("{number:.1}");
+    format!("{} {unit}", text.strip_suffix(".0").unwrap_or(&text))
+}

@@ -1,0 +1,335 @@
+use super::*;
+use crate::event::SruidBuf;
+use crate::runner::{End, Phase};
+use std::sync::Arc;
+
+const LIMIT: Duration = Duration::from_secs(3600);
+const JOB: Uuid = Uuid::from_u128(1);
+const RUN: RunId = RunId { question: Uuid::from_u128(7), retry: 0 };
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp(seconds * 1_000_000)
+}
+
+fn job(uid: Uuid, attempt: u32) -> JobBrief {
+    let recipient: SruidBuf = "octue/example:1.2.0".parse().unwrap();
+    JobBrief {
+        uid,
+        name: RUN.to_string(),
+        version: "1".into(),
+        identity: Identity {
+            run: RUN,
+            attempt,
+            recipient,
+            parent_question: None,
+            originator_question: RUN.question,
+            depth: 0,
+            launched: at(0),
+            attributes: Arc::default(),
+        },
+        suspended: false,
+        gated: false,
+        queue: None,
+        deadline: false,
+        stopped: None,
+        evicted: Vec::new(),
+        end: None,
+    }
+}
+
+fn end(seconds: i64, reason: Reason) -> End {
+    let message = format!("told by {}", reason.label());
+    End { at: at(seconds), started: None, reason, message, tail: Vec::new() }
+}
+
+fn pod(number: u128, state: PodState) -> PodBrief {
+    let created = at(i64::try_from(number).unwrap());
+    let uid = Uuid::from_u128(number);
+    PodBrief { uid, name: format!("pod-{number}"), created, deleting: false, state }
+}
+
+fn waiting(stuck: Option<Stuck>) -> PodState {
+    PodState::Waiting { why: "It waits.".into(), scheduled: true, stuck }
+}
+
+fn running(seconds: i64) -> PodState {
+    PodState::Running { since: at(seconds), stuck: None }
+}
+
+fn ended(seconds: i64, reason: Reason, disrupted: bool) -> PodState {
+    PodState::Ended { end: end(seconds, reason), disrupted }
+}
+
+fn table() -> Table {
+    Table::new(LIMIT)
+}
+
+/// The only state that is told.
+fn told(table: &mut Table) -> Option<Phase> {
+    let mut changes = table.changes(at(100));
+    assert!(changes.len() < 2, "{changes:?}");
+    changes.pop().map(|state| state.phase)
+}
+
+fn reason_told(table: &mut Table) -> Reason {
+    match told(table) {
+        Some(Phase::Ended(end)) => end.reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_run_waits_starts_runs_and_ends() {
+    let mut table = table();
+    table.job(JobBrief { suspended: true, ..job(JOB, 0) });
+    assert!(matches!(told(&mut table), Some(Phase::Queued { .. })));
+    table.job(job(JOB, 0));
+    assert!(matches!(told(&mut table), Some(Phase::Starting { .. })));
+    table.pod(JOB, pod(1, running(5)), at(5));
+    assert_eq!(told(&mut table), Some(Phase::Running { launched: at(0), since: at(5) }));
+    table.pod(JOB, pod(1, ended(9, Reason::Memory, false)), at(9));
+    assert!(matches!(told(&mut table), Some(Phase::Starting { .. })), "until the Job says so");
+    table.job(JobBrief { end: Some(end(10, Reason::Failed)), ..job(JOB, 0) });
+    assert_eq!(reason_told(&mut table), Reason::Memory, "the pod knows more than the Job");
+}
+
+#[test]
+fn an_end_is_told_once_though_its_pod_goes_later() {
+    let mut table = table();
+    table.job(JobBrief { end: Some(end(10, Reason::Failed)), ..job(JOB, 0) });
+    table.pod(JOB, pod(1, ended(9, Reason::Storage, false)), at(9));
+    assert_eq!(reason_told(&mut table), Reason::Storage);
+    table.pod_gone(JOB, Uuid::from_u128(1));
+    table.pods_are(&HashSet::new());
+    assert_eq!(told(&mut table), None);
+}
+
+#[test]
+fn a_finished_job_whose_pod_was_not_seen_is_looked_into_first() {
+    let mut table = table();
+    table.job(JobBrief { end: Some(end(10, Reason::Deadline)), ..job(JOB, 0) });
+    assert_eq!(told(&mut table), None);
+    assert_eq!(table.actions(at(11)), [Action::Pods(JOB)]);
+    table.pods_looked_for(JOB);
+    assert_eq!(reason_told(&mut table), Reason::Deadline);
+}
+
+#[test]
+fn a_pod_that_came_before_its_job_is_remembered_for_a_while() {
+    let mut table = table();
+    table.pod(JOB, pod(1, running(1)), at(1));
+    table.pod(Uuid::from_u128(2), pod(2, running(1)), at(1));
+    table.job(job(JOB, 0));
+    assert!(matches!(told(&mut table), Some(Phase::Running { .. })));
+    table.actions(at(100));
+    assert!(table.strays.is_empty());
+}
+
+#[test]
+fn a_pod_that_outlives_its_job_is_known_by_its_own_uid_and_heard_to_its_end() {
+    let (mut table, uid) = (table(), Uuid::from_u128(1));
+    table.job(job(JOB, 0));
+    table.pod(JOB, pod(1, running(5)), at(5));
+    table.job_gone(JOB);
+    assert!(matches!(told(&mut table), Some(Phase::Running { .. })), "it may answer");
+    assert_eq!((table.job_of(uid), table.job_of(Uuid::from_u128(2))), (Some(JOB), None));
+    table.pod_gone(JOB, uid);
+    assert_eq!(reason_told(&mut table), Reason::Deleted);
+}
+
+#[test]
+fn what_is_stuck_is_ended_when_its_patience_is_over() {
+    let patience = Duration::from_secs(30);
+    let (reason, message) = (Reason::Image, "no image".to_owned());
+    let stuck = Stuck { reason, message, patience, vague: false };
+    let vague = Stuck { reason: Reason::Image, message: "?".into(), vague: true, patience };
+    let mut table = table();
+    table.job(job(JOB, 0));
+    table.pod(JOB, pod(1, waiting(Some(stuck))), at(1));
+    assert_eq!(table.actions(at(1)), []);
+    table.pod(JOB, pod(1, waiting(Some(vague))), at(20));
+    assert_eq!(table.actions(at(30)), []);
+    let stop = Action::Stop(JOB, Reason::Image, "no image".into());
+    assert_eq!(table.actions(at(31)), [stop], "for the cause that was seen");
+    // Until it shows that it was done.
+    assert_eq!(table.actions(at(32)).len(), 1);
+    let stopped = Stopped { reason: "image".into(), message: "no image".into(), at: 33 };
+    table.job(JobBrief { stopped: Some(stopped), deadline: true, ..job(JOB, 0) });
+    assert_eq!(table.actions(at(33)), []);
+}
+
+#[test]
+fn what_got_going_in_time_is_not_ended() {
+    let stuck = Stuck {
+        reason: Reason::Unschedulable,
+        message: "no node".into(),
+        patience: Duration::from_secs(30),
+        vague: false,
+    };
+    let mut table = table();
+    table.job(job(JOB, 0));
+    table.pod(JOB, pod(1, waiting(Some(stuck.clone()))), at(1));
+    table.actions(at(1));
+    table.pod(JOB, pod(1, waiting(None)), at(20));
+    table.actions(at(20));
+    table.pod(JOB, pod(1, waiting(Some(stuck))), at(21));
+    assert_eq!(table.actions(at(40)), []);
+    table.pod(JOB, pod(1, running(41)), at(41));
+    assert_eq!(table.actions(at(4000)), []);
+}
+
+#[test]
+fn a_job_that_we_ended_says_why_whatever_its_pod_says() {
+    let mut table = table();
+    let stopped = Stopped { reason: "no_image".into(), message: "no image".into(), at: 3 };
+    table.pod(JOB, pod(1, ended(9, Reason::Deadline, false)), at(9));
+    let end = Some(end(10, Reason::Deadline));
+    table.job(JobBrief { stopped: Some(stopped), deadline: true, end, ..job(JOB, 0) });
+    assert_eq!(reason_told(&mut table), Reason::NoImage);
+}
+
+#[test]
+fn a_job_that_is_ended_while_it_waits_is_at_its_end_unless_it_gets_its_turn() {
+    let stopped = Some(Stopped { reason: "cancelled".into(), message: "c".into(), at: 3 });
+    let mut table = table();
+    table.job(JobBrief { suspended: true, stopped: stopped.clone(), ..job(JOB, 0) });
+    assert_eq!(reason_told(&mut table), Reason::Cancelled);
+    assert_eq!(table.actions(at(4)), []);
+    table.job(JobBrief { stopped, ..job(JOB, 0) });
+    assert_eq!(table.actions(at(5)), [Action::Enforce(JOB)]);
+}
+
+#[test]
+fn evictions_are_put_on_record_and_the_fourth_ends_it() {
+    let mut table = table();
+    table.job(job(JOB, 0));
+    let mut evicted = Vec::new();
+    for number in 1..=4 {
+        let uid = Uuid::from_u128(number);
+        table.pod(JOB, pod(number, ended(9, Reason::Evicted, true)), at(9));
+        assert_eq!(table.actions(at(10)), [Action::Evicted(JOB, uid)]);
+        evicted.push(uid);
+        table.job(JobBrief { evicted: evicted.clone(), ..job(JOB, 0) });
+        let state = table.changes(at(10)).pop().unwrap();
+        // The asker is told that it starts anew three times.
+        assert_eq!(u128::from(state.evictions), number.min(3));
+        assert!(matches!(state.phase, Phase::Starting { .. }));
+    }
+    let actions = table.actions(at(11));
+    assert!(matches!(&actions[..], [Action::Stop(_, Reason::Evicted, _)]), "{actions:?}");
+}
+
+#[test]
+fn a_queue_that_wants_its_room_back_evicts() {
+    let mut table = table();
+    table.job(job(JOB, 0));
+    table.pod(JOB, pod(1, running(1)), at(1));
+    table.job(JobBrief { suspended: true, ..job(JOB, 0) });
+    assert_eq!(table.actions(at(2)), []);
+    table.pod(JOB, PodBrief { deleting: true, ..pod(1, running(1)) }, at(2));
+    assert_eq!(table.actions(at(3)), [Action::Evicted(JOB, Uuid::from_u128(1))]);
+}
+
+#[test]
+fn a_question_waits_no_longer_than_it_may() {
+    let mut table = table();
+    table.job(JobBrief { suspended: true, ..job(JOB, 0) });
+    assert_eq!(table.actions(at(3600)), []);
+    let actions = table.actions(at(3601));
+    assert!(matches!(&actions[..], [Action::Stop(_, Reason::Waited, _)]), "{actions:?}");
+}
+
+#[test]
+fn a_deleted_job_has_ended_when_its_pods_have() {
+    let mut table = table();
+    table.job(job(JOB, 0));
+    table.pod(JOB, pod(1, running(1)), at(1));
+    table.job_gone(JOB);
+    assert!(matches!(told(&mut table), Some(Phase::Running { .. })));
+    table.pod_gone(JOB, Uuid::from_u128(1));
+    assert_eq!(reason_told(&mut table), Reason::Deleted);
+    assert_eq!(table.actions(at(2)), []);
+}
+
+#[test]
+fn of_several_attempts_the_last_speaks_and_the_run_is_settled_with_it() {
+    let second = Uuid::from_u128(2);
+    let mut table = table();
+    table.job(JobBrief { end: Some(end(3, Reason::Memory)), ..job(JOB, 0) });
+    table.pods_looked_for(JOB);
+    table.job(job(second, 1));
+    let state = table.changes(at(4)).pop().unwrap();
+    assert_eq!((state.attempt, table.states().len()), (1, 1));
+    assert!(matches!(state.phase, Phase::Starting { .. }));
+    assert!(table.settled(JOB).is_none());
+    assert_eq!(table.settled(second).unwrap().phase, Phase::Settled);
+    assert!(table.states().is_empty());
+}
+
+#[test]
+fn an_older_word_does_not_undo_a_newer() {
+    let mut table = table();
+    table.job(JobBrief { version: "10".into(), suspended: true, ..job(JOB, 0) });
+    table.job(JobBrief { version: "9".into(), ..job(JOB, 0) });
+    assert!(table.get(JOB).unwrap().0.suspended);
+}
+
+#[test]
+fn only_what_waits_for_us_is_gated_and_what_was_released_counts_at_once() {
+    let mut table = table();
+    table.job(JobBrief { suspended: true, gated: true, ..job(JOB, 0) });
+    let kueues = Uuid::from_u128(2);
+    table.job(JobBrief { suspended: true, ..job(kueues, 0) });
+    let (waiting, running) = table.gated();
+    assert_eq!((waiting.len(), running.len()), (1, 0));
+    table.released(JOB);
+    let (waiting, running) = table.gated();
+    assert_eq!((waiting.len(), running.len()), (0, 1));
+}
+
+/// What a tick costs where so many wait, and each is told what for.
+fn time_for(count: u128) -> u64 {
+    let mut table = table();
+    for number in 0..count {
+        let uid = Uuid::from_u128(number);
+        let mut job = job(uid, 0);
+        job.name = format!("question-{number}");
+        job.identity.run = RunId { question: uid, retry: 0 };
+        table.job(JobBrief { suspended: true, gated: true, ..job });
+    }
+    let names: Vec<_> = (0..count).map(|number| format!("question-{number}")).collect();
+    let start = on_processor();
+    let words = names.iter().map(|name| (name.as_str(), "It waits.".to_owned())).collect();
+    table.hold(&words);
+    assert_eq!(table.changes(at(1)).len(), names.len());
+    assert_eq!(table.gated().0.len(), names.len());
+    assert_eq!(table.actions(at(2)), []);
+    table.hold(&words);
+    assert!(table.changes(at(3)).is_empty());
+    on_processor() - start
+}
+
+/// Nanoseconds that this thread has been on a processor: others may want it too meanwhile.
+fn on_processor() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    stat.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_is_done_for_all_that_wait_costs_each_of_them_the_same() {
+    // In a build without optimisation some 100 ms; where each looks at all others, many seconds.
+    let took = time_for(20_000);
+    assert!(took < 1_000_000_000, "{took} ns");
+}
+
+#[test]
+fn the_time_that_a_question_may_wait_is_told_in_words() {
+    for (seconds, words) in [(20, "20 seconds"), (600, "10 minutes"), (86_400, "24 hours")] {
+        let mut table = Table::new(Duration::from_secs(seconds));
+        table.job(JobBrief { suspended: true, ..job(JOB, 0) });
+        let late = i64::try_from(seconds).unwrap() + 1;
+        let actions = table.actions(at(late));
+        let [Action::Stop(_, Reason::Waited, message)] = &*actions else { panic!("{actions:?}") };
+        assert!(message.starts_with(&format!("The question waited for {words}, which")));
+    }
+}
