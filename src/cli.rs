@@ -5,19 +5,23 @@
 
 mod ask;
 mod demo;
+mod doctor;
 mod env;
 mod example;
 mod local;
 mod network;
+mod serve;
 mod terminal;
 use crate::chain::Chain;
 use crate::config::ConfigError;
 use crate::local::LocalError;
 use crate::runner::process;
+use crate::telemetry::Shape;
 use clap::{Parser, Subcommand};
 use std::error::Error;
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What was asked for was done.
 pub const OK: u8 = 0;
@@ -57,6 +61,10 @@ enum Command {
     Demo(demo::Args),
     /// Run a network on this machine, with the services in the given folders
     Local(local::Args),
+    /// Run the daemon of a network: the event handler and autoscaler of a cluster
+    Serve(Box<serve::Args>),
+    /// Look at all that the daemon and its questions need, and say how to mend what is missing
+    Doctor(Box<doctor::Args>),
     /// Print what makes Google's clients and the Octue SDK use the local network
     Env(env::Args),
     /// Ask a question, wait, and print the answer
@@ -83,15 +91,21 @@ pub fn run() -> ExitCode {
     }
     let Cli { command, log } = Cli::parse();
     let level = match &command {
-        Command::Local(_) | Command::Emulator(_) => "info",
+        Command::Local(_) | Command::Emulator(_) | Command::Serve(_) => "info",
         // What stands in the way of an answer is told in the end.
-        Command::Ask(_) => "error",
+        Command::Ask(_) | Command::Doctor(_) => "error",
         Command::Demo(_) | Command::Env(_) | Command::ExampleService(_) => "warn",
     };
-    crate::telemetry::install_logs(level, log.as_deref());
+    let shape = match &command {
+        Command::Serve(args) => args.shape(),
+        _ => Shape::Text,
+    };
+    crate::telemetry::install_logs(level, log.as_deref(), shape);
     let outcome = match command {
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Local(args) => block_on(local::run(args)),
+        Command::Serve(args) => block_on(serve::run(*args)),
+        Command::Doctor(args) => block_on(doctor::run(*args)),
         Command::Env(args) => block_on(env::run(args)),
         Command::Ask(args) => block_on(ask::run(args)),
         Command::Emulator(args) => block_on(local::emulator(args)),
@@ -99,6 +113,10 @@ pub fn run() -> ExitCode {
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
+        Err(failure) if shape == Shape::Json => {
+            serve::log_failure(&failure);
+            ExitCode::from(failure.code)
+        }
         Err(Failure { code, error }) => {
             terminal::note(&format!("twined: {}", terminal::safe(&Chain(&*error).to_string())));
             ExitCode::from(code)
@@ -113,16 +131,33 @@ fn block_on(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Fa
 /// Ends when a person or a system asks the process to: Ctrl-C, SIGTERM, or a terminal that is
 /// closed.
 async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let wait = async |kind| match signal(kind) {
-        Ok(mut signal) => drop(signal.recv().await),
+    Signals::listen().next().await;
+}
+
+/// What a person or a system ends the process with. From when it listens on none ends it by itself.
+struct Signals([Option<Signal>; 3]);
+
+// === impl Signals ===
+
+impl Signals {
+    fn listen() -> Self {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         // No handler to be had: the signal ends us without our doing.
-        Err(_) => std::future::pending().await,
-    };
-    tokio::select! {
-        () = wait(SignalKind::interrupt()) => {}
-        () = wait(SignalKind::terminate()) => {}
-        () = wait(SignalKind::hangup()) => {}
+        Self(kinds.map(|kind| signal(kind).ok()))
+    }
+
+    /// Waits for the next.
+    async fn next(&mut self) {
+        let Self([interrupt, terminate, hangup]) = self;
+        let wait = async |signal: &mut Option<Signal>| match signal {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        };
+        tokio::select! {
+            () = wait(interrupt) => {}
+            () = wait(terminate) => {}
+            () = wait(hangup) => {}
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span, warn};
 
-/// How long tasks may take to end. What they leave is a redelivery.
+/// How long tasks may take to end where nothing else is said. What they leave is a redelivery.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// The tasks of a daemon, and what stops them.
@@ -18,6 +18,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct Tasks {
     set: JoinSet<&'static str>,
     stop: CancellationToken,
+    drain: Duration,
 }
 
 /// Why the daemon ended although nobody stopped it.
@@ -36,7 +37,13 @@ pub enum DaemonError {
 impl Tasks {
     /// No tasks yet.
     pub fn new() -> Self {
-        Self { set: JoinSet::new(), stop: CancellationToken::new() }
+        Self { set: JoinSet::new(), stop: CancellationToken::new(), drain: DRAIN }
+    }
+
+    /// Gives the tasks so long to end.
+    pub fn draining(mut self, drain: Duration) -> Self {
+        self.drain = drain;
+        self
     }
 
     /// Cancelled when the tasks are to end.
@@ -66,7 +73,7 @@ impl Tasks {
         };
         self.stop.cancel();
         let drained = async { while self.set.join_next().await.is_some() {} };
-        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+        if tokio::time::timeout(self.drain, drained).await.is_err() {
             warn!("ended before all tasks did");
             self.set.shutdown().await;
         }
@@ -102,6 +109,17 @@ mod tests {
         let mut tasks = Tasks::new();
         tasks.spawn("panics", async { panic!("on purpose") });
         assert!(matches!(tasks.run(pending()).await, Err(DaemonError::Panicked(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_does_not_end_is_ended() {
+        let mut tasks = Tasks::new().draining(Duration::from_secs(3));
+        tasks.spawn("hangs", pending());
+        let start = tokio::time::Instant::now();
+
+        assert!(tasks.run(async {}).await.is_ok());
+
+        assert_eq!(start.elapsed().as_secs(), 3);
     }
 
     #[tokio::test]

@@ -29,7 +29,9 @@ pub mod http;
 // The roots: they may know all.
 pub mod config;
 pub mod daemon;
+pub mod network;
 pub mod local;
+pub mod serve;
 pub mod cli;
 // Tools: they know nothing of us.
 pub mod google;

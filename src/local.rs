@@ -10,11 +10,9 @@ use crate::daemon::{DaemonError, Tasks};
 use crate::google::ServiceAccount;
 use crate::http;
 use crate::http::admin::{Hold, Readiness};
-use crate::monitor::Monitor;
-use crate::pipeline::{Parts, Pipeline};
-use crate::pubsub::emulator::{self, Emulator};
+use crate::network::{self, Work};
 use crate::pubsub::subscriber::{Flow, SubscriberError};
-use crate::pubsub::{Admin, CallError, ConnectError, Connection, Publisher, Subscriber};
+use crate::pubsub::{Admin, CallError, ConnectError, Connection};
 use crate::registry::{Listed, ServiceRegistry};
 use crate::runner::Runner;
 use crate::runner::process::{self, ProcessRunner, Service};
@@ -34,16 +32,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinError;
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 /// The subscription by which the daemon receives the network's events.
 const SUBSCRIPTION: &str = "twined.daemon";
-
-/// How long Pub/Sub may take to answer when we start. An emulator in Java takes seconds itself.
-const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the askers of runs that were interrupted are given to be told, when we end. The whole
 /// end is to take 5 s at most.
@@ -142,7 +136,12 @@ impl Network {
         let mut servers = Tasks::new();
         let pubsub = match &args.pubsub {
             Some(address) => address.clone(),
-            None => emulate(&args, &mut servers)?,
+            None => {
+                let listener = listen(args.pubsub_port, "the Pub/Sub emulator", "--pubsub-port")?;
+                network::emulate(&mut servers, listener, &args.project)
+                    .map_err(LocalError::Listen)?
+                    .to_string()
+            }
         };
         let data = match args.ephemeral {
             true => Data::ephemeral(),
@@ -163,7 +162,7 @@ impl Network {
         let mut tasks = Tasks::new();
         let stop = tasks.stop();
         let readiness = Readiness::new(stop.clone());
-        let (starting, unbelieved) = (readiness.hold(), readiness.hold());
+        let (starting, unbelieved) = (readiness.hold("the network"), readiness.hold("its account"));
         let token_uri = format!("http://{http}{}", http::google::TOKEN_PATH);
         let file = (credentials.clone(), args.project.clone(), token_uri);
         let account = make_account(&mut tasks, file, unbelieved);
@@ -173,7 +172,7 @@ impl Network {
             SqliteStore::open(&events, sqlite::Options::default())
         });
         let admin = Admin::new(&connection);
-        set_up(&admin, &args.topic).await?;
+        network::set_up(&admin, SUBSCRIPTION, &args.topic).await.map_err(LocalError::Topic)?;
         let store = opening.await.map_err(LocalError::Thread)?.map_err(LocalError::Store)?;
         let store = Arc::new(store);
 
@@ -182,7 +181,7 @@ impl Network {
         let options = process::Options {
             runs: data.runs(),
             logs: data.logs(),
-            max_runs: args.max_runs(),
+            max_runs: args.services.max_runs(),
             supervisor: program,
             inherited,
             environment: child_environment(&variables),
@@ -194,42 +193,22 @@ impl Network {
 
         let shim = data.shim();
         let router = router(readiness, &metrics, &registry, account, &variables, &shim);
-        let serving = http::serve(http_listener, router, stop.clone());
-        tasks.spawn("http", async {
-            if let Err(error) = serving.await {
-                error!(%error, "the HTTP server failed");
-            }
-        });
-        let publisher = Publisher::new(&connection, &args.topic);
-        let parts = Parts {
+        network::serve_http(&mut tasks, http_listener, router);
+        let work = Work {
+            connection: &connection,
+            topic: &args.topic,
+            subscription: SUBSCRIPTION,
+            restores: true,
+            flow: Flow::default(),
             store: Arc::clone(&store) as Arc<dyn EventStore>,
             view: Arc::clone(&store) as Arc<dyn View>,
             runner: Arc::clone(&runner) as Arc<dyn Runner>,
             registry,
-            admin,
-            publisher: publisher.clone(),
             subscriptions_first: true,
         };
-        let pipeline = Pipeline::new(parts, stop.clone());
-        let view = Arc::clone(&store) as Arc<dyn View>;
-        let watched = Arc::clone(&runner) as Arc<dyn Runner>;
-        let monitor = Monitor::new(watched, view, publisher, stop.clone());
-        let subscriber = Subscriber::new(&connection, SUBSCRIPTION, Flow::default())
-            .await
-            .map_err(LocalError::Subscribe)?
-            .restoring(Admin::new(&connection), SUBSCRIPTION, &args.topic);
-        let (sender, deliveries) = mpsc::channel(1);
-        tasks.spawn("subscriber", subscriber.run(sender, stop.clone()));
-        tasks.spawn("pipeline", pipeline.run(deliveries));
-        tasks.spawn("monitor", monitor.run());
-        tasks.spawn("store", watch_store(store.appended(), stop.clone()));
-        let upkeep = crate::telemetry::upkeep(metrics);
-        tasks.spawn("metrics", async move {
-            tokio::select! {
-                () = upkeep => {}
-                () = stop.cancelled() => {}
-            }
-        });
+        work.spawn(&mut tasks).await.map_err(LocalError::Subscribe)?;
+        network::watch_store(&mut tasks, store.appended());
+        network::keep_up(&mut tasks, metrics);
         drop(starting);
         let data_path = data.path().to_owned();
         let topic = args.topic;
@@ -262,25 +241,13 @@ impl Network {
                 }
             }
         };
-        // The servers outlive the tasks: what these have to say in the end is said through them.
-        let (finish, finished) = oneshot::channel::<()>();
-        let stop = tasks.stop();
-        let daemon = async {
-            let outcome = tasks.run(stopping).await;
-            // The servers may be gone.
-            let _ = finish.send(());
-            outcome
+        let stopped = Arc::clone(&runner);
+        let ending = async move {
+            stopped.stop().await;
+            store.close().await;
         };
-        let serving = async {
-            let served = servers.run(async { drop(finished.await) }).await;
-            stop.cancel();
-            served
-        };
-        let (outcome, served) = tokio::join!(daemon, serving);
-        let outcome = outcome.map_err(LocalError::Daemon);
-        runner.stop().await;
-        store.close().await;
-        outcome.and(served.map_err(LocalError::Daemon))?;
+        let outcome = network::run(tasks, servers, stopping, ending).await;
+        outcome.map_err(LocalError::Daemon)?;
         data.close().map_err(LocalError::Data)
     }
 }
@@ -292,39 +259,9 @@ pub fn sdk_service(found: Found) -> Service {
     Service { sruid, folder, command }
 }
 
-/// An emulator of ours, and its address.
-fn emulate(args: &LocalArgs, servers: &mut Tasks) -> Result<String, LocalError> {
-    let listener = listen(args.pubsub_port, "the Pub/Sub emulator", "--pubsub-port")?;
-    let address = listener.local_addr().map_err(LocalError::Listen)?;
-    let options =
-        emulator::Options { project: Some(args.project.clone()), ..emulator::Options::default() };
-    let emulator = Emulator::new(options);
-    let stop = servers.stop();
-    servers.spawn("emulator", async move {
-        if let Err(error) = emulator.serve(listener, stop.cancelled()).await {
-            error!(%error, "the Pub/Sub emulator failed");
-        }
-    });
-    Ok(address.to_string())
-}
-
 fn listen(port: u16, what: &'static str, flag: &'static str) -> Result<TcpListener, LocalError> {
     let listener = bind(port, what, flag).map_err(LocalError::Config)?;
     TcpListener::from_std(listener).map_err(LocalError::Listen)
-}
-
-/// The topic and our subscription of it. What is not there yet may be starting.
-async fn set_up(admin: &Admin, topic: &str) -> Result<(), LocalError> {
-    let give_up = tokio::time::Instant::now() + START_TIMEOUT;
-    loop {
-        match admin.ensure_subscribed(SUBSCRIPTION, topic).await {
-            Ok(()) => return Ok(()),
-            Err(error) if error.is_transient() && tokio::time::Instant::now() < give_up => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            Err(error) => return Err(LocalError::Topic(error)),
-        }
-    }
 }
 
 /// Makes the service account, of this file, project and token endpoint, beside everything else,
@@ -350,16 +287,6 @@ fn make_account(
         stop.cancelled().await;
     });
     receiver
-}
-
-/// Lives as long as the store's thread does: without it nothing can be kept, so all is to end.
-async fn watch_store(mut appended: watch::Receiver<u64>, stop: CancellationToken) {
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = async { while appended.changed().await.is_ok() {} } => {
-            error!("the event store's thread ended");
-        }
-    }
 }
 
 /// What every child gets: the network's variables, and that it is run as in a cluster.

@@ -1,296 +1,294 @@
 //! Run states become events: what a child can no longer say itself is said for it.
 //!
 //! ```text
-//! Ended ──► spoken? ──yes──► settle
-//!             │ no
-//!             ▼
-//!           fence ──► until it is back ──► spoken? ──yes──► settle
-//!                                            │ no
-//!                                            └──► exception ──► until it is on record ──► settle
+//! Queued, Starting, Running ──► a table ──► heartbeats, and notes of what a run waits for
+//! Ended ──► spoken? ──► claim ──► fence ──► again? ──► exception ──► settle
+//! nothing of a question is left ──► the sweep ──► fence ──► exception
 //! ```
 //!
 //! The monitor writes nothing to the store: it publishes, and what it published comes back by the
-//! pipeline as any other event. The last words of a run may still be on their way when it ends, so
-//! a heartbeat in its name, the fence, is sent after them: when that is on record, all that the
-//! run published is. No timer decides.
+//! pipeline as any other event. Of several monitors of the same runs one, which the runner names,
+//! does what need be done once; an end is reported by the one that has claimed it.
 
+mod ends;
+mod metrics;
 pub mod report;
-use crate::chain::Chain;
+mod sweep;
+mod voice;
+mod waiting;
 use crate::event::{RunId, Timestamp};
-use crate::pubsub::Publisher;
-use crate::runner::{End, Phase, Reason, RunState, Runner};
-use crate::store::{ReadError, Record, View};
+use crate::monitor::metrics::Metrics;
+use crate::monitor::waiting::{Due, Waiting};
+use crate::pubsub::{Admin, Publisher};
+use crate::registry::ServiceRegistry;
+use crate::runner::{End, Phase, RunState, Runner};
+use crate::store::{EventStore, View};
 use futures_util::StreamExt;
-use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
-use report::{HEARTBEAT_INTERVAL, Report};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::Instant;
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::error;
 
-/// How long a run that has ended is given for its last words to come by themselves, before a
-/// fence is sent: most have come by then, and need none.
-const A_MOMENT: Duration = Duration::from_millis(200);
+/// How often the table is looked through: a second is nothing to an asker, and to look through
+/// ten thousand runs costs less than a millisecond.
+const TICK: Duration = Duration::from_millis(500);
 
-/// After how long a fence that is not back is sent again.
-const FENCE_AGAIN: Duration = Duration::from_secs(30);
+/// How many things are said or looked for at once for the runs that live: with 10,000 of them, a
+/// daemon that begins to lead has said all that is due in a few seconds, in a few MB.
+const MOST_ERRANDS: usize = 1024;
 
-/// How often the view is asked again although nothing told us to: another process may have put on
-/// record what we wait for.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How soon a daemon that begins to lead looks for runs that vanished: first its runner is to see
+/// what there is.
+const SWEEP_SOON: Duration = Duration::from_secs(30);
+
+/// How often it looks then.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+
+/// What the monitor works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// What runs questions.
+    pub runner: Arc<dyn Runner>,
+    /// What is on record of a question.
+    pub view: Arc<dyn View>,
+    /// Where unanswered questions are found.
+    pub store: Arc<dyn EventStore>,
+    /// Which revisions run here.
+    pub registry: Arc<dyn ServiceRegistry>,
+    /// Which subscriptions there are.
+    pub admin: Admin,
+    /// How askers are told.
+    pub publisher: Publisher,
+    /// Whether a service that somebody started by hand answers in the place of ours of the same
+    /// name: then its questions are not ours to judge.
+    pub subscriptions_first: bool,
+}
 
 /// Watches the runs.
 #[derive(Debug)]
 pub struct Monitor {
-    runner: Arc<dyn Runner>,
-    view: Arc<dyn View>,
-    publisher: Publisher,
+    parts: Parts,
     metrics: Metrics,
+    leads: watch::Receiver<bool>,
+    clock: Clock,
+    /// How many runs are being seen to their end.
+    ending: AtomicU32,
     stop: CancellationToken,
 }
 
+/// The host's clock as it was at the start, and the time since: it never goes backwards.
 #[derive(Debug)]
-struct Metrics {
-    failures: HashMap<Reason, Counter>,
-    outcomes: HashMap<&'static str, Counter>,
-    heartbeats: Counter,
-    detection: HashMap<Reason, Histogram>,
-    queue: Histogram,
-    run: Histogram,
+struct Clock {
+    start: (Timestamp, Instant),
+}
+
+/// What one monitor has in hand.
+struct Hands {
+    monitor: Arc<Monitor>,
+    waiting: Waiting,
+    errands: JoinSet<()>,
+    ends: JoinSet<()>,
+    ending: HashMap<RunId, Ending>,
+    /// Of which run each task of [`Hands::ends`] is.
+    tasks: HashMap<Id, RunId>,
+    sweep: JoinSet<()>,
+    next_sweep: Instant,
+}
+
+/// A run that is being seen to its end.
+struct Ending {
+    attempt: u32,
+    task: AbortHandle,
+    /// Cancelled when there is nothing more to do.
+    over: CancellationToken,
 }
 
 // === impl Monitor ===
 
 impl Monitor {
     /// A monitor that works until `stop`.
-    pub fn new(
-        runner: Arc<dyn Runner>,
-        view: Arc<dyn View>,
-        publisher: Publisher,
-        stop: CancellationToken,
-    ) -> Arc<Self> {
-        Arc::new(Self { runner, view, publisher, metrics: Metrics::new(), stop })
+    pub fn new(parts: Parts, stop: CancellationToken) -> Arc<Self> {
+        let leads = parts.runner.leads();
+        let (metrics, clock) = (Metrics::new(), Clock::new());
+        Arc::new(Self { parts, metrics, leads, clock, ending: AtomicU32::new(0), stop })
     }
 
-    /// Watches, until it is stopped. What is not settled then is settled after the next start.
+    /// Watches, until it is stopped. What is not settled then is settled after the next start, or
+    /// by another.
     pub async fn run(self: Arc<Self>) {
-        let mut states = self.runner.states();
-        let mut settling = JoinSet::new();
-        let mut waiting = HashMap::<RunId, AbortHandle>::new();
+        let mut states = self.parts.runner.states();
+        let mut hands = Hands::new(Arc::clone(&self));
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let state = tokio::select! {
-                state = states.next() => state,
-                Some(done) = settling.join_next() => {
-                    // Those that wait are aborted when their turn comes; none is to panic.
-                    if let Err(panic) = done && panic.is_panic() {
-                        error!(%panic, "a run is not settled before the next start");
-                    }
-                    continue;
-                }
+            tokio::select! {
+                state = states.next() => match state {
+                    Some(state) => hands.hear(state),
+                    None => break,
+                },
+                _ = tick.tick() => hands.tick(),
+                Some(ended) = hands.ends.join_next_with_id() => hands.forget(ended),
+                Some(Err(panic)) = hands.errands.join_next() => log_panic(&panic),
+                Some(Err(panic)) = hands.sweep.join_next() => log_panic(&panic),
                 () = self.stop.cancelled() => break,
-            };
-            let Some(state) = state else { break };
-            if let Some(heartbeats) = waiting.remove(&state.run) {
-                heartbeats.abort();
-            }
-            let monitor = Arc::clone(&self);
-            match state.phase {
-                Phase::Queued { since, .. } | Phase::Starting { since, .. } => {
-                    let run = state.run;
-                    let task = settling.spawn(async move { monitor.wait(state, since).await });
-                    waiting.insert(run, task);
-                }
-                Phase::Running { launched, since } => {
-                    self.metrics.queue.record(since.seconds_since(launched));
-                }
-                Phase::Settled => {}
-                Phase::Ended(ref end) => {
-                    let end = end.clone();
-                    settling.spawn(async move { monitor.settle(&state, &end).await });
-                }
             }
         }
-        settling.shutdown().await;
+        hands.drop_all().await;
     }
 
-    /// Sends heartbeats in the name of a run that waits, for its parent gives up on silence.
-    async fn wait(&self, state: RunState, since: Timestamp) {
-        let seconds = Timestamp::now().seconds_since(since);
-        // Whole intervals since it was queued: small and positive.
-        let mut slot = seconds as i64 / HEARTBEAT_INTERVAL + 1;
-        let mut pause = Duration::from_secs_f64((slot * HEARTBEAT_INTERVAL) as f64 - seconds);
-        loop {
-            tokio::time::sleep(pause).await;
-            let heartbeat = report::waiting(state.run, &state.attributes, since, slot);
-            if let Some(Report { message, .. }) = heartbeat {
-                self.metrics.heartbeats.increment(1);
-                self.publisher.publish_until(message, &self.stop).await;
-            }
-            slot += 1;
-            pause = Duration::from_secs(HEARTBEAT_INTERVAL.unsigned_abs());
-        }
-    }
-
-    /// Sees to it that a run which has ended has one terminal event, and then forgets the run.
-    async fn settle(&self, state: &RunState, end: &End) {
-        let run = state.run;
-        let spoken =
-            tokio::time::timeout(A_MOMENT, self.until(run, |record| record.terminal)).await;
-        let silent = match spoken {
-            Ok(_) => false,
-            // Not known: it is left for the next start.
-            Err(_) => match self.has_spoken(state, end).await {
-                Some(spoken) => !spoken,
-                None => return,
-            },
-        };
-        if silent {
-            let at = Timestamp::now();
-            let Some(exception) = report::ended(run, &state.attributes, end) else { return };
-            info!(%run, reason = end.reason.label(), "ended without a word: telling its parent");
-            if !self.send(exception).await {
-                return;
-            }
-            self.metrics.failed(end.reason, at.seconds_since(end.at));
-            self.until(run, |record| record.terminal).await;
-        }
-        self.metrics.ended(end, silent);
-        while let Err(error) = self.runner.settle(run).await {
-            warn!(%run, error = %Chain(&error), "failed to settle");
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-    }
-
-    /// Whether a terminal event of the run is on record once all that it published is. None where
-    /// the fence was not sent.
-    async fn has_spoken(&self, state: &RunState, end: &End) -> Option<bool> {
-        let fence = report::fence(state.run, &state.attributes, end)?;
-        let uuid = fence.uuid;
-        let mut appended = self.view.appended();
-        let mut sent = None::<Instant>;
-        loop {
-            // Said again it is the same: one that was lost with its subscription must not be
-            // waited for.
-            if sent.is_none_or(|sent| sent.elapsed() > FENCE_AGAIN) {
-                if !self.send(fence.clone()).await {
-                    return None;
-                }
-                sent = Some(Instant::now());
-            }
-            appended.mark_unchanged();
-            match self.view.has(uuid).await {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(error) => warn!(error = %Chain(&error), "failed to look for a fence"),
-            }
-            change(&mut appended).await;
-        }
-        Some(self.until(state.run, |_| true).await.terminal)
-    }
-
-    /// The record of a run, as soon as it is as wanted.
-    async fn until(&self, run: RunId, wanted: impl Fn(&Record) -> bool) -> Record {
-        let mut appended = self.view.appended();
-        loop {
-            appended.mark_unchanged();
-            match self.view.record(run).await {
-                Ok(record) if wanted(&record) => return record,
-                Ok(_) => {}
-                Err(error @ ReadError(_)) => {
-                    warn!(%run, error = %Chain(&error), "failed to look at a run");
-                }
-            }
-            change(&mut appended).await;
-        }
-    }
-
-    async fn send(&self, report: Report) -> bool {
-        let Report { uuid, message } = report;
-        let sent = self.publisher.publish_until(message, &self.stop).await;
-        if !sent && !self.stop.is_cancelled() {
-            error!(%uuid, "Pub/Sub refused a report");
-        }
-        sent
+    fn leads(&self) -> bool {
+        *self.leads.borrow()
     }
 }
 
-/// Waits until there may be something new to see.
-async fn change(appended: &mut watch::Receiver<u64>) {
-    let changed = async {
-        if appended.changed().await.is_err() {
-            // The view is closed: then only time passes.
-            std::future::pending::<()>().await;
-        }
-    };
-    let _ = tokio::time::timeout(LOOK_AGAIN, changed).await;
-}
+// === impl Hands ===
 
-// === impl Metrics ===
-
-impl Metrics {
-    fn new() -> Self {
-        describe_counter!("twined_failures_total", "Runs that ended without a word of their own");
-        describe_counter!("twined_heartbeats_sent_total", "Heartbeats sent for runs that wait");
-        describe_histogram!(
-            "twined_failure_detection_seconds",
-            Unit::Seconds,
-            "From the end of a run to the exception that tells of it"
-        );
-        describe_histogram!("twined_question_queue_seconds", Unit::Seconds, "From launch to start");
-        describe_histogram!("twined_question_run_seconds", Unit::Seconds, "From start to end");
-        let zero = |counter: Counter| {
-            counter.absolute(0);
-            counter
-        };
-        let outcome = |name| (name, zero(counter!("twined_questions_total", "outcome" => name)));
-        let failure = |reason: Reason| {
-            (reason, zero(counter!("twined_failures_total", "reason" => reason.label())))
-        };
-        let detection = |reason: Reason| {
-            (reason, histogram!("twined_failure_detection_seconds", "reason" => reason.label()))
-        };
+impl Hands {
+    fn new(monitor: Arc<Monitor>) -> Self {
         Self {
-            failures: Reason::ALL.into_iter().map(failure).collect(),
-            outcomes: ["answered", "failed", "cancelled", "lost"].map(outcome).into(),
-            heartbeats: zero(counter!("twined_heartbeats_sent_total")),
-            detection: Reason::ALL.into_iter().map(detection).collect(),
-            queue: histogram!("twined_question_queue_seconds"),
-            run: histogram!("twined_question_run_seconds"),
+            monitor,
+            waiting: Waiting::default(),
+            errands: JoinSet::new(),
+            ends: JoinSet::new(),
+            ending: HashMap::new(),
+            tasks: HashMap::new(),
+            sweep: JoinSet::new(),
+            next_sweep: Instant::now() + SWEEP_SOON,
         }
     }
 
-    fn failed(&self, reason: Reason, seconds: f64) {
-        self.failures[&reason].increment(1);
-        self.detection[&reason].record(seconds);
+    fn hear(&mut self, state: RunState) {
+        match &state.phase {
+            Phase::Queued { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
+                // A later attempt than the one that has ended.
+                self.let_go(state.run);
+                let took = self.waiting.hear(&state, self.monitor.clock.now());
+                if self.monitor.leads() {
+                    self.monitor.metrics.took(took);
+                }
+            }
+            Phase::Ended(end) => {
+                let end = end.clone();
+                self.waiting.remove(state.run);
+                self.end(state, end);
+            }
+            Phase::Settled => {
+                self.waiting.remove(state.run);
+                self.let_go(state.run);
+            }
+        }
     }
 
-    fn ended(&self, end: &End, silent: bool) {
-        let outcome = match end.reason {
-            Reason::Exited if !silent => "answered",
-            Reason::Cancelled => "cancelled",
-            Reason::Interrupted | Reason::Evicted | Reason::Deleted | Reason::Lost => "lost",
-            Reason::Exited
-            | Reason::Failed
-            | Reason::Killed
-            | Reason::Memory
-            | Reason::Storage
-            | Reason::NotStarted
-            | Reason::NoImage
-            | Reason::Image
-            | Reason::Volume
-            | Reason::Unschedulable
-            | Reason::Queue
-            | Reason::Denied
-            | Reason::Deadline
-            | Reason::Waited => "failed",
+    /// Sees a run to its end, unless that is being done already.
+    fn end(&mut self, state: RunState, end: End) {
+        let RunState { run, attempt, .. } = state;
+        let known = self.ending.get(&run);
+        if known.is_some_and(|known| known.attempt == attempt && !known.task.is_finished()) {
+            return;
+        }
+        self.let_go(run);
+        let over = CancellationToken::new();
+        let monitor = Arc::clone(&self.monitor);
+        let task = self.ends.spawn(monitor.end(state, end, over.clone()));
+        self.tasks.insert(task.id(), run);
+        self.ending.insert(run, Ending { attempt, task, over });
+    }
+
+    fn let_go(&mut self, run: RunId) {
+        if let Some(ending) = self.ending.remove(&run) {
+            ending.over.cancel();
+        }
+    }
+
+    /// Takes note that a run has been seen to its end, or that its task died: of that, only this
+    /// run suffers.
+    fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let task = match &ended {
+            Ok((task, ())) => *task,
+            Err(panic) => {
+                log_panic(panic);
+                panic.id()
+            }
         };
-        self.outcomes[outcome].increment(1);
-        if let Some(started) = end.started {
-            self.run.record(end.at.seconds_since(started));
+        let Some(run) = self.tasks.remove(&task) else { return };
+        if self.ending.get(&run).is_some_and(|ending| ending.task.id() == task) {
+            self.ending.remove(&run);
         }
+    }
+
+    fn tick(&mut self) {
+        let leads = self.monitor.leads();
+        let room = MOST_ERRANDS.saturating_sub(self.errands.len());
+        for due in self.waiting.due(self.monitor.clock.now(), leads, room) {
+            let monitor = Arc::clone(&self.monitor);
+            match due {
+                Due::Heartbeat(report) => self.errands.spawn(monitor.beat(report)),
+                Due::Note(report) => self.errands.spawn(monitor.note(report)),
+                Due::Evicted(evicted) => self.errands.spawn(monitor.evicted(evicted)),
+                Due::Look(run) => self.errands.spawn(monitor.look(run)),
+            };
+        }
+        self.monitor.metrics.live(self.waiting.counts());
+        self.sweep(leads);
+    }
+
+    /// Looks for runs that vanished, for as long as we lead.
+    fn sweep(&mut self, leads: bool) {
+        let now = Instant::now();
+        if !leads {
+            self.sweep.abort_all();
+            self.next_sweep = now + SWEEP_SOON;
+        } else if now >= self.next_sweep && self.sweep.is_empty() {
+            self.next_sweep = now + SWEEP_EVERY;
+            self.sweep.spawn(Arc::clone(&self.monitor).sweep());
+        }
+    }
+
+    async fn drop_all(&mut self) {
+        self.sweep.shutdown().await;
+        self.errands.shutdown().await;
+        self.ends.shutdown().await;
+    }
+}
+
+/// A task that was aborted is none that panicked.
+fn log_panic(failed: &JoinError) {
+    if failed.is_panic() {
+        error!(%failed, "a task of one run panicked: it is seen to again after the next start");
+    }
+}
+
+// === impl Clock ===
+
+impl Clock {
+    fn new() -> Self {
+        Self { start: (Timestamp::now(), Instant::now()) }
+    }
+
+    fn now(&self) -> Timestamp {
+        let (wall, at) = self.start;
+        // Some 290,000 years of microseconds fit.
+        Timestamp(wall.0.saturating_add(at.elapsed().as_micros() as i64))
+    }
+}
+
+/// Counts a run that is being seen to its end.
+struct Counted<'a>(&'a AtomicU32);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

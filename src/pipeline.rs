@@ -9,22 +9,23 @@
 //! What cannot be done now is held and tried again; what never can be is set aside, whole, and the
 //! asker is told where there is one.
 
+mod act;
 pub mod action;
 pub mod disposition;
+pub mod follow;
 mod lanes;
 mod metrics;
 mod outside;
 use crate::chain::Chain;
 use crate::event::decode::is_question;
-use crate::event::{self, Event, Inputs, RunId, Timestamp, decode};
+use crate::event::{self, Event, RunId, Timestamp, decode};
 use crate::monitor::report::{self, Refusal};
-use crate::pipeline::action::Action;
 use crate::pipeline::disposition::{Disposition, HandleError};
 use crate::pipeline::lanes::Lanes;
 use crate::pipeline::metrics::{InHand, Metrics};
 use crate::pubsub::{Admin, Delivery, Message, Publisher};
 use crate::registry::ServiceRegistry;
-use crate::runner::{Launch, Runner, RunnerError};
+use crate::runner::Runner;
 use crate::store::{AppendError, EventStore, Row, SetAside, View};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
 /// How many deliveries of one question are dealt with together: they share a commit, and none
 /// waits for the ack of more than this many.
@@ -69,16 +70,6 @@ pub struct Pipeline {
     outside: Mutex<JoinSet<()>>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
-}
-
-/// Who answers a question.
-enum Answerer {
-    /// A run of ours.
-    Runner,
-    /// A service that somebody runs, by a subscription of this name.
-    Subscription(String),
-    /// Nobody; of that service there are these revisions.
-    Nobody(Vec<String>),
 }
 
 // === impl Pipeline ===
@@ -221,151 +212,6 @@ impl Pipeline {
                 }
             }
         }
-    }
-
-    /// Acts, with as many tries as it takes. An error is for good, or we were stopped.
-    async fn act_until_done(
-        &self,
-        event: &Event<'_>,
-        message: &Message,
-    ) -> Result<(), HandleError> {
-        let start = Instant::now();
-        for tries in 0.. {
-            let outcome = self.act(event, message).await;
-            if disposition::of(&outcome) != Disposition::Retry {
-                self.metrics.act.record(start.elapsed());
-                if let Some(published) = message.published {
-                    let age = Timestamp::now().seconds_since(published);
-                    self.metrics.age(event.kind.label(), age);
-                }
-                return outcome;
-            }
-            if let Err(failed) = &outcome {
-                let question = event.attributes.question_uuid;
-                warn!(%question, error = %Chain(failed), "failed to act on event");
-            }
-            if !self.pause(tries).await {
-                return outcome;
-            }
-        }
-        unreachable!("the tries are counted without end")
-    }
-
-    async fn act(&self, event: &Event<'_>, message: &Message) -> Result<(), HandleError> {
-        match action::of(event) {
-            Action::Launch(run, inputs) => self.launch(run, inputs, event, message).await,
-            Action::Cancel(run) => self.cancel(run).await,
-            Action::Nothing => Ok(()),
-        }
-    }
-
-    async fn launch(
-        &self,
-        run: RunId,
-        inputs: Inputs<'_>,
-        event: &Event<'_>,
-        message: &Message,
-    ) -> Result<(), HandleError> {
-        let record = self.parts.view.record(run).await.map_err(HandleError::Look)?;
-        if record.terminal {
-            debug!(%run, "redelivered after its end");
-            return Ok(());
-        }
-        if record.cancelled {
-            return self.call_off(run, event, message).await;
-        }
-        match self.answerer(event).await? {
-            Answerer::Runner => {}
-            Answerer::Subscription(subscription) => {
-                self.look_outside(run, message, subscription).await;
-                return Ok(());
-            }
-            Answerer::Nobody(revisions) => {
-                let recipient = event.attributes.recipient.to_string();
-                let refusal = Refusal::NoSuchRevision { recipient, revisions };
-                return self.refuse(run, event, message, refusal).await;
-            }
-        }
-        let launch = Launch {
-            run,
-            recipient: &event.attributes.recipient.to_buf(),
-            parent_question: event.attributes.parent_question_uuid,
-            attributes: &message.attributes,
-            inputs,
-        };
-        match self.parts.runner.launch(launch).await {
-            Err(RunnerError::Refused { exception, message: words, .. }) => {
-                let refusal = Refusal::Runner { exception, message: words };
-                return self.refuse(run, event, message, refusal).await;
-            }
-            outcome => outcome.map_err(HandleError::Act),
-        }?;
-        // Another process may have put a cancellation on record since the look.
-        if self.parts.view.record(run).await.map_err(HandleError::Look)?.cancelled {
-            self.parts.runner.cancel(run.question).await.map_err(HandleError::Act)?;
-        }
-        Ok(())
-    }
-
-    /// Sees to it that a question which was cancelled does not run, and that its asker is told:
-    /// by the end of its run if it has one.
-    async fn call_off(
-        &self,
-        run: RunId,
-        event: &Event<'_>,
-        message: &Message,
-    ) -> Result<(), HandleError> {
-        if self.parts.runner.cancel(run.question).await.map_err(HandleError::Act)? {
-            return Ok(());
-        }
-        self.refuse(run, event, message, Refusal::Cancelled).await
-    }
-
-    async fn answerer(&self, event: &Event<'_>) -> Result<Answerer, HandleError> {
-        let recipient = event.attributes.recipient;
-        let Parts { registry, admin, subscriptions_first, .. } = &self.parts;
-        let ours = registry.has(recipient).await.map_err(HandleError::Find)?;
-        if ours && !subscriptions_first {
-            return Ok(Answerer::Runner);
-        }
-        let subscription = recipient.subscription();
-        if admin.has_subscription(&subscription).await.map_err(HandleError::Call)? {
-            return Ok(Answerer::Subscription(subscription));
-        }
-        if ours {
-            return Ok(Answerer::Runner);
-        }
-        let revisions = registry.revisions(recipient.service()).await.map_err(HandleError::Find)?;
-        let name = |tag: &String| format!("{}:{tag}", recipient.service());
-        Ok(Answerer::Nobody(revisions.iter().map(name).collect()))
-    }
-
-    /// Ends every run of a question, if the one who says so may.
-    async fn cancel(&self, run: RunId) -> Result<(), HandleError> {
-        let record = self.parts.view.record(run).await.map_err(HandleError::Look)?;
-        if !record.cancelled {
-            warn!(%run, "ignored the cancellation of somebody who did not ask the question");
-            return Ok(());
-        }
-        self.parts.runner.cancel(run.question).await.map_err(HandleError::Act)?;
-        Ok(())
-    }
-
-    /// Tells the asker why his question is not run.
-    async fn refuse(
-        &self,
-        run: RunId,
-        event: &Event<'_>,
-        message: &Message,
-        refusal: Refusal,
-    ) -> Result<(), HandleError> {
-        let at = event.attributes.datetime;
-        let Some(report) = report::refused(run, &message.attributes, at, &refusal) else {
-            return Ok(());
-        };
-        self.parts.publisher.publish(report.message).await.map_err(HandleError::Call)?;
-        self.metrics.refused();
-        Ok(())
     }
 
     /// Keeps a message that can never be handled, and tells the asker if it was a question. False

@@ -1,7 +1,9 @@
 //! The seam to what knows which service revisions exist.
 
+pub mod allowed;
 pub mod listed;
 use crate::event::Sruid;
+pub use allowed::Allowed;
 use async_trait::async_trait;
 pub use listed::Listed;
 use std::error::Error;

@@ -5,10 +5,12 @@
 //! digest of its data, for the SDK sometimes gives two different events one uuid, and both are
 //! kept.
 
+pub mod recent;
 pub mod row;
 pub mod sqlite;
-use crate::event::{RunId, Timestamp};
+use crate::event::{RunId, SruidBuf, Timestamp};
 use async_trait::async_trait;
+pub use recent::{Part, Recent};
 pub use row::Row;
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -31,6 +33,18 @@ pub trait EventStore: Debug + Send + Sync {
 
     /// Reads events in the order of their datetimes.
     async fn read(&self, query: &Query) -> Result<Vec<StoredEvent>, ReadError>;
+
+    /// What is on record of one run.
+    ///
+    /// A cancellation counts for every attempt at the question; it is accepted from whoever the
+    /// question names as its parent or originator. While the question is not on record, from whoever
+    /// the cancellation names so itself.
+    async fn record(&self, run: RunId) -> Result<Record, ReadError>;
+
+    /// Reads the runs that were asked for and have no terminal event, in the order of their
+    /// questions' datetimes, then of their uuids. Of questions that were sent twice for one run,
+    /// the first to come.
+    async fn unanswered(&self, sweep: &Sweep) -> Result<Vec<Unanswered>, ReadError>;
 }
 
 /// What has lately been said of the questions that run here: what launches and the monitor look
@@ -90,6 +104,43 @@ pub enum Of {
     Originator(Uuid),
 }
 
+/// Which unanswered questions to read: a page of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// Those made then or later.
+    pub from: Timestamp,
+    /// Those made before.
+    pub until: Timestamp,
+    /// Those behind this one: [`Unanswered::place`] of the last of the page before.
+    pub after: Option<Place>,
+    /// At most so many. A shorter page is the last.
+    pub limit: u32,
+}
+
+/// A question's place in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// When it was made.
+    pub datetime: Timestamp,
+    /// The uuid of its event.
+    pub event: Uuid,
+}
+
+/// A run without a terminal event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    /// The run.
+    pub run: RunId,
+    /// The attributes of its question as they came.
+    pub attributes: HashMap<String, String>,
+    /// Which revision was asked.
+    pub recipient: SruidBuf,
+    /// Whether the question was cancelled, by one who may.
+    pub cancelled: bool,
+    /// Its place in the order.
+    pub place: Place,
+}
+
 /// An event as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
@@ -114,6 +165,8 @@ pub struct Record {
     pub acknowledged: bool,
     /// A `result` or an `exception`: nothing more is to come.
     pub terminal: bool,
+    /// A `result`.
+    pub answered: bool,
     /// An accepted cancellation of the question, of whatever attempt.
     pub cancelled: bool,
 }

@@ -1,5 +1,8 @@
 //! Logs and metrics of the process.
 
+mod json;
+use json::JsonFormat;
+pub use json::one_line;
 use metrics::{describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::fmt;
@@ -22,19 +25,34 @@ const LONG: [f64; 14] =
 /// Samples of histograms queue up until they are scraped or this has passed.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Sends logs of `level` and above to stderr, in the shape of the SDK's, or as `filter` says where
-/// it is given (the syntax of `RUST_LOG`).
-pub fn install_logs(level: &str, filter: Option<&str>) {
+/// The shape of logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// As the SDK logs: for a person.
+    Text,
+    /// As Google Cloud Logging reads them.
+    Json,
+}
+
+/// Sends logs of `level` and above to stderr, or as `filter` says where it is given (the syntax of
+/// `RUST_LOG`).
+pub fn install_logs(level: &str, filter: Option<&str>, shape: Shape) {
     // The client of Pub/Sub tells at WARN of what it then does again by itself.
     let default = format!("{level},google_cloud_pubsub=error,google_cloud_gax=error");
     let filter = EnvFilter::new(filter.unwrap_or(&default));
-    tracing_subscriber::fmt()
+    let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| Unheard(stderr()))
-        .log_internal_errors(false)
-        .with_ansi(stderr().is_terminal())
-        .event_format(SdkFormat)
-        .init();
+        .log_internal_errors(false);
+    match shape {
+        Shape::Text => logs.with_ansi(stderr().is_terminal()).event_format(SdkFormat).init(),
+        Shape::Json => logs.with_ansi(false).event_format(JsonFormat).init(),
+    }
+}
+
+/// Whether a person reads what goes to stderr.
+pub fn on_terminal() -> bool {
+    stderr().is_terminal()
 }
 
 /// Makes the recorder of metrics the process's own.

@@ -3,7 +3,9 @@
 use crate::cli::ask::{Asked, Outcome, ask};
 use crate::cli::network::Place;
 use crate::cli::{FAILED, Failure, INTERRUPTED, OK, USAGE, interrupted, terminal};
-use crate::config::{self, DEFAULT_PROJECT, DEFAULT_TOPIC, LocalArgs, program};
+use crate::config::{
+    self, DEFAULT_PROJECT, DEFAULT_TOPIC, LocalArgs, ServicesArgs, VariablesArgs, program,
+};
 use crate::event::{Event, SruidBuf};
 use crate::local::{Network, Settings, sdk_service, services};
 use crate::runner::process::Service;
@@ -135,8 +137,7 @@ fn python_service(folder: &Path) -> Result<Service, Failure> {
 fn settings(service: Service) -> Result<Settings, Failure> {
     // None of what the environment says of a network: nobody else is to find this one.
     let args = LocalArgs {
-        services: Vec::new(),
-        tag: "local".to_owned(),
+        services: ServicesArgs::default(),
         topic: DEFAULT_TOPIC.to_owned(),
         project: DEFAULT_PROJECT.to_owned(),
         data: PathBuf::new(),
@@ -144,9 +145,7 @@ fn settings(service: Service) -> Result<Settings, Failure> {
         http_port: 0,
         pubsub_port: 0,
         pubsub: None,
-        max_runs: None,
-        env: Vec::new(),
-        env_file: Vec::new(),
+        variables: VariablesArgs::default(),
     };
     Ok(Settings {
         services: vec![service],

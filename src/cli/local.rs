@@ -75,8 +75,8 @@ pub async fn emulator(args: EmulatorArgs) -> Result<u8, Failure> {
 }
 
 fn settings(args: LocalArgs) -> Result<Settings, Failure> {
-    let environment = args.environment()?;
-    let found = services::find(&args.services, &args.tag)
+    let environment = args.variables.variables()?;
+    let found = services::find(&args.services.services, &args.services.tag)
         .map_err(|error| Failure::new(crate::cli::USAGE, error))?;
     Ok(Settings {
         services: found.into_iter().map(sdk_service).collect(),

@@ -5,21 +5,27 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 /// Whether the daemon is ready: it is when nothing holds that back, and no more once it drains.
 #[derive(Clone, Debug)]
 pub struct Readiness {
-    holds: Arc<AtomicUsize>,
+    holds: Arc<Holds>,
     stop: CancellationToken,
 }
 
 /// Holds readiness back until it is dropped.
 #[derive(Debug)]
 #[must_use = "what is not held is ready"]
-pub struct Hold(Arc<AtomicUsize>);
+pub struct Hold {
+    holds: Arc<Holds>,
+    what: &'static str,
+}
+
+/// What holds readiness back.
+#[derive(Debug, Default)]
+struct Holds(Mutex<Vec<&'static str>>);
 
 /// The routes.
 pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
@@ -39,19 +45,20 @@ impl Readiness {
         Self { holds: Arc::default(), stop }
     }
 
-    /// Holds it back.
-    pub fn hold(&self) -> Hold {
-        self.holds.fetch_add(1, Ordering::SeqCst);
-        Hold(Arc::clone(&self.holds))
+    /// Holds it back, until `what` is ready.
+    pub fn hold(&self, what: &'static str) -> Hold {
+        self.holds.all().push(what);
+        Hold { holds: Arc::clone(&self.holds), what }
     }
 
-    fn answer(&self) -> (StatusCode, &'static str) {
+    fn answer(&self) -> (StatusCode, String) {
         if self.stop.is_cancelled() {
-            return (StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+            return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
         }
-        match self.holds.load(Ordering::SeqCst) {
-            0 => (StatusCode::OK, "ready\n"),
-            _ => (StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
+        let holds = self.holds.all();
+        match holds.is_empty() {
+            true => (StatusCode::OK, "ready\n".to_owned()),
+            false => (StatusCode::SERVICE_UNAVAILABLE, format!("starting: {}\n", holds.join(", "))),
         }
     }
 }
@@ -60,7 +67,19 @@ impl Readiness {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        let mut holds = self.holds.all();
+        if let Some(at) = holds.iter().position(|held| *held == self.what) {
+            holds.remove(at);
+        }
+    }
+}
+
+// === impl Holds ===
+
+impl Holds {
+    /// All of them. (A push or a removal leaves them whole, so a panic elsewhere spoils nothing.)
+    fn all(&self) -> MutexGuard<'_, Vec<&'static str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -72,13 +91,14 @@ mod tests {
     fn ready_is_when_nothing_holds_it_back_and_until_it_drains() {
         let stop = CancellationToken::new();
         let readiness = Readiness::new(stop.clone());
-        let (first, second) = (readiness.hold(), readiness.hold());
-        assert_eq!(readiness.answer().1, "starting\n");
+        let (first, second) = (readiness.hold("the store"), readiness.hold("the runner"));
+        assert_eq!(readiness.answer().1, "starting: the store, the runner\n");
         drop(first);
-        assert_eq!(readiness.answer().1, "starting\n");
+        assert_eq!(readiness.answer().1, "starting: the runner\n");
         drop(second);
-        assert_eq!(readiness.answer(), (StatusCode::OK, "ready\n"));
+        assert_eq!(readiness.answer(), (StatusCode::OK, "ready\n".to_owned()));
         stop.cancel();
-        assert_eq!(readiness.answer(), (StatusCode::SERVICE_UNAVAILABLE, "draining\n"));
+        let draining = (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+        assert_eq!(readiness.answer(), draining);
     }
 }

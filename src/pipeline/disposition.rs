@@ -31,6 +31,9 @@ pub enum HandleError {
     /// The runner did not do it.
     #[error("failed to act on event")]
     Act(#[source] RunnerError),
+    /// We were stopped first.
+    #[error("stopped while the event was held")]
+    Stopped,
 }
 
 /// How a delivery is answered.
@@ -62,6 +65,7 @@ pub fn of<T>(outcome: &Result<T, HandleError>) -> Disposition {
         Err(HandleError::Append(AppendError::Unavailable(_)))
         | Err(HandleError::Look(_))
         | Err(HandleError::Find(_))
+        | Err(HandleError::Stopped)
         | Err(HandleError::Act(RunnerError::Unavailable { .. })) => Disposition::Retry,
     }
 }
@@ -83,7 +87,7 @@ impl HandleError {
             Self::Look(_) => "view",
             Self::Find(_) => "registry",
             Self::Call(_) => "pubsub",
-            Self::Act(_) => "runner",
+            Self::Act(_) | Self::Stopped => "runner",
         }
     }
 }
@@ -112,6 +116,7 @@ mod tests {
             ),
             (Err(HandleError::Append(AppendError::Unavailable(unavailable()))), Disposition::Retry),
             (Err(HandleError::Look(ReadError(unavailable()))), Disposition::Retry),
+            (Err(HandleError::Stopped), Disposition::Retry),
             (
                 Err(HandleError::Act(RunnerError::Refused {
                     question,

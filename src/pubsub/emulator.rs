@@ -161,7 +161,7 @@ impl Emulator {
     }
 
     /// The two services, and beside them HTTP without gRPC.
-    fn routes(&self, stop: CancellationToken) -> Routes {
+    pub(super) fn routes(&self, stop: CancellationToken) -> Routes {
         let inner = || Arc::clone(&self.inner);
         let publisher = PublisherServer::new(PublisherService(inner()))
             .max_decoding_message_size(LARGEST_REQUEST);

@@ -6,13 +6,12 @@
 //! order.
 
 use crate::event::Outgoing;
-use crate::pubsub::{CallError, Connection, LARGEST_MESSAGE};
+use crate::pubsub::{CallError, Connection, LARGEST_MESSAGE, Publishing};
 use google_cloud_googleapis::pubsub::v1::publisher_client::PublisherClient;
 use google_cloud_googleapis::pubsub::v1::{PublishRequest, PubsubMessage};
 use metrics::{Counter, counter, describe_counter};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tracing::warn;
 
 /// The pauses between tries: the first, and the longest. An asker waits for what we publish, so
@@ -23,7 +22,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 #[derive(Clone, Debug)]
 pub struct Publisher {
     connection: Connection,
-    client: PublisherClient<Channel>,
+    client: Publishing,
     topic: String,
     metrics: Metrics,
 }
@@ -40,7 +39,7 @@ impl Publisher {
     pub fn new(connection: &Connection, topic: &str) -> Self {
         Self {
             connection: connection.clone(),
-            client: PublisherClient::new(connection.channel.clone())
+            client: PublisherClient::new(connection.transport())
                 .max_encoding_message_size(LARGEST_MESSAGE),
             topic: connection.topic(topic),
             metrics: Metrics::new(),

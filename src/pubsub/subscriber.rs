@@ -6,13 +6,12 @@
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
-use crate::pubsub::{Admin, Connection, Delivery, Message, Receipt};
-use google_cloud_auth::credentials::anonymous::Builder as Anonymous;
+use crate::pubsub::{Admin, Connection, Delivery, Message, Receipt, Wanted};
 use google_cloud_pubsub::client::Subscriber as Client;
 use google_cloud_pubsub::subscriber::ShutdownBehavior;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -49,8 +48,9 @@ pub struct Subscriber {
 #[derive(Debug)]
 struct Restores {
     admin: Admin,
-    subscription: String,
-    topic: String,
+    wanted: Wanted,
+    /// Told when a subscription was made: messages that were published before are not in it.
+    made: Option<watch::Sender<Timestamp>>,
 }
 
 /// Why there is no subscriber.
@@ -82,7 +82,7 @@ impl Subscriber {
     ) -> Result<Self, SubscriberError> {
         let client = Client::builder()
             .with_endpoint(connection.endpoint.clone())
-            .with_credentials(Anonymous::new().build())
+            .with_credentials(connection.credentials.clone())
             .with_grpc_subchannel_count(1)
             .build()
             .await
@@ -94,8 +94,20 @@ impl Subscriber {
     /// Has it make the subscription and its topic anew where they are gone: an emulator that was
     /// restarted knows neither.
     pub fn restoring(mut self, admin: Admin, subscription: &str, topic: &str) -> Self {
-        let (subscription, topic) = (subscription.to_owned(), topic.to_owned());
-        self.restores = Some(Restores { admin, subscription, topic });
+        let wanted = Wanted::all_of(topic, subscription);
+        self.restores = Some(Restores { admin, wanted, made: None });
+        self
+    }
+
+    /// As [`Self::restoring`], with a subscription of another kind; and tells `made` when one is
+    /// made anew, for what was published while there was none is lost to it.
+    pub fn restoring_as(
+        mut self,
+        admin: Admin,
+        wanted: Wanted,
+        made: watch::Sender<Timestamp>,
+    ) -> Self {
+        self.restores = Some(Restores { admin, wanted, made: Some(made) });
         self
     }
 
@@ -167,9 +179,22 @@ impl Subscriber {
 
 impl Restores {
     async fn restore(&self) {
-        let Self { admin, subscription, topic } = self;
-        if let Err(error) = admin.ensure_subscribed(subscription, topic).await {
-            warn!(subscription, error = error.chain(), "failed to subscribe anew");
+        let Self { admin, wanted, made } = self;
+        match admin.ensure(wanted).await {
+            Ok(true) => {
+                warn!(subscription = wanted.name, "subscribed anew");
+                if let Some(made) = made {
+                    made.send_replace(Timestamp::now());
+                }
+            }
+            Ok(false) => {}
+            Err(error) => {
+                warn!(
+                    subscription = wanted.name,
+                    error = error.chain(),
+                    "failed to subscribe anew"
+                );
+            }
         }
     }
 }

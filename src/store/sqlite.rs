@@ -5,21 +5,28 @@
 //! read, record, has ─► two connections that read, on tokio's blocking threads
 //! ```
 //!
+//! A store may be told to forget what is old ([`Keep`]), and then need not be synced: it is a view of
+//! what another keeps.
+//!
 //! What is answered for is synced (`WAL`, `synchronous=FULL`). Several processes of one host may
-//! share a file; over a network's file system it is not safe. The views `service_events` and
+//! share a file; a file system of a network, or without locks, is refused. The views `service_events` and
 //! `messages_set_aside` are for people, with any SQLite at hand.
 
+mod locks;
 mod metrics;
+mod prune;
 mod reader;
 mod schema;
 mod stored;
 mod writer;
-use crate::event::RunId;
+use crate::event::{RunId, Timestamp};
 use crate::store::{
-    AppendError, EventStore, Query, ReadError, Record, Row, SetAside, StoredEvent, View,
+    AppendError, EventStore, Part, Query, ReadError, Record, Row, SetAside, StoredEvent, Sweep,
+    Unanswered, View,
 };
 use async_trait::async_trait;
 use metrics::Metrics;
+use prune::{Horizon, Pruner};
 use reader::Readers;
 use std::error::Error;
 use std::fmt;
@@ -50,6 +57,21 @@ pub struct SqliteStore {
 pub struct Options {
     /// How long to wait for another process that writes to the same file, before the call fails.
     pub busy_timeout: Duration,
+    /// Whether what was answered for outlives a loss of power. It outlives a killed process in any
+    /// case.
+    pub synced: bool,
+    /// How much to keep; all where it is none. A store that forgets is its process's alone.
+    pub keep: Option<Keep>,
+}
+
+/// How much a store keeps. What is over is forgotten, the first to come first, a little after each
+/// append: where nothing comes, nothing goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// What came so long ago may go: at the latest after a thirty-second part more.
+    pub age: Duration,
+    /// How many bytes of the file may be in use. The file is a little larger, and is not cut down.
+    pub bytes: u64,
 }
 
 /// Why a store could not be opened. The file is as it was.
@@ -114,6 +136,28 @@ pub enum OpenError {
         /// Of the file.
         path: PathBuf,
     },
+    /// The file system lets two write at once.
+    #[error(
+        "event store `{path}` is on a file system without locks ({why}): choose a path on a disk \
+         of this host, not on a network share"
+    )]
+    NoLocks {
+        /// Of the file.
+        path: PathBuf,
+        /// What was seen.
+        why: String,
+    },
+    /// The file system is another host's.
+    #[error(
+        "event store `{path}` is on a network share ({share}), where SQLite is not safe: choose a \
+         path on a disk of this host"
+    )]
+    Share {
+        /// Of the file.
+        path: PathBuf,
+        /// The name of the file system.
+        share: &'static str,
+    },
     /// Something else.
     #[error("failed to open event store `{path}`")]
     Failed {
@@ -139,6 +183,7 @@ struct Inner {
     writer: Mutex<Option<JoinHandle<()>>>,
     readers: Arc<Readers>,
     appended: watch::Receiver<u64>,
+    horizon: Arc<Horizon>,
     metrics: Arc<Metrics>,
 }
 
@@ -169,19 +214,31 @@ impl SqliteStore {
     /// Where the file cannot be written, or is not an event store of a version that we know.
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let connection = schema::writable(path, &options)?;
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::new(&options));
+        Self::on(connection, path, options, metrics)
+    }
+
+    fn on(
+        connection: rusqlite::Connection,
+        path: &Path,
+        options: Options,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, OpenError> {
         let (announce, appended) = watch::channel(0);
         let counted = Arc::clone(&metrics);
-        Self::with_writer(path, options, metrics, appended, move |queue| {
-            Writer::new(connection, queue, announce, counted).run();
-        })
+        let horizon = Arc::new(Horizon::new());
+        let pruner = options.keep.map(|keep| Pruner::new(keep, Arc::clone(&horizon)));
+        let write = move |queue| {
+            Writer::new(connection, queue, announce, counted, pruner).run();
+        };
+        Self::with_writer(path, options, metrics, (appended, horizon), write)
     }
 
     fn with_writer(
         path: &Path,
         options: Options,
         metrics: Arc<Metrics>,
-        appended: watch::Receiver<u64>,
+        (appended, horizon): (watch::Receiver<u64>, Arc<Horizon>),
         write: impl FnOnce(UnboundedReceiver<Job>) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let (queue, jobs) = mpsc::unbounded_channel();
@@ -196,6 +253,7 @@ impl SqliteStore {
             writer: Mutex::new(Some(writer)),
             readers: Arc::new(Readers::new(path, options)),
             appended,
+            horizon,
             metrics,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -270,15 +328,21 @@ impl EventStore for SqliteStore {
         let query = query.clone();
         self.look(move |connection| reader::events(connection, &query)).await
     }
+
+    async fn record(&self, run: RunId) -> Result<Record, ReadError> {
+        self.look(move |connection| reader::record(connection, run)).await
+    }
+
+    async fn unanswered(&self, sweep: &Sweep) -> Result<Vec<Unanswered>, ReadError> {
+        let sweep = *sweep;
+        self.look(move |connection| reader::unanswered(connection, &sweep)).await
+    }
 }
 
 #[async_trait]
 impl View for SqliteStore {
-    /// A cancellation counts for every attempt at the question; it is accepted from whoever the
-    /// question names as its parent or originator. While the question is not on record, from whoever
-    /// the cancellation names so itself.
     async fn record(&self, run: RunId) -> Result<Record, ReadError> {
-        self.look(move |connection| reader::record(connection, run)).await
+        EventStore::record(self, run).await
     }
 
     async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
@@ -294,6 +358,21 @@ impl View for SqliteStore {
     }
 }
 
+#[async_trait]
+impl Part for SqliteStore {
+    async fn asked(&self, question: Uuid) -> Result<Option<Timestamp>, ReadError> {
+        self.look(move |connection| reader::asked(connection, question)).await
+    }
+
+    async fn question_of(&self, event: Uuid) -> Result<Option<Uuid>, ReadError> {
+        self.look(move |connection| reader::question_of(connection, event)).await
+    }
+
+    fn forgotten(&self) -> Option<Timestamp> {
+        self.inner.horizon.get()
+    }
+}
+
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("SqliteStore").field(&self.inner.path).finish()
@@ -303,9 +382,10 @@ impl fmt::Debug for SqliteStore {
 // === impl Options ===
 
 impl Default for Options {
-    /// Waits five seconds: longer than the longest commit that was seen on a slow disk.
+    /// Waits five seconds: longer than the longest commit that was seen on a slow disk. Keeps all,
+    /// synced.
     fn default() -> Self {
-        Self { busy_timeout: Duration::from_secs(5) }
+        Self { busy_timeout: Duration::from_secs(5), synced: true, keep: None }
     }
 }
 

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -12,17 +12,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use twined::event::encode::Ask;
+use twined::event::encode::{Ask, Body};
 use twined::event::{Outgoing, RunId, Sruid, SruidBuf, Timestamp, decode};
+use twined::monitor;
 use twined::pipeline::{Parts, Pipeline};
 use twined::pubsub::emulator::{Emulator, Options};
 use twined::pubsub::subscriber::Flow;
-use twined::pubsub::{Admin, Connection, Publisher, Subscriber};
+use twined::pubsub::{Admin, Connection, Delivery, Message, Publisher, Subscriber};
 use twined::registry::Listed;
 use twined::runner::{Launch, RunState, Runner, RunnerError};
 use twined::store::sqlite::{self, SqliteStore};
 use twined::store::{
-    AppendError, EventStore, Of, Query, ReadError, Record, Row, SetAside, StoredEvent, View,
+    AppendError, EventStore, Of, Query, ReadError, Record, Row, SetAside, StoredEvent, Sweep,
+    Unanswered, View,
 };
 use uuid::Uuid;
 
@@ -34,8 +36,10 @@ const DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Flaky {
     inner: SqliteStore,
-    failures: AtomicUsize,
+    pub failures: AtomicUsize,
     refused: Option<Uuid>,
+    /// What a sweep finds.
+    pub unanswered: Mutex<Vec<Unanswered>>,
 }
 
 #[async_trait]
@@ -57,12 +61,23 @@ impl EventStore for Flaky {
     async fn read(&self, query: &Query) -> Result<Vec<StoredEvent>, ReadError> {
         self.inner.read(query).await
     }
+
+    async fn record(&self, run: RunId) -> Result<Record, ReadError> {
+        EventStore::record(&self.inner, run).await
+    }
+
+    async fn unanswered(&self, sweep: &Sweep) -> Result<Vec<Unanswered>, ReadError> {
+        match sweep.after {
+            Some(_) => Ok(vec![]),
+            None => Ok(self.unanswered.lock().unwrap().clone()),
+        }
+    }
 }
 
 #[async_trait]
 impl View for Flaky {
     async fn record(&self, run: RunId) -> Result<Record, ReadError> {
-        self.inner.record(run).await
+        View::record(&self.inner, run).await
     }
 
     async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
@@ -79,12 +94,21 @@ impl View for Flaky {
 struct Ledger {
     failures: AtomicUsize,
     launched: Mutex<Vec<Uuid>>,
+    /// Refuses what it is to launch.
+    refuses: AtomicBool,
+    /// How many cancellations find nothing to end.
+    misses: AtomicUsize,
+    cancelled: AtomicUsize,
 }
 
 #[async_trait]
 impl Runner for Ledger {
     async fn launch(&self, launch: Launch<'_>) -> Result<(), RunnerError> {
         let question = launch.run.question;
+        if self.refuses.load(Ordering::SeqCst) {
+            let (exception, message) = ("PermissionError", "Over the limit of 4 CPUs.".into());
+            return Err(RunnerError::Refused { question, exception, message });
+        }
         if take_one(&self.failures) {
             let source = "on purpose".into();
             return Err(RunnerError::Unavailable { verb: "launch", question, source });
@@ -94,7 +118,9 @@ impl Runner for Ledger {
     }
 
     async fn cancel(&self, _: Uuid) -> Result<bool, RunnerError> {
-        Ok(false)
+        let missed = take_one(&self.misses);
+        self.cancelled.fetch_add(1, Ordering::SeqCst);
+        Ok(!missed)
     }
 
     async fn has(&self, _: RunId) -> Result<bool, RunnerError> {
@@ -118,7 +144,7 @@ fn take_one(left: &AtomicUsize) -> bool {
 pub struct World {
     pub store: Arc<Flaky>,
     runner: Arc<Ledger>,
-    connection: Connection,
+    pub connection: Connection,
     pub publisher: Publisher,
     servers: JoinSet<()>,
     _folder: TempDir,
@@ -141,7 +167,12 @@ impl World {
         admin.ensure_topic(TOPIC).await.unwrap();
         admin.ensure_subscription(SUBSCRIPTION, TOPIC, "").await.unwrap();
         Self {
-            store: Arc::new(Flaky { inner, failures: failures.into(), refused }),
+            store: Arc::new(Flaky {
+                inner,
+                failures: failures.into(),
+                refused,
+                unanswered: Mutex::default(),
+            }),
             runner: Arc::new(Ledger { failures: launch_failures.into(), ..Ledger::default() }),
             publisher: Publisher::new(&connection, TOPIC),
             connection,
@@ -178,6 +209,47 @@ impl World {
         found
     }
 
+    /// What a monitor of this runner works with.
+    pub fn parts(&self, runner: Arc<dyn Runner>) -> monitor::Parts {
+        let revision: SruidBuf = "octue/example:1.0.0".parse().unwrap();
+        monitor::Parts {
+            runner,
+            view: Arc::clone(&self.store) as Arc<dyn View>,
+            store: Arc::clone(&self.store) as Arc<dyn EventStore>,
+            registry: Arc::new([revision].into_iter().collect::<Listed>()),
+            admin: Admin::new(&self.connection),
+            publisher: self.publisher.clone(),
+            subscriptions_first: true,
+        }
+    }
+
+    /// What is published from now on, as anybody sees it.
+    pub async fn wire(&self) -> Wire {
+        let name = format!("wire-{}", Uuid::new_v4());
+        Admin::new(&self.connection).ensure_subscription(&name, TOPIC, "").await.unwrap();
+        let subscriber = Subscriber::new(&self.connection, &name, Flow::default()).await.unwrap();
+        let (sender, mut deliveries) = mpsc::channel(1);
+        let heard = watch::Sender::new(Vec::new());
+        let told = heard.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(subscriber.run(sender, CancellationToken::new()));
+        tasks.spawn(async move {
+            while let Some(Delivery { message, receipt }) = deliveries.recv().await {
+                told.send_modify(|heard| heard.push(message));
+                receipt.ack();
+            }
+        });
+        Wire { heard, _tasks: tasks }
+    }
+
+    /// The cancellation of a question by the one who asked it.
+    pub fn cancellation(asked: &Outgoing) -> Outgoing {
+        let data = serde_json::to_vec(&Body::Cancellation).unwrap();
+        let mut attributes = asked.attributes.clone();
+        attributes.insert("uuid".into(), Uuid::new_v4().to_string());
+        Outgoing { data, attributes, ordering_key: asked.ordering_key.clone() }
+    }
+
     pub async fn stored(&self, question: Uuid) -> Vec<StoredEvent> {
         let query = Query {
             of: Of::Question(question),
@@ -187,6 +259,15 @@ impl World {
             tail: false,
         };
         self.store.read(&query).await.unwrap()
+    }
+
+    /// Waits until the runner is as wanted.
+    async fn until(&self, wanted: impl Fn(&Ledger) -> bool) {
+        let deadline = Instant::now() + 10 * DEADLINE;
+        while !wanted(&self.runner) {
+            assert!(Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Waits until so many events of a question are on record.
@@ -201,6 +282,57 @@ impl World {
             let changed = tokio::time::timeout_at(deadline, appended.changed()).await;
             changed.expect("the events are on record in time").unwrap();
         }
+    }
+}
+
+/// What was published.
+pub struct Wire {
+    heard: watch::Sender<Vec<Message>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Wire {
+    /// Waits for an event that says this, and gives it.
+    async fn hear(&self, text: &str) -> String {
+        let mut heard = self.heard.subscribe();
+        let data = |message: &Message| String::from_utf8_lossy(&message.data).into_owned();
+        let says = |message: &&Message| data(message).contains(text);
+        let waiting = heard.wait_for(|heard| heard.iter().any(|message| says(&message)));
+        let heard = tokio::time::timeout(10 * DEADLINE, waiting).await.unwrap().unwrap();
+        heard.iter().find(says).map(data).unwrap()
+    }
+
+    /// Waits for so many messages, and gives the kinds of all there are then.
+    pub async fn kinds(&self, count: usize) -> Vec<String> {
+        let mut heard = self.heard.subscribe();
+        let waiting = heard.wait_for(|heard| heard.len() >= count);
+        let messages = tokio::time::timeout(10 * DEADLINE, waiting).await.unwrap().unwrap();
+        let kind = |message: &Message| {
+            let event = decode(&message.data, &message.attributes).unwrap();
+            event.kind.name().to_owned()
+        };
+        let mut kinds: Vec<_> = messages.iter().map(kind).collect();
+        kinds.sort_unstable();
+        kinds
+    }
+}
+
+/// Puts the test's clock forward.
+pub async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// Lets ten seconds pass again and again, in no time, until something is done.
+pub async fn passing<T>(done: impl Future<Output = T>) -> T {
+    let mut done = std::pin::pin!(done);
+    loop {
+        tokio::select! {
+            done = &mut done => return done,
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+        pass(Duration::from_secs(10)).await;
     }
 }
 
@@ -363,4 +495,88 @@ async fn a_question_to_nobody_is_answered_by_an_exception_and_not_run() {
     assert!(event.data.contains("ServiceNotFound"), "{}", event.data);
     assert!(event.data.contains("octue/example:1.0.0"), "{}", event.data);
     assert_eq!(world.servers.len(), 1, "the emulator is up");
+}
+
+#[tokio::test]
+async fn a_question_that_is_refused_gets_one_exception_however_often_it_comes() {
+    let world = World::new(0, None, 0).await;
+    let wire = world.wire().await;
+    world.runner.refuses.store(true, Ordering::SeqCst);
+    let uuid = Uuid::new_v4();
+    let mut asked = question(uuid);
+    asked.attributes.insert("retry_count".into(), "2".into());
+
+    let stored = world
+        .work_until(async {
+            world.publisher.publish(asked.clone()).await.unwrap();
+            let stored = world.wait_for_events(uuid, 2).await;
+            world.publisher.publish(asked.clone()).await.unwrap();
+            wire.kinds(3).await;
+            stored
+        })
+        .await;
+
+    assert_eq!(stored[1].attributes["retry_count"], "2");
+    assert!(stored[1].data.contains("PermissionError"), "{}", stored[1].data);
+    assert!(stored[1].data.contains("Over the limit of 4 CPUs."), "{}", stored[1].data);
+    assert_eq!(wire.kinds(3).await, ["exception", "question", "question"]);
+}
+
+#[tokio::test]
+async fn a_question_that_the_runner_cannot_take_for_long_is_told_and_called_off() {
+    let world = World::new(0, None, usize::MAX).await;
+    let wire = world.wire().await;
+    let uuid = Uuid::new_v4();
+
+    world
+        .work_until(async {
+            world.publisher.publish(question(uuid)).await.unwrap();
+            world.wait_for_events(uuid, 1).await;
+            world.until(|runner| runner.failures.load(Ordering::SeqCst) < usize::MAX - 1).await;
+            // Meanwhile its asker hears that it is not lost.
+            pass(Duration::from_secs(200)).await;
+            wire.hear("heartbeat").await;
+            pass(Duration::from_secs(701)).await;
+            let exception = wire.hear("RuntimeError").await;
+            assert!(exception.contains("on purpose"), "{exception}");
+            world.until(|runner| runner.cancelled.load(Ordering::SeqCst) > 0).await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_cancellation_waits_for_a_run_that_another_daemon_is_launching() {
+    let world = World::new(0, None, 0).await;
+    world.runner.misses.store(2, Ordering::SeqCst);
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+
+    world
+        .work_until(async {
+            world.publisher.publish(asked.clone()).await.unwrap();
+            world.publisher.publish(World::cancellation(&asked)).await.unwrap();
+            world.until(|runner| runner.cancelled.load(Ordering::SeqCst) >= 3).await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_cancellation_of_a_stranger_ends_nothing() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let mut cancellation = World::cancellation(&asked);
+    cancellation.attributes.insert("sender".into(), "octue/stranger:1.0.0".into());
+
+    world
+        .work_until(async {
+            world.publisher.publish(asked.clone()).await.unwrap();
+            world.publisher.publish(cancellation).await.unwrap();
+            // What comes after it is dealt with after it.
+            world.publisher.publish(log_records(&asked, 1).remove(0)).await.unwrap();
+            world.wait_for_events(uuid, 3).await
+        })
+        .await;
+
+    assert_eq!(world.runner.cancelled.load(Ordering::SeqCst), 0);
 }

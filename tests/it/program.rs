@@ -167,7 +167,7 @@ impl Drop for Network {
 }
 
 /// A folder whose `.venv/bin/octue` is a script.
-fn make_service(folder: &Path, service: &str, script: &str) {
+pub fn make_service(folder: &Path, service: &str, script: &str) {
     let bin = folder.join(".venv/bin");
     fs::create_dir_all(&bin).unwrap();
     let (namespace, name) = service.split_once('/').unwrap();

@@ -9,9 +9,15 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use twined::event::{RunId, Timestamp, decode};
-use twined::store::sqlite::{Options, SqliteStore};
-use twined::store::{AppendError, EventStore, Of, Query, Record, Row, SetAside, StoredEvent, View};
+use twined::store::sqlite::{Keep, Options, SqliteStore};
+use twined::store::{
+    AppendError, EventStore, Of, Place, Query, Record, Row, SetAside, StoredEvent, Sweep,
+    Unanswered, View,
+};
 use uuid::Uuid;
+
+mod sweep;
+use sweep::*;
 
 /// A store with nothing in it, and its view.
 struct World {
@@ -40,27 +46,42 @@ macro_rules! contract {
     };
 }
 
+macro_rules! every_claim {
+    ($world:expr) => {
+        contract! {
+            $world;
+            an_event_comes_back_as_it_went_in
+            odd_events_come_back_as_they_went_in
+            a_large_event_comes_back_as_it_went_in
+            an_event_is_on_record_once_however_often_it_comes
+            two_events_of_one_uuid_are_both_kept
+            many_append_at_once
+            rows_of_one_call_keep_their_order
+            kinds_are_chosen_or_left_out
+            a_limit_takes_the_first_or_the_last_in_order
+            a_tree_is_read_by_its_root_and_by_its_parents
+            nothing_is_read_of_what_nobody_asked
+            a_record_is_of_one_attempt
+            a_cancellation_holds_for_every_attempt
+            a_stranger_cancels_nothing
+            an_early_cancellation_is_taken_at_its_word
+            an_appended_event_is_announced
+            a_message_is_set_aside_more_than_once
+            a_store_and_its_view_say_the_same_of_a_run
+            a_sweep_finds_what_nobody_answered
+            a_sweep_says_what_was_cancelled
+            a_sweep_goes_page_by_page
+            a_sweep_has_a_run_once_however_often_its_question_came
+        }
+    };
+}
+
 mod sqlite {
-    contract! {
-        super::World::sqlite();
-        an_event_comes_back_as_it_went_in
-        odd_events_come_back_as_they_went_in
-        a_large_event_comes_back_as_it_went_in
-        an_event_is_on_record_once_however_often_it_comes
-        two_events_of_one_uuid_are_both_kept
-        many_append_at_once
-        rows_of_one_call_keep_their_order
-        kinds_are_chosen_or_left_out
-        a_limit_takes_the_first_or_the_last_in_order
-        a_tree_is_read_by_its_root_and_by_its_parents
-        nothing_is_read_of_what_nobody_asked
-        a_record_is_of_one_attempt
-        a_cancellation_holds_for_every_attempt
-        a_stranger_cancels_nothing
-        an_early_cancellation_is_taken_at_its_word
-        an_appended_event_is_announced
-        a_message_is_set_aside_more_than_once
-    }
+    every_claim!(super::World::sqlite());
+}
+
+mod bounded_sqlite {
+    every_claim!(super::World::bounded());
 }
 
 async fn an_event_comes_back_as_it_went_in(world: World) {
@@ -245,13 +266,14 @@ async fn a_record_is_of_one_attempt(world: World) {
     }
     world.append(&[&Sent::new(1, "question").with("retry_count", "1")]).await;
 
-    let all = Record { question: true, acknowledged: true, terminal: true, cancelled: false };
-    assert_eq!(world.record(1, 0).await, all);
+    let failed = Record { question: true, acknowledged: true, terminal: true, ..Record::default() };
+    assert_eq!(world.record(1, 0).await, failed);
     assert_eq!(world.record(1, 1).await, Record { question: true, ..Record::default() });
     assert_eq!(world.record(1, 2).await, Record::default());
 
     world.append(&[&Sent::new(1, "result").with("retry_count", "2")]).await;
-    assert_eq!(world.record(1, 2).await, Record { terminal: true, ..Record::default() });
+    let answered = Record { terminal: true, answered: true, ..Record::default() };
+    assert_eq!(world.record(1, 2).await, answered);
 }
 
 async fn a_cancellation_holds_for_every_attempt(world: World) {
@@ -316,6 +338,15 @@ async fn a_message_is_set_aside_more_than_once(world: World) {
     world.store.set_aside(&message).await.unwrap();
 }
 
+async fn a_store_and_its_view_say_the_same_of_a_run(world: World) {
+    let run = RunId { question: Uuid::from_u128(1), retry: 0 };
+    for kind in ["question", "delivery_acknowledgement", "cancellation", "result"] {
+        world.append(&[&Sent::new(1, kind)]).await;
+        assert_eq!(world.store.record(run).await.unwrap(), world.record(1, 0).await);
+    }
+    assert!(world.store.record(run).await.unwrap().cancelled);
+}
+
 const PARENT: &str = "local/local:local";
 const ORIGINATOR: &str = "octue/root:1.0.0";
 
@@ -366,9 +397,19 @@ fn odd() -> impl Strategy<Value = Sent> {
 
 impl World {
     fn sqlite() -> Self {
+        Self::with(Options::default())
+    }
+
+    /// A view of the last days, in which nothing is that old yet.
+    fn bounded() -> Self {
+        let keep = Keep { age: Duration::from_secs(86_400), bytes: 1 << 30 };
+        Self::with(Options { synced: false, keep: Some(keep), ..Options::default() })
+    }
+
+    fn with(options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.sqlite");
-        let store = SqliteStore::open(&path, Options::default()).unwrap();
+        let store = SqliteStore::open(&path, options).unwrap();
         Self { store: Arc::new(store.clone()), view: Arc::new(store), _folder: folder }
     }
 
@@ -400,6 +441,12 @@ impl World {
             Query { of, kinds: Vec::new(), exclude_kinds: Vec::new(), limit: 1000, tail: false };
         choose(&mut query);
         self.store.read(&query).await.unwrap()
+    }
+
+    /// A page of what was asked from second 100 until before second 200.
+    async fn sweep(&self, after: Option<Place>, limit: u32) -> Vec<Unanswered> {
+        let [from, until] = [100, 200].map(|second| Timestamp(second * 1_000_000));
+        self.store.unanswered(&Sweep { from, until, after, limit }).await.unwrap()
     }
 
     async fn record(&self, question: u128, retry: u32) -> Record {

@@ -7,7 +7,6 @@ Run as `TWINED_BIN=/path/to/twined python -m pytest tests/sdk`, with a Python th
 import json
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -20,6 +19,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from asking import Asker, end_of
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -50,10 +50,6 @@ def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def end_of(path, characters=3000):
-    return path.read_text(errors="replace")[-characters:] if path.exists() else ""
 
 
 # === Programs ===
@@ -167,75 +163,6 @@ class Network:
         return wait_for(lambda: self.rows(question_uuid, *kinds), what, within)[0]
 
 
-class Asker:
-    """A Python that has the SDK imported and the environment of `twined env --shim`."""
-
-    def __init__(self, network, stderr):
-        self.stderr = stderr
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "asker.py")],
-            env=network.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr.open("w"),
-        )
-
-    def ask(self, sruid, within=60, **arguments):
-        """`Child.ask`: an `Outcome` of one question."""
-        return self.request({"sruid": sruid, "questions": [arguments]}, within)[0]
-
-    def ask_multiple(self, sruid, questions, within=120, **arguments):
-        """`Child.ask_multiple`: one `Outcome` each, as they were asked."""
-        request = {"sruid": sruid, "questions": questions, "together": arguments}
-        return self.request(request, within)
-
-    def request(self, request, within):
-        self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        self.process.stdin.flush()
-        return [Outcome(**outcome) for outcome in json.loads(self.read_line(within))]
-
-    def read_line(self, within):
-        pipe = self.process.stdout
-        deadline = time.monotonic() + within
-        line = b""
-
-        while not line.endswith(b"\n"):
-            ready, _, _ = select.select([pipe], [], [], max(0, deadline - time.monotonic()))
-            part = os.read(pipe.fileno(), 1 << 20) if ready else b""
-
-            if not part:
-                self.process.kill()
-                pytest.fail(f"no outcome within {within} s:\n{end_of(self.stderr)}", False)
-            line += part
-
-        return line
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(20)
-
-
-class Outcome:
-    """What came of a question, as the one who asked sees it."""
-
-    def __init__(self, answer, error, question_uuid, events, monitor_messages, seconds, ended):
-        self.answer = answer
-        self.error = error
-        self.question_uuid = question_uuid
-        self.events = events
-        self.monitor_messages = monitor_messages
-        self.seconds = seconds
-        self.ended = ended
-
-    @property
-    def output(self):
-        assert self.error is None, self.error["message"]
-        return self.answer["output_values"]
-
-    def kinds(self):
-        return [event["event"]["kind"] for event in self.events]
-
-
 # === Fixtures ===
 
 
@@ -291,6 +218,6 @@ def network(binary, services, templates):
 @pytest.fixture(scope="session")
 def asker(network, tmp_path_factory):
     """Asks questions in `network`."""
-    asker = Asker(network, tmp_path_factory.mktemp("asker") / "stderr.log")
+    asker = Asker(network.environment, tmp_path_factory.mktemp("asker") / "stderr.log")
     yield asker
     asker.close()

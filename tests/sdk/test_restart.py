@@ -2,7 +2,8 @@
 
 import json
 
-from conftest import Asker, Network, Program, free_port, wait_for
+from asking import Asker
+from conftest import Network, Program, free_port, wait_for
 
 RUNNING = 20
 WAITING = 20
@@ -32,7 +33,7 @@ def test_questions_that_run_and_wait_when_the_daemon_is_killed_are_each_answered
     try:
         # Given 40 questions of which 20 run and 20 wait,
         network = Network(binary, [services], data, *options)
-        asker = Asker(network, tmp_path / "asker.log")
+        asker = Asker(network.environment, tmp_path / "asker.log")
         asked = asker.ask_multiple(
             "tests/counted:local",
             [

@@ -4,7 +4,8 @@ import json
 import signal
 import subprocess
 
-from conftest import USUAL, end_of, wait_for
+from asking import end_of
+from conftest import USUAL, wait_for
 
 
 def run(command, environment, **options):

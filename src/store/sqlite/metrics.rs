@@ -1,6 +1,7 @@
 //! What the store counts.
 
 use crate::event::Kind;
+use crate::store::sqlite::Options;
 use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ pub(super) struct Duplicates([u64; KINDS]);
 
 /// The handles, made once.
 pub(super) struct Metrics {
-    duplicates: [Counter; KINDS],
+    /// Of a view none: what it has twice says nothing of what the network was sent twice.
+    duplicates: Option<[Counter; KINDS]>,
     append: Histogram,
     errors: Counter,
 }
@@ -34,7 +36,11 @@ impl Duplicates {
 
 impl Metrics {
     /// Registers them with the recorder that is installed now, all at zero.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(options: &Options) -> Self {
+        let (view, store) = match options.keep {
+            Some(_) => (true, "view"),
+            None => (false, "sqlite"),
+        };
         describe_counter!(
             "twined_events_duplicate_total",
             "Events that were on record already when they came"
@@ -46,18 +52,20 @@ impl Metrics {
         );
         describe_counter!("twined_store_errors_total", "Calls that the event store failed");
         Self {
-            duplicates: std::array::from_fn(|kind| {
-                let name = Kind::NAMES.get(kind).copied().unwrap_or(OTHER);
-                counter!("twined_events_duplicate_total", "kind" => name)
+            duplicates: (!view).then(|| {
+                std::array::from_fn(|kind| {
+                    let name = Kind::NAMES.get(kind).copied().unwrap_or(OTHER);
+                    counter!("twined_events_duplicate_total", "kind" => name)
+                })
             }),
-            append: histogram!("twined_store_append_seconds", "store" => "sqlite"),
-            errors: counter!("twined_store_errors_total", "store" => "sqlite"),
+            append: histogram!("twined_store_append_seconds", "store" => store),
+            errors: counter!("twined_store_errors_total", "store" => store),
         }
     }
 
     /// Counts what a commit found to be there already.
     pub(super) fn duplicates(&self, found: &Duplicates) {
-        for (counter, count) in self.duplicates.iter().zip(found.0) {
+        for (counter, count) in self.duplicates.iter().flatten().zip(found.0) {
             if count > 0 {
                 counter.increment(count);
             }

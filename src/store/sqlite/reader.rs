@@ -1,13 +1,15 @@
 //! The connections that read, on threads where they may wait, beside the one that writes: a reader
 //! sees all that was answered for, and stops nobody.
 
-use crate::event::RunId;
-use crate::store::sqlite::stored::{self, SELECT};
+mod sweep;
+use crate::event::{RunId, Timestamp};
+use crate::store::sqlite::stored::{self, ATTRIBUTES, CONTENTS, FROM};
 use crate::store::sqlite::{Closed, Options, schema, words};
 use crate::store::{Of, Query, ReadError, Record, StoredEvent};
 use rusqlite::{Connection, OptionalExtension, named_params};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+pub(super) use sweep::unanswered;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -17,6 +19,13 @@ const READERS: usize = 2;
 /// The kinds that say how far a run is. To the letter as the index says it, or it is not used.
 const OF_RUN: &str =
     "e.kind IN ('question', 'cancellation', 'delivery_acknowledgement', 'exception', 'result')";
+
+/// When the first attempt at a question was made; the earliest, where it was sent twice. (The `+`
+/// keeps it from looking through a long log in the order of time.)
+const ASKED: &str = "\
+    SELECT min(+e.datetime) FROM events AS e \
+    WHERE e.question = ?1 AND e.kind = 'question' AND e.retry_count = 0 \
+    AND e.kind IN ('question', 'cancellation', 'delivery_acknowledgement', 'exception', 'result')";
 
 /// A pool of connections, opened when first used.
 pub(super) struct Readers {
@@ -162,7 +171,7 @@ fn select(
 fn sql(filter: &str, tail: bool) -> String {
     let way = if tail { "DESC" } else { "ASC" };
     format!(
-        "{SELECT} WHERE {filter} \
+        "SELECT {ATTRIBUTES}, {CONTENTS} {FROM} WHERE {filter} \
          AND (:kinds = '[]' OR e.kind IN (SELECT value FROM json_each(:kinds))) \
          AND e.kind NOT IN (SELECT value FROM json_each(:excluded)) \
          ORDER BY e.datetime {way}, e.id {way} LIMIT :limit"
@@ -174,6 +183,29 @@ pub(super) fn has(connection: &Connection, event: Uuid) -> rusqlite::Result<bool
     connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM events WHERE uuid = ?1)")?
         .query_row([event.as_bytes()], |row| row.get(0))
+}
+
+/// The question of an event.
+pub(super) fn question_of(connection: &Connection, event: Uuid) -> rusqlite::Result<Option<Uuid>> {
+    let found: Option<String> = connection
+        .prepare_cached(
+            "SELECT q.uuid FROM events AS e JOIN questions AS q ON q.id = e.question \
+             WHERE e.uuid = ?1",
+        )?
+        .query_row([event.as_bytes()], |row| row.get(0))
+        .optional()?;
+    Ok(found.and_then(|text| text.parse().ok()))
+}
+
+/// When the first attempt at a question was made, where it is there.
+pub(super) fn asked(
+    connection: &Connection,
+    question: Uuid,
+) -> rusqlite::Result<Option<Timestamp>> {
+    let Some(question) = id(connection, question)? else { return Ok(None) };
+    connection
+        .prepare_cached(ASKED)?
+        .query_row([question], |row| Ok(row.get::<_, Option<i64>>(0)?.map(Timestamp)))
 }
 
 /// What is on record of a run.
@@ -219,6 +251,7 @@ fn fold(retry_count: u32, said: &[Said]) -> Record {
         question: attempt("question"),
         acknowledged: attempt("delivery_acknowledgement"),
         terminal: attempt("result") || attempt("exception"),
+        answered: attempt("result"),
         cancelled,
     }
 }

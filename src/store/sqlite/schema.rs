@@ -1,6 +1,6 @@
 //! The file: whose it is, of which version, and how a connection to it is set up.
 
-use crate::store::sqlite::{OpenError, Options, words};
+use crate::store::sqlite::{OpenError, Options, locks, words};
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, TransactionBehavior};
 use std::fs::File;
 use std::io;
@@ -10,9 +10,14 @@ use std::path::{Path, PathBuf};
 pub(super) const APPLICATION_ID: i32 = 0x7477_6e64;
 /// What `PRAGMA user_version` says of a file that we write. Raise it with each change of
 /// `schema.sql`, and bring older files up to it in [`writable`].
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 
 const SCHEMA: &str = include_str!("schema.sql");
+/// What version 2 added to 1.
+const SECOND: &str =
+    "CREATE INDEX events_of_questions ON events (datetime, uuid) WHERE kind = 'question'";
+/// What a store that forgets has beside: who no longer uses an envelope is found by it.
+const FORGETS: &str = "CREATE INDEX IF NOT EXISTS events_of_envelope ON events (envelope)";
 
 /// How long the log may grow, in pages of 4 KiB, before a commit moves it into the file. With
 /// SQLite's own 1,000 nearly every full commit does: 36 k events/s against 45 k were measured.
@@ -36,17 +41,27 @@ enum State {
 
 /// Opens the file to write, makes the tables where it is new, and checks it where it is not.
 pub(super) fn writable(path: &Path, options: &Options) -> Result<Connection, OpenError> {
+    writable_by(path, options, None)
+}
+
+/// As [`writable`], by another way of SQLite's to the files than its usual one.
+pub(super) fn writable_by(
+    path: &Path,
+    options: &Options,
+    vfs: Option<&str>,
+) -> Result<Connection, OpenError> {
     let folder = folder(path)?;
     let unlocked =
         |source: io::Error| OpenError::Failed { path: path.to_owned(), source: source.into() };
     sync_log(path, folder).map_err(unlocked)?;
     let failed = |source| refusal(path, source);
-    let mut connection = connect(path, options).map_err(failed)?;
+    let mut connection = connect(path, options, vfs).map_err(failed)?;
     // SQLite opens what it may not write to read it, and would fail the first append.
     if connection.is_readonly(MAIN_DB).map_err(failed)? {
         let source = "it is read-only".into();
         return Err(OpenError::NotWritable { path: path.to_owned(), source });
     }
+    locks::check(path, folder, vfs)?;
     let state = State::of(&mut connection).map_err(failed)?;
     state.check(path)?;
     // Who switches a new file to a log while another does fails at once, however long it would
@@ -55,20 +70,29 @@ pub(super) fn writable(path: &Path, options: &Options) -> Result<Connection, Ope
         State::Empty => Some(lock(folder).map_err(unlocked)?),
         State::Ours(_) | State::Foreign => None,
     };
-    if set_up(&connection).map_err(failed)? != "wal" {
+    if set_up(&connection, options).map_err(failed)? != "wal" {
         return Err(OpenError::NoLog { path: path.to_owned() });
     }
     if turn.is_some() {
         create(&mut connection).map_err(failed)?.check(path)?;
     }
+    bring_up(&mut connection).map_err(failed)?;
+    if options.keep.is_some() {
+        connection.execute_batch(FORGETS).map_err(failed)?;
+        // It looks itself whether something is used, by an index. SQLite would look through all.
+        connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
+    }
     Ok(connection)
 }
 
-fn connect(path: &Path, options: &Options) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, options: &Options, vfs: Option<&str>) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    let connection = match vfs {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs)?,
+        None => Connection::open_with_flags(path, flags)?,
+    };
     connection.busy_timeout(options.busy_timeout)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
@@ -121,9 +145,10 @@ fn sync_log(path: &Path, folder: &Path) -> io::Result<()> {
 }
 
 /// Sets up a connection that writes, and says in which mode the file's journal is.
-fn set_up(connection: &Connection) -> rusqlite::Result<String> {
+fn set_up(connection: &Connection, options: &Options) -> rusqlite::Result<String> {
     // Before the mode, which is written to the file: with it, and all after, synced.
-    connection.pragma_update(None, "synchronous", "FULL")?;
+    let synchronous = if options.synced { "FULL" } else { "OFF" };
+    connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     connection.pragma_update_and_check(None, "wal_autocheckpoint", LOG_PAGES, |_| Ok(()))?;
@@ -143,6 +168,20 @@ fn create(connection: &mut Connection) -> rusqlite::Result<State> {
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()?;
     Ok(State::Ours(VERSION))
+}
+
+/// Brings a file of an older version up to ours, unless another process has.
+fn bring_up(connection: &mut Connection) -> rusqlite::Result<()> {
+    if State::of(connection)? != State::Ours(1) {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == 1 {
+        transaction.execute_batch(SECOND)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+    }
+    transaction.commit()
 }
 
 /// SQLite's refusal of a file, in the words of whoever chose its path.
@@ -175,7 +214,7 @@ impl State {
     fn check(&self, path: &Path) -> Result<(), OpenError> {
         let path = path.to_owned();
         match *self {
-            Self::Empty | Self::Ours(VERSION) => Ok(()),
+            Self::Empty | Self::Ours(1..=VERSION) => Ok(()),
             Self::Ours(found) => Err(OpenError::Version { path, found, known: VERSION }),
             Self::Foreign => Err(OpenError::NotOurs { path }),
         }

@@ -51,6 +51,8 @@ CREATE INDEX events_of_originator ON events (originator_question, datetime)
 -- The few events that say how far a run is, so that a long log costs its readers nothing.
 CREATE INDEX events_of_run ON events (question, kind)
     WHERE kind IN ('question', 'cancellation', 'delivery_acknowledgement', 'exception', 'result');
+-- The questions of a time, for the sweep for runs that vanished. Since version 2.
+CREATE INDEX events_of_questions ON events (datetime, uuid) WHERE kind = 'question';
 
 CREATE TABLE set_aside (
     id INTEGER PRIMARY KEY,

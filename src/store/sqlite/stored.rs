@@ -32,13 +32,18 @@ const REPEATING: [&str; 6] = [
 /// What a row or a message takes in memory beside its texts.
 const OVERHEAD: usize = 512;
 
-/// What reads an event: the columns that [`read`] expects, in its order. To be followed by a
-/// `WHERE` over `e`.
-pub(super) const SELECT: &str = "\
-    SELECT e.id, e.datetime, e.uuid, v.originator, v.parent, v.sender, v.sender_type, \
+/// The columns that [`attributes`] expects, in its order.
+pub(super) const ATTRIBUTES: &str = "\
+    e.id, e.datetime, e.uuid, v.originator, v.parent, v.sender, v.sender_type, \
     v.sender_sdk_version, v.recipient, o.uuid, p.uuid, q.uuid, v.other_attributes, \
-    e.other_attributes, e.as_written, e.kind, e.message_id, coalesce(e.ordering_key, q.uuid), \
-    e.data \
+    e.other_attributes, e.as_written";
+
+/// The columns that [`read`] expects beside them. The data is not read where it is not wanted: it
+/// may be megabytes.
+pub(super) const CONTENTS: &str = "e.kind, e.message_id, coalesce(e.ordering_key, q.uuid), e.data";
+
+/// Where the columns come from. To be followed by a `WHERE` over `e`.
+pub(super) const FROM: &str = "\
     FROM events AS e \
     JOIN envelopes AS v ON v.id = e.envelope \
     JOIN questions AS q ON q.id = e.question \
@@ -109,8 +114,22 @@ fn attributes_weight(attributes: &HashMap<String, String>) -> usize {
     attributes.iter().map(|(name, value)| name.len() + value.len()).sum()
 }
 
-/// Puts an event together again from a row of [`SELECT`].
+/// Puts an event together again from a row of [`ATTRIBUTES`] and [`CONTENTS`].
 pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Read> {
+    let data = row.get_ref(18)?.as_blob()?.to_vec();
+    let data = String::from_utf8(data).map_err(|error| unreadable(18, error))?;
+    let event = StoredEvent {
+        kind: row.get(15)?,
+        data,
+        attributes: attributes(row)?,
+        message_id: row.get(16)?,
+        ordering_key: row.get(17)?,
+    };
+    Ok(Read { datetime: row.get(1)?, id: row.get(0)?, event })
+}
+
+/// Puts an event's attributes together again from a row that begins with [`ATTRIBUTES`].
+pub(super) fn attributes(row: &rusqlite::Row<'_>) -> rusqlite::Result<BTreeMap<String, String>> {
     let datetime = row.get(1)?;
     let columns = Columns::of_stored(row, datetime)?;
     let mut attributes: BTreeMap<String, String> = COLUMN_ATTRIBUTES
@@ -126,16 +145,7 @@ pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Read> {
             None => attributes.remove(&name),
         };
     }
-    let data = row.get_ref(18)?.as_blob()?.to_vec();
-    let data = String::from_utf8(data).map_err(|error| unreadable(18, error))?;
-    let event = StoredEvent {
-        kind: row.get(15)?,
-        data,
-        attributes,
-        message_id: row.get(16)?,
-        ordering_key: row.get(17)?,
-    };
-    Ok(Read { datetime, id: row.get(0)?, event })
+    Ok(attributes)
 }
 
 fn json<T: serde::de::DeserializeOwned>(
@@ -146,7 +156,7 @@ fn json<T: serde::de::DeserializeOwned>(
     serde_json::from_str(text).map(Some).map_err(|error| unreadable(column, error))
 }
 
-fn unreadable(
+pub(super) fn unreadable(
     column: usize,
     error: impl std::error::Error + Send + Sync + 'static,
 ) -> rusqlite::Error {

@@ -28,6 +28,7 @@ struct Sent {
     ordering_key: String,
 }
 
+mod bounded;
 mod opening;
 mod sharing;
 mod views;
@@ -139,15 +140,16 @@ async fn a_locked_file_is_unavailable_until_it_is_free() {
 async fn a_writer_that_panics_leaves_nobody_waiting() {
     let world = World::new();
     let (announce, appended) = watch::channel(0);
+    let horizon = Arc::new(Horizon::new());
     let panics = move |mut queue: UnboundedReceiver<Job>| {
         let job = queue.blocking_recv();
         // As a panic would drop them; to panic here would only spoil the output.
         drop((announce, job, queue));
     };
-    let metrics = Arc::new(Metrics::new());
-    let store =
-        SqliteStore::with_writer(&world.path, Options::default(), metrics, appended, panics)
-            .unwrap();
+    let options = Options::default();
+    let metrics = Arc::new(Metrics::new(&options));
+    let watched = (appended, horizon);
+    let store = SqliteStore::with_writer(&world.path, options, metrics, watched, panics).unwrap();
     let mut appended = store.appended();
 
     for _ in 0..2 {
@@ -224,13 +226,8 @@ fn it_counts_duplicates_and_errors_from_zero() {
 }
 
 fn store_on(path: &Path, connection: Connection) -> SqliteStore {
-    let metrics = Arc::new(Metrics::new());
-    let (announce, appended) = watch::channel(0);
-    let counted = Arc::clone(&metrics);
-    SqliteStore::with_writer(path, Options::default(), metrics, appended, move |queue| {
-        Writer::new(connection, queue, announce, counted).run();
-    })
-    .unwrap()
+    let options = Options::default();
+    SqliteStore::on(connection, path, options, Arc::new(Metrics::new(&options))).unwrap()
 }
 
 async fn append(store: &SqliteStore, sent: &Sent) -> Result<(), AppendError> {
@@ -269,9 +266,13 @@ impl World {
     }
 
     fn waiting(busy_timeout: Duration) -> Self {
+        Self::with(Options { busy_timeout, ..Options::default() })
+    }
+
+    fn with(options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.sqlite");
-        let store = SqliteStore::open(&path, Options { busy_timeout }).unwrap();
+        let store = SqliteStore::open(&path, options).unwrap();
         Self { store, path, _folder: folder }
     }
 
@@ -306,6 +307,7 @@ impl World {
 impl Sent {
     fn new(question: u128, kind: &str) -> Self {
         let question = Uuid::from_u128(question).to_string();
+        let sender_type = if kind == "question" { "PARENT" } else { "CHILD" };
         let attributes = [
             ("uuid", &*Uuid::new_v4().to_string()),
             ("datetime", DATETIME),
@@ -315,7 +317,7 @@ impl Sent {
             ("originator", "local/local:local"),
             ("sender", SENDER),
             ("recipient", "local/local:local"),
-            ("sender_type", "CHILD"),
+            ("sender_type", sender_type),
             ("sender_sdk_version", "0.69.1"),
             ("retry_count", "0"),
         ];

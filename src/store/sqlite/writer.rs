@@ -13,6 +13,7 @@
 
 use crate::store::AppendError;
 use crate::store::sqlite::metrics::{Duplicates, Metrics};
+use crate::store::sqlite::prune::Pruner;
 use crate::store::sqlite::stored::{Envelope, OwnedMessage, OwnedRow};
 use crate::store::sqlite::words;
 use rusqlite::{
@@ -23,6 +24,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use uuid::Uuid;
 
@@ -32,6 +34,9 @@ const ROWS: usize = 2_000;
 /// The most bytes of one transaction, but for one job that has more: what is not yet committed is
 /// in memory, and in the log.
 const BYTES: usize = 16 << 20;
+/// How many rows are forgotten between two looks at what waits, at least: some milliseconds. Where
+/// more were written, twice as many go, so that forgetting keeps up.
+const FORGOTTEN: usize = 200;
 /// How many questions and envelopes the thread remembers the ids of: those in flight, and more.
 const REMEMBERED: usize = 20_000;
 
@@ -65,6 +70,9 @@ pub(super) struct Writer {
     ids: Ids,
     appended: watch::Sender<u64>,
     metrics: Arc<Metrics>,
+    pruner: Option<Pruner>,
+    /// Whether more is to be forgotten.
+    behind: bool,
 }
 
 /// Why a transaction failed.
@@ -106,17 +114,50 @@ impl Writer {
         queue: UnboundedReceiver<Job>,
         appended: watch::Sender<u64>,
         metrics: Arc<Metrics>,
+        pruner: Option<Pruner>,
     ) -> Self {
-        Self { connection, queue, ids: Ids::default(), appended, metrics }
+        let ids = Ids::default();
+        Self { connection, queue, ids, appended, metrics, pruner, behind: false }
     }
 
     /// Writes until it is told to stop, or nobody can ask any more.
     pub(super) fn run(mut self) {
-        while let Some(Job::Write(first)) = self.queue.blocking_recv() {
+        while let Some(Job::Write(first)) = self.next() {
             let (batch, stop) = self.gather(first);
+            let rows: usize = batch.iter().map(Write::rows).sum();
             self.write(batch);
             if stop {
                 break;
+            }
+            self.prune(FORGOTTEN.max(2 * rows));
+        }
+    }
+
+    /// What is to be done next. While it is nothing, the rest of what is to go is forgotten.
+    fn next(&mut self) -> Option<Job> {
+        while self.behind {
+            match self.queue.try_recv() {
+                Ok(job) => return Some(job),
+                Err(TryRecvError::Empty) => self.prune(FORGOTTEN),
+                Err(TryRecvError::Disconnected) => return None,
+            }
+        }
+        self.queue.blocking_recv()
+    }
+
+    fn prune(&mut self, rows: usize) {
+        let Some(pruner) = &mut self.pruner else { return };
+        match pruner.step(&mut self.connection, rows) {
+            Ok(pruned) => {
+                self.behind = pruned.more;
+                if pruned.ids {
+                    self.ids = Ids::default();
+                }
+            }
+            Err(_) => {
+                // Tried again after the next append, which will say what is wrong.
+                self.behind = false;
+                self.metrics.error();
             }
         }
     }

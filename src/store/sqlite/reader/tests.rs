@@ -1,6 +1,6 @@
 use super::*;
 
-fn plan(sql: &str) -> String {
+pub(super) fn plan(sql: &str) -> String {
     let connection = Connection::open_in_memory().unwrap();
     connection.execute_batch(include_str!("../schema.sql")).unwrap();
     let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
@@ -36,6 +36,13 @@ fn every_read_goes_by_its_index_and_sorts_nothing() {
 #[test]
 fn a_look_at_a_run_reads_only_what_speaks_of_it() {
     let plan = plan(&of_run());
+
+    assert!(plan.contains("USING INDEX events_of_run "), "{plan}");
+}
+
+#[test]
+fn a_look_at_when_a_question_was_asked_reads_only_what_speaks_of_it() {
+    let plan = plan(ASKED);
 
     assert!(plan.contains("USING INDEX events_of_run "), "{plan}");
 }

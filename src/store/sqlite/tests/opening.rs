@@ -64,13 +64,30 @@ fn a_newer_file_is_refused_and_left_alone() {
     assert_eq!(
         refusal(&world.path),
         format!(
-            "event store `{path}` is of version 2, this twined reads version 1: use the twined \
+            "event store `{path}` is of version 3, this twined reads version 2: use the twined \
              that wrote it or a newer one, or choose another path"
         )
     );
     let found: i32 =
         world.connection().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
     assert_eq!(found, newer);
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_version_is_brought_up_and_keeps_all() {
+    let world = World::new();
+    append(&world.store, &Sent::new(1, "question")).await.unwrap();
+    let before = world.read(1).await;
+    world.store.close().await;
+    world.sql("DROP INDEX events_of_questions; PRAGMA user_version = 1");
+
+    let store = SqliteStore::open(&world.path, Options::default()).unwrap();
+
+    assert_eq!(read(&store, 1).await, before);
+    world.sql("SELECT 1 FROM events INDEXED BY events_of_questions WHERE kind = 'question'");
+    let version: i32 =
+        world.connection().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, schema::VERSION);
 }
 
 #[test]
@@ -146,4 +163,29 @@ fn a_file_that_cannot_be_written_is_not_written() {
         Ok(_) => assert!(std::fs::OpenOptions::new().append(true).open(&path).is_ok()),
         Err(error) => assert!(matches!(error, OpenError::NotWritable { .. }), "{error}"),
     }
+}
+
+/// By SQLite's `unix-none`, which takes no locks at all: the same as a file system that grants them
+/// to everybody.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_system_without_locks_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.sqlite");
+
+    let error = schema::writable_by(&path, &Options::default(), Some("unix-none")).unwrap_err();
+
+    assert!(matches!(error, OpenError::NoLocks { .. }), "{error}");
+    assert_eq!(std::fs::metadata(&path).map_or(0, |file| file.len()), 0);
+}
+
+#[test]
+fn opening_leaves_nothing_behind_but_the_store() {
+    let world = World::new();
+    drop(world.store);
+
+    let left = std::fs::read_dir(world.path.parent().unwrap()).unwrap();
+
+    let names: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["events.sqlite"]);
 }

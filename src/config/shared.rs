@@ -1,0 +1,129 @@
+//! Settings that a network has on a laptop and in a cluster.
+
+use crate::config::{ConfigError, ours};
+use clap::Args;
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+/// Services that are folders, run as processes.
+#[derive(Args, Clone, Debug)]
+pub struct ServicesArgs {
+    /// Folders with an `octue.yaml`, or folders of such folders [default: the current one]
+    #[arg(value_name = "DIR")]
+    pub services: Vec<PathBuf>,
+
+    /// Revision tag of the services that are folders
+    #[arg(long, env = "OCTUE_SERVICE_REVISION_TAG", default_value = "local")]
+    pub tag: String,
+
+    /// How many questions run at once as processes [default: one for each CPU]
+    ///
+    /// The rest wait, in order. A question that was asked by one that runs does not count, for
+    /// its parent waits for it.
+    #[arg(long, env = "TWINED_MAX_RUNS", value_name = "N")]
+    pub max_runs: Option<NonZeroUsize>,
+}
+
+/// Variables for the services.
+#[derive(Args, Clone, Debug, Default)]
+pub struct VariablesArgs {
+    /// Environment variable for the services; without a value, ours is passed on
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+
+    /// File of environment variables for the services
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+}
+
+// === impl ServicesArgs ===
+
+impl ServicesArgs {
+    /// How many questions may run at once.
+    pub fn max_runs(&self) -> usize {
+        let cpus = || std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        self.max_runs.map_or_else(cpus, NonZeroUsize::get)
+    }
+}
+
+impl Default for ServicesArgs {
+    /// No folders, the tag of a laptop's services, and a question for each CPU.
+    fn default() -> Self {
+        Self { services: Vec::new(), tag: "local".to_owned(), max_runs: None }
+    }
+}
+
+// === impl VariablesArgs ===
+
+impl VariablesArgs {
+    /// The variables that the services get beside the network's own: those of the files, then
+    /// those of the flags, and of several of one name the last.
+    pub fn variables(&self) -> Result<BTreeMap<String, String>, ConfigError> {
+        let mut variables = BTreeMap::new();
+        for path in &self.env_file {
+            let failed = |error, read| match error {
+                dotenvy::Error::Io(source) => ConfigError::EnvFile { path: path.clone(), source },
+                _ => ConfigError::EnvLine { path: path.clone(), read },
+            };
+            let pairs = dotenvy::from_path_iter(path).map_err(|error| failed(error, 0))?;
+            for (read, pair) in pairs.enumerate() {
+                variables.extend([pair.map_err(|error| failed(error, read))?]);
+            }
+        }
+        for text in &self.env {
+            variables.extend([variable(text)?]);
+        }
+        Ok(variables)
+    }
+}
+
+fn variable(text: &str) -> Result<(String, String), ConfigError> {
+    if text.is_empty() {
+        return Err(ConfigError::NoName(String::new()));
+    }
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, value.to_owned()),
+        None => (text, ours(text).ok_or_else(|| ConfigError::NotSet(text.to_owned()))?),
+    };
+    if name.is_empty() {
+        return Err(ConfigError::NoName(text.to_owned()));
+    }
+    Ok((name.to_owned(), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        variables: VariablesArgs,
+    }
+
+    fn variables(args: &[&str]) -> Result<BTreeMap<String, String>, ConfigError> {
+        let args = ["twined"].iter().chain(args);
+        Cli::try_parse_from(args).map_err(|error| error.to_string()).unwrap().variables.variables()
+    }
+
+    #[test]
+    fn the_last_of_several_variables_of_one_name_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("some.env");
+        std::fs::write(&file, "A=1\nexport B=\"two words\" # why\n").unwrap();
+        let file = file.to_str().unwrap();
+        let variables = variables(&["--env-file", file, "--env", "A=2", "--env", "C=x=y"]).unwrap();
+        let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(variables, [("A", "2"), ("B", "two words"), ("C", "x=y")]);
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_ours() {
+        assert_eq!(variables(&["--env", "PATH"]).unwrap()["PATH"], ours("PATH").unwrap());
+        let error = variables(&["--env", "TWINED_NO_SUCH"]).unwrap_err();
+        assert!(matches!(error, ConfigError::NotSet(name) if name == "TWINED_NO_SUCH"));
+        assert!(matches!(variables(&["--env", "=x"]), Err(ConfigError::NoName(_))));
+    }
+}

@@ -1,0 +1,166 @@
+//! What the monitor counts. Handles are made once; every counter starts at zero.
+
+use crate::monitor::waiting::{Counts, Took};
+use crate::runner::{End, Reason};
+use crate::store::Record;
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+use std::collections::HashMap;
+
+/// The handles.
+#[derive(Debug)]
+pub struct Metrics {
+    failures: HashMap<Reason, Counter>,
+    outcomes: HashMap<Outcome, Counter>,
+    /// Heartbeats that were sent.
+    pub heartbeats: Counter,
+    detection: HashMap<Reason, Histogram>,
+    queued: Gauge,
+    starting: Gauge,
+    running: Gauge,
+    queue: Histogram,
+    startup: Histogram,
+    run: Histogram,
+}
+
+/// How a question ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Outcome {
+    Answered,
+    Failed,
+    Cancelled,
+    Lost,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers all of them.
+    pub fn new() -> Self {
+        describe();
+        let zero = |counter: Counter| {
+            counter.absolute(0);
+            counter
+        };
+        let outcome = |outcome: Outcome| {
+            (outcome, zero(counter!("twined_questions_total", "outcome" => outcome.label())))
+        };
+        let failure = |reason: Reason| {
+            (reason, zero(counter!("twined_failures_total", "reason" => reason.label())))
+        };
+        let detection = |reason: Reason| {
+            (reason, histogram!("twined_failure_detection_seconds", "reason" => reason.label()))
+        };
+        let state = |name: &'static str| gauge!("twined_questions", "state" => name);
+        Self {
+            failures: Reason::ALL.into_iter().map(failure).collect(),
+            outcomes: Outcome::ALL.map(outcome).into(),
+            heartbeats: zero(counter!("twined_heartbeats_sent_total")),
+            detection: Reason::ALL.into_iter().map(detection).collect(),
+            queued: state("queued"),
+            starting: state("starting"),
+            running: state("running"),
+            queue: histogram!("twined_question_queue_seconds"),
+            startup: histogram!("twined_question_startup_seconds"),
+            run: histogram!("twined_question_run_seconds"),
+        }
+    }
+
+    /// So many runs live.
+    pub fn live(&self, counts: Counts) {
+        self.queued.set(counts.queued);
+        self.starting.set(counts.starting);
+        self.running.set(counts.running);
+    }
+
+    /// A run came further.
+    pub fn took(&self, took: Took) {
+        if let Some(seconds) = took.queue {
+            self.queue.record(seconds);
+        }
+        if let Some(seconds) = took.startup {
+            self.startup.record(seconds);
+        }
+    }
+
+    /// The asker was told that a run had ended in silence, so many seconds after its end where
+    /// that is known.
+    pub fn failed(&self, reason: Reason, seconds: Option<f64>) {
+        self.failures[&reason].increment(1);
+        if let Some(seconds) = seconds {
+            self.detection[&reason].record(seconds);
+        }
+    }
+
+    /// A run has ended, and this is on record of it.
+    pub fn ended(&self, end: &End, record: &Record) {
+        self.outcomes[&Outcome::of(end.reason, record)].increment(1);
+        if let Some(started) = end.started {
+            self.run.record(end.at.seconds_since(started));
+        }
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    const ALL: [Self; 4] = [Self::Answered, Self::Failed, Self::Cancelled, Self::Lost];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// What is on record decides; why the run ended says what kind of failure it was.
+    fn of(reason: Reason, record: &Record) -> Self {
+        if record.answered {
+            return Self::Answered;
+        }
+        match reason {
+            Reason::Cancelled => Self::Cancelled,
+            Reason::Interrupted | Reason::Evicted | Reason::Deleted | Reason::Lost => Self::Lost,
+            Reason::Exited
+            | Reason::Failed
+            | Reason::Killed
+            | Reason::Memory
+            | Reason::Storage
+            | Reason::NotStarted
+            | Reason::NoImage
+            | Reason::Image
+            | Reason::Volume
+            | Reason::Unschedulable
+            | Reason::Queue
+            | Reason::Denied
+            | Reason::Deadline
+            | Reason::Waited => Self::Failed,
+        }
+    }
+}
+
+fn describe() {
+    describe_counter!("twined_failures_total", "Runs that ended without a word of their own");
+    describe_counter!("twined_heartbeats_sent_total", "Heartbeats sent for runs that wait");
+    describe_gauge!("twined_questions", "Questions that live, as this daemon sees them");
+    describe_histogram!(
+        "twined_failure_detection_seconds",
+        Unit::Seconds,
+        "From the end of a run to the exception that tells of it"
+    );
+    describe_histogram!(
+        "twined_question_queue_seconds",
+        Unit::Seconds,
+        "From the launch of a run until it has its turn"
+    );
+    describe_histogram!(
+        "twined_question_startup_seconds",
+        Unit::Seconds,
+        "From the turn of a run until it runs"
+    );
+    describe_histogram!("twined_question_run_seconds", Unit::Seconds, "From start to end");
+}

@@ -1,0 +1,263 @@
+//! Looks at a network's Pub/Sub before we work with it: what is there, and what we may do.
+//!
+//! Whether subscriptions may be made is seen by making one, which is deleted at once.
+
+use crate::check::{Check, Verdict};
+use crate::pubsub::{Admin, CallError, Connection, admin};
+use google_cloud_googleapis::iam::v1::TestIamPermissionsRequest;
+use google_cloud_googleapis::iam::v1::iam_policy_client::IamPolicyClient;
+use google_cloud_googleapis::pubsub::v1::publisher_client::PublisherClient;
+use google_cloud_googleapis::pubsub::v1::subscriber_client::SubscriberClient;
+use google_cloud_googleapis::pubsub::v1::{GetSubscriptionRequest, GetTopicRequest, Subscription};
+use tonic::Code;
+use uuid::Uuid;
+
+/// What the daemon does with its topic.
+const TOPIC_RIGHTS: [&str; 3] =
+    ["pubsub.topics.attachSubscription", "pubsub.topics.get", "pubsub.topics.publish"];
+
+/// What the daemon does with its subscription.
+const SUBSCRIPTION_RIGHTS: [&str; 2] = ["pubsub.subscriptions.consume", "pubsub.subscriptions.get"];
+
+/// What a question's pod needs, of its topic.
+pub const QUESTION_TOPIC_RIGHTS: [&str; 3] = TOPIC_RIGHTS;
+
+/// What the daemon is to work with.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The network's topic.
+    pub topic: &'a str,
+    /// The subscription that the daemon's replicas share.
+    pub subscription: &'a str,
+    /// The project of both.
+    pub project: &'a str,
+    /// Whether it is Google's. An emulator knows no rights, and topics are made there.
+    pub google: bool,
+}
+
+/// Looks.
+pub async fn look(connection: &Connection, wanted: Wanted<'_>) -> Vec<Check> {
+    let topic = topic(connection, wanted).await;
+    if topic.verdict == Verdict::Fail {
+        return vec![topic];
+    }
+    let (subscription, probe, rights) = tokio::join!(
+        subscription(connection, wanted),
+        probe(connection, wanted),
+        rights(connection, wanted),
+    );
+    let mut checks = vec![topic, subscription, probe];
+    checks.extend(rights);
+    checks
+}
+
+async fn topic(connection: &Connection, wanted: Wanted<'_>) -> Check {
+    let Wanted { topic, project, google, .. } = wanted;
+    let name = format!("topic {topic}");
+    let mut topics = PublisherClient::new(connection.transport());
+    let full = connection.topic(topic);
+    match topics.get_topic(GetTopicRequest { topic: full.clone() }).await {
+        Ok(_) => Check::ok(name, "it is there"),
+        Err(status) if status.code() == Code::NotFound && !google => {
+            Check::ok(name, "not there yet: it is made, for this is an emulator")
+        }
+        Err(status) if status.code() == Code::NotFound => Check::fail(
+            name,
+            format!("not there, in project {project}"),
+            format!(
+                "gcloud pubsub topics create {topic} --project {project}\n\
+                     or name another with `--topic`, which is TWINED_SERVICES_TOPIC_NAME"
+            ),
+        ),
+        Err(status) => failed(name, wanted, &connection.error("get topic", &full, status)),
+    }
+}
+
+async fn subscription(connection: &Connection, wanted: Wanted<'_>) -> Check {
+    let name = format!("subscription {}", wanted.subscription);
+    let mut subscriptions = SubscriberClient::new(connection.transport());
+    let full = connection.subscription(wanted.subscription);
+    match subscriptions
+        .get_subscription(GetSubscriptionRequest { subscription: full.clone() })
+        .await
+    {
+        Ok(found) => judge(name, &connection.topic(wanted.topic), wanted, found.get_ref()),
+        Err(status) if status.code() == Code::NotFound => {
+            Check::ok(name, "not there yet: the daemon makes it")
+        }
+        Err(status) => failed(name, wanted, &connection.error("get subscription", &full, status)),
+    }
+}
+
+/// Whether a subscription is one that the daemon can work with.
+fn judge(name: String, topic: &str, wanted: Wanted<'_>, found: &Subscription) -> Check {
+    let Wanted { subscription, project, .. } = wanted;
+    let anew = format!(
+        "gcloud pubsub subscriptions delete {subscription} --project {project}\n\
+         (the daemon makes it anew) or choose another with `--subscription`"
+    );
+    if found.topic != topic {
+        return Check::fail(name, format!("it is of another topic, {}", found.topic), anew);
+    }
+    if !found.filter.is_empty() {
+        let found = format!("it has a filter, so events are missed: {}", found.filter);
+        return Check::fail(name, found, anew);
+    }
+    if found.push_config.as_ref().is_some_and(|push| !push.push_endpoint.is_empty()) {
+        return Check::fail(name, "it pushes, so there is nothing to pull", anew);
+    }
+    if !found.enable_message_ordering {
+        let found = "it keeps no order: a cancellation may overtake its question";
+        return Check::warn(name, found, anew);
+    }
+    Check::ok(name, "it is there")
+}
+
+/// Makes a subscription and deletes it, for the daemon makes some, as do those who ask.
+async fn probe(connection: &Connection, wanted: Wanted<'_>) -> Check {
+    let name = "making subscriptions";
+    let admin = Admin::new(connection);
+    if !wanted.google
+        && let Err(error) = admin.ensure_topic(wanted.topic).await
+    {
+        return failed(name.to_owned(), wanted, &error);
+    }
+    let random = Uuid::new_v4().simple().to_string();
+    let probe = format!("twined.check.{}", &random[..12]);
+    // It would receive nothing that anybody waits for, so that one which stays does no harm.
+    let filter = "attributes.recipient = \"nobody\"";
+    let filter = filter.to_owned();
+    // It expires in a day.
+    let made = admin::Wanted { filter, ..admin::Wanted::view_of(wanted.topic, &probe) };
+    if let Err(error) = admin.subscribe(&made).await {
+        return failed(name.to_owned(), wanted, &error);
+    }
+    match admin.delete_subscription(&probe).await {
+        Ok(()) => Check::ok(name, "one was made and deleted"),
+        Err(error) => Check::warn(
+            name,
+            format!("one was made, and cannot be deleted: {}", error.chain()),
+            format!("gcloud pubsub subscriptions delete {probe} --project {}", wanted.project),
+        ),
+    }
+}
+
+/// What we may do, where somebody says.
+async fn rights(connection: &Connection, wanted: Wanted<'_>) -> Vec<Check> {
+    let Wanted { topic, subscription, google, .. } = wanted;
+    if !google {
+        return vec![Check::ok("rights on Pub/Sub", "an emulator has none to give")];
+    }
+    let topic = permitted(connection, &connection.topic(topic), &TOPIC_RIGHTS).await;
+    let full = connection.subscription(subscription);
+    let subscription = permitted(connection, &full, &SUBSCRIPTION_RIGHTS).await;
+    let on = |name: &str| format!("rights on the {name}");
+    vec![
+        judge_rights(on("topic"), wanted, &TOPIC_RIGHTS, topic),
+        match subscription {
+            Err(error) if error.is_not_found() => Check::unknown(
+                on("subscription"),
+                "it is not there yet: to be looked at again when the daemon has made it",
+                "",
+            ),
+            subscription => {
+                judge_rights(on("subscription"), wanted, &SUBSCRIPTION_RIGHTS, subscription)
+            }
+        },
+    ]
+}
+
+/// Which of these rights on a resource whoever holds the connection has.
+pub async fn permitted(
+    connection: &Connection,
+    resource: &str,
+    rights: &[&str],
+) -> Result<Vec<String>, CallError> {
+    let mut policies = IamPolicyClient::new(connection.transport());
+    let permissions = rights.iter().map(|right| (*right).to_owned()).collect();
+    let request = TestIamPermissionsRequest { resource: resource.to_owned(), permissions };
+    match policies.test_iam_permissions(request).await {
+        Ok(answer) => Ok(answer.into_inner().permissions),
+        Err(status) => Err(connection.error("test rights on", resource, status)),
+    }
+}
+
+fn judge_rights(
+    name: String,
+    wanted: Wanted<'_>,
+    rights: &[&str],
+    permitted: Result<Vec<String>, CallError>,
+) -> Check {
+    let permitted = match permitted {
+        Ok(permitted) => permitted,
+        Err(error) => return Check::unknown(name, error.chain(), grant(wanted)),
+    };
+    let missing = rights.iter().filter(|right| !permitted.iter().any(|had| had == *right));
+    let missing: Vec<_> = missing.copied().collect();
+    match missing.is_empty() {
+        true => Check::ok(name, rights.join(", ")),
+        false => Check::fail(name, format!("missing: {}", missing.join(", ")), grant(wanted)),
+    }
+}
+
+fn failed(name: String, wanted: Wanted<'_>, error: &CallError) -> Check {
+    let remedy = match (error.code, wanted.google) {
+        (Code::PermissionDenied | Code::Unauthenticated, true) => grant(wanted),
+        (Code::InvalidArgument, _) => "see `--topic`, `--project` and `--subscription`".to_owned(),
+        (_, true) => "see that this host reaches pubsub.googleapis.com".to_owned(),
+        (_, false) => {
+            "see that the emulator runs, and that `--pubsub` or PUBSUB_EMULATOR_HOST has \
+                       its address: `twined emulator` is one"
+                .to_owned()
+        }
+    };
+    Check::fail(name, error.chain(), remedy)
+}
+
+/// Lines that grant the daemon what it needs.
+fn grant(wanted: Wanted<'_>) -> String {
+    let Wanted { topic, project, .. } = wanted;
+    let member = "--member serviceAccount:ACCOUNT";
+    format!(
+        "gcloud pubsub topics add-iam-policy-binding {topic} --project {project} {member} \
+         --role roles/pubsub.publisher\n\
+         gcloud projects add-iam-policy-binding {project} {member} --role roles/pubsub.editor\n\
+         (ACCOUNT is the daemon's service account, an e-mail address)"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use google_cloud_googleapis::pubsub::v1::PushConfig;
+
+    const WANTED: Wanted<'_> = Wanted { topic: "t", subscription: "s", project: "p", google: true };
+
+    fn verdict(change: impl FnOnce(&mut Subscription)) -> Verdict {
+        let mut subscription = Subscription {
+            topic: "projects/p/topics/t".to_owned(),
+            enable_message_ordering: true,
+            ..Subscription::default()
+        };
+        change(&mut subscription);
+        judge("s".to_owned(), "projects/p/topics/t", WANTED, &subscription).verdict
+    }
+
+    #[test]
+    fn a_subscription_by_which_events_would_be_missed_is_refused() {
+        assert_eq!(verdict(|_| ()), Verdict::Ok);
+        assert_eq!(verdict(|s| s.topic = "_deleted-topic_".into()), Verdict::Fail);
+        assert_eq!(verdict(|s| s.filter = "attributes.a = \"b\"".into()), Verdict::Fail);
+        assert_eq!(verdict(|s| s.enable_message_ordering = false), Verdict::Warn);
+        let push = PushConfig { push_endpoint: "https://x".into(), ..PushConfig::default() };
+        assert_eq!(verdict(|s| s.push_config = Some(push)), Verdict::Fail);
+    }
+
+    #[test]
+    fn missing_rights_are_named_with_what_grants_them() {
+        let had = Ok(vec![TOPIC_RIGHTS[0].to_owned(), TOPIC_RIGHTS[1].to_owned()]);
+        let check = judge_rights("rights".to_owned(), WANTED, &TOPIC_RIGHTS, had);
+        assert_eq!(check.found, "missing: pubsub.topics.publish");
+        assert!(check.remedy.contains("add-iam-policy-binding t --project p"), "{}", check.remedy);
+    }
+}

@@ -1,0 +1,166 @@
+//! All that is looked at before a start.
+
+use crate::chain::Chain;
+use crate::check::Check;
+use crate::config::{Bus, Runs, ServeSettings};
+use crate::network::patiently;
+use crate::pubsub::{Admin, Connection, look};
+use crate::runner::kubernetes::access;
+use crate::store::sqlite::{self, SqliteStore};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Findings {
+    /// All that was looked at.
+    pub checks: Vec<Check>,
+    /// The account of Google that questions are, where it can be told.
+    pub google_account: Option<String>,
+}
+
+/// Looks at everything that the daemon needs.
+pub async fn look(settings: &ServeSettings, connection: &Connection) -> Findings {
+    let unused = settings.unused.iter().map(|words| Check::warn("settings", words, ""));
+    let mut checks: Vec<_> = unused.collect();
+    checks.extend(open_emulator(&settings.bus));
+    let (pubsub, store, runner) =
+        tokio::join!(pubsub(settings, connection), store(settings), runner(settings));
+    checks.extend(pubsub);
+    checks.push(store);
+    checks.extend(runner.checks);
+    Findings { checks, google_account: runner.google_account }
+}
+
+/// An emulator believes everybody who reaches it.
+fn open_emulator(bus: &Bus) -> Option<Check> {
+    let Bus::Own(address) = bus else { return None };
+    let loopback = SocketAddr::ip(address).is_loopback();
+    (!loopback).then(|| {
+        Check::warn(
+            "emulator",
+            format!("whoever reaches {address} may ask, answer and cancel"),
+            "let it listen on loopback, or keep others away from its port",
+        )
+    })
+}
+
+async fn pubsub(settings: &ServeSettings, connection: &Connection) -> Vec<Check> {
+    let ServeSettings { topic, subscription, project, bus, .. } = settings;
+    let google = *bus == Bus::Google;
+    let admin = Admin::new(connection);
+    // What is not there yet may be starting. (At Google's it is, and listing topics is a right that
+    // we do not need.)
+    if !google {
+        // If it never answers, the next look says so.
+        let _ = patiently(async || admin.check().await).await;
+    }
+    look::look(connection, look::Wanted { topic, subscription, project, google }).await
+}
+
+async fn store(settings: &ServeSettings) -> Check {
+    let name = format!("store sqlite:{}", settings.store.display());
+    let (path, data) = (settings.store.clone(), settings.data.clone());
+    match tokio::task::spawn_blocking(move || open(&path, &data)).await {
+        Ok(Ok(found)) => Check::ok(name, found),
+        Ok(Err(words)) => Check::fail(
+            name,
+            words,
+            "name a file on a disk of this host with `--store sqlite:PATH`, and a folder with \
+             `--data`",
+        ),
+        Err(error) => Check::fail(name, format!("looking at it panicked: {error}"), ""),
+    }
+}
+
+/// Opens the store, or, where there is none yet, one beside it that goes again.
+fn open(path: &Path, data: &Path) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("failed to use `{}`: {error}", data.display());
+    std::fs::create_dir_all(data).map_err(failed)?;
+    drop(tempfile::tempfile_in(data).map_err(failed)?);
+    let (tried, found, _gone) = match path.exists() {
+        true => (path.to_owned(), "it opens", None),
+        false => {
+            let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+            let gone = tempfile::Builder::new().prefix(".twined-check-").tempdir_in(&folder);
+            let gone = gone.map_err(|error| {
+                format!("no file can be made in `{}`: {error}", folder.display())
+            })?;
+            (gone.path().join("events.sqlite"), "not there yet: the daemon makes it", Some(gone))
+        }
+    };
+    match SqliteStore::open(&tried, sqlite::Options::default()) {
+        Ok(_) => Ok(found.to_owned()),
+        Err(error) => Err(Chain(&error).to_string()),
+    }
+}
+
+async fn runner(settings: &ServeSettings) -> Findings {
+    let nothing = |check| Findings { checks: vec![check], google_account: None };
+    let kubernetes = match &settings.runner {
+        Runs::Process(_) => return nothing(Check::ok("runner", "processes of this host")),
+        Runs::Kubernetes(kubernetes) => kubernetes,
+    };
+    let wanted = access::Wanted {
+        namespace: &kubernetes.namespace,
+        service_account: &kubernetes.service_account,
+        queue: kubernetes.queue.as_deref(),
+        images: &kubernetes.images,
+    };
+    // Calls of many kinds make it large.
+    let looked = Box::pin(access::look(wanted)).await;
+    let access::Findings { mut checks, google_account } = looked;
+    checks.extend(reach(settings));
+    Findings { checks, google_account }
+}
+
+/// Pods are on other machines, or at least in another network, than our loopback.
+fn reach(settings: &ServeSettings) -> Option<Check> {
+    let told = settings.variables.get("PUBSUB_EMULATOR_HOST").cloned();
+    let address = match &settings.bus {
+        Bus::Google => return None,
+        Bus::Emulator(address) => told.unwrap_or_else(|| address.clone()),
+        Bus::Own(address) => told.unwrap_or_else(|| address.to_string()),
+    };
+    let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
+    let loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]" | "0.0.0.0" | "[::]");
+    loopback.then(|| {
+        Check::warn(
+            "pods and Pub/Sub",
+            format!("pods are told that Pub/Sub is at {address}, which is themselves"),
+            "give the address by which pods reach it: --env PUBSUB_EMULATOR_HOST=HOST:PORT",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Verdict;
+
+    #[test]
+    fn looking_for_a_store_leaves_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let found = open(&root.path().join("events.sqlite"), root.path()).unwrap();
+        assert!(found.contains("not there yet"), "{found}");
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_store_that_is_something_else_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("events.sqlite");
+        std::fs::write(&path, "this is some text, and no database at all").unwrap();
+        let words = open(&path, root.path()).unwrap_err();
+        assert!(words.contains("is not a SQLite database"), "{words}");
+        let missing = open(&root.path().join("no/events.sqlite"), root.path()).unwrap_err();
+        assert!(missing.contains("no file can be made"), "{missing}");
+    }
+
+    #[test]
+    fn an_emulator_that_strangers_reach_is_told() {
+        assert!(open_emulator(&Bus::Own("127.0.0.1:1".parse().unwrap())).is_none());
+        let open = open_emulator(&Bus::Own("0.0.0.0:1".parse().unwrap())).unwrap();
+        assert_eq!(open.verdict, Verdict::Warn);
+    }
+}

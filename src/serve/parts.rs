@@ -1,0 +1,245 @@
+//! The adapters of the daemon, each as it was chosen.
+
+use crate::config::{Bus, ConfigError, Defaults, KubernetesSettings, ServeSettings, ServicesArgs};
+use crate::daemon::Tasks;
+use crate::event::Timestamp;
+use crate::local::environment as name;
+use crate::network;
+use crate::pipeline::follow::Follower;
+use crate::pubsub::admin::Wanted;
+use crate::pubsub::{Admin, Connection, Subscriber};
+use crate::registry::{Allowed, Listed, ServiceRegistry};
+use crate::runner::Runner;
+use crate::runner::kubernetes::job::Network;
+use crate::runner::kubernetes::settings::{Fields, Name, Resource, Settings};
+use crate::runner::kubernetes::{self, KubernetesRunner};
+use crate::runner::process::{self, ProcessRunner};
+use crate::serve::places::Place;
+use crate::serve::{Host, ServeError, VIEW_FLOW};
+use crate::store::sqlite::{self, Keep, SqliteStore};
+use crate::store::{EventStore, Recent, View};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tracing::error;
+
+/// What a view keeps: more than a question usually takes, and what a small disk has room for. What
+/// is older is asked of the store.
+const VIEW: Keep = Keep { age: Duration::from_secs(2 * 24 * 3600), bytes: 512 << 20 };
+
+/// How a child is told where it runs: the reference's word.
+const PROVIDER: &str = "GOOGLE_KUEUE";
+
+/// What keeps events, and what was lately seen of them.
+#[derive(Debug)]
+pub struct Stores {
+    store: SqliteStore,
+    lately: SqliteStore,
+    view: Arc<Recent>,
+    /// The folder of the view, which goes with us.
+    place: Place,
+}
+
+/// What runs questions.
+#[derive(Debug)]
+pub enum Running {
+    /// Pods.
+    Kubernetes(Arc<KubernetesRunner>),
+    /// Processes.
+    Process(Arc<ProcessRunner>),
+}
+
+/// The store, and this replica's view, which follows the topic from now on.
+pub async fn open(
+    settings: &ServeSettings,
+    connection: &Connection,
+    tasks: &mut Tasks,
+) -> Result<Stores, ServeError> {
+    let (data, path) = (settings.data.clone(), settings.store.clone());
+    let opening = tokio::task::spawn_blocking(move || {
+        let place = Place::new(&data.join("views"))
+            .map_err(|source| ServeError::Data { path: data, source })?;
+        let kept = sqlite::Options { synced: false, keep: Some(VIEW), ..Default::default() };
+        let store = SqliteStore::open(&path, sqlite::Options::default());
+        let lately = SqliteStore::open(&place.path().join("view.sqlite"), kept);
+        Ok((store.map_err(ServeError::Store)?, lately.map_err(ServeError::Store)?, place))
+    });
+    let (store, lately, place) = opening.await.map_err(ServeError::Thread)??;
+    network::watch_store(tasks, store.appended());
+    network::watch_store(tasks, lately.appended());
+    let born = follow(settings, connection, &lately, tasks).await?;
+    let view = Recent::new(Arc::new(lately.clone()), Arc::new(store.clone()), born);
+    Ok(Stores { store, lately, view: Arc::new(view), place })
+}
+
+/// Has a view follow the topic, and says since when it does.
+async fn follow(
+    settings: &ServeSettings,
+    connection: &Connection,
+    lately: &SqliteStore,
+    tasks: &mut Tasks,
+) -> Result<watch::Receiver<Timestamp>, ServeError> {
+    let admin = Admin::new(connection);
+    let wanted = Wanted::view_of(&settings.topic, &settings.view_subscription());
+    let subscribed = network::patiently(async || admin.subscribe(&wanted).await).await;
+    // One of a replica of our name that died may be there; what it got before us is not in our view.
+    subscribed.map_err(ServeError::Subscriptions)?;
+    let (made, born) = watch::channel(Timestamp::now());
+    let subscriber = Subscriber::new(connection, &wanted.name, VIEW_FLOW).await;
+    let subscriber = subscriber.map_err(ServeError::Subscribe)?.restoring_as(admin, wanted, made);
+    let follower = Follower::new(Arc::new(lately.clone()), tasks.stop());
+    let (sender, deliveries) = mpsc::channel(1);
+    tasks.spawn("view's subscriber", subscriber.run(sender, tasks.stop()));
+    tasks.spawn("view", follower.run(deliveries));
+    Ok(born)
+}
+
+/// What every question is told of the network.
+pub fn variables(settings: &ServeSettings, pubsub: &str) -> Vec<(String, String)> {
+    let ServeSettings { topic, project, bus, .. } = settings;
+    let emulator = (*bus != Bus::Google).then_some((name::PUBSUB_EMULATOR_HOST, pubsub));
+    let all = [
+        (name::TOPIC_NAME, &**topic),
+        (name::GOOGLE_CLOUD_PROJECT, &**project),
+        (name::COMPUTE_PROVIDER, PROVIDER),
+    ];
+    let all = all.into_iter().chain(emulator);
+    all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// The settings by service: those of the file, over what flags and the environment say.
+pub fn read(kubernetes: &KubernetesSettings) -> Result<Settings, ConfigError> {
+    let KubernetesSettings { service_account, queue, defaults, settings, .. } = kubernetes;
+    let Defaults { cpus, memory, ephemeral_storage } = defaults;
+    let amount = |amount| Resource { default: Some(amount), ..Resource::default() };
+    let base = Fields {
+        cpus: amount(*cpus),
+        memory: amount(*memory),
+        ephemeral_storage: amount(*ephemeral_storage),
+        service_account: Some(Name(service_account.clone())),
+        queue: queue.clone().map(Name),
+        ..Fields::default()
+    };
+    let wrong = |source: Box<dyn Error + Send + Sync>| ConfigError::Settings {
+        path: settings.clone().unwrap_or_default(),
+        source,
+    };
+    let text = match settings {
+        Some(path) => fs::read_to_string(path).map_err(|error| wrong(error.into()))?,
+        None => String::new(),
+    };
+    Settings::read(&text, base).map_err(|error| wrong(error.into()))
+}
+
+/// Questions as pods; every revision is taken for existing.
+pub async fn pods(
+    settings: &ServeSettings,
+    kubernetes: &KubernetesSettings,
+    services: Settings,
+    variables: Vec<(String, String)>,
+    tasks: &mut Tasks,
+) -> Result<(Running, Arc<dyn ServiceRegistry>), ServeError> {
+    let KubernetesSettings { namespace, images, lease, launches, .. } = kubernetes;
+    // The contract's own are of each Job.
+    let ours = |name: &str| [name::TOPIC_NAME, name::COMPUTE_PROVIDER].contains(&name);
+    let environment = variables.into_iter().filter(|(name, _)| !ours(name));
+    let passed = settings.variables.clone();
+    let options = kubernetes::Options {
+        network: Network {
+            namespace: namespace.clone(),
+            images: images.clone(),
+            topic: settings.topic.clone(),
+            // Of several of one name the last holds.
+            environment: environment
+                .chain(passed)
+                .collect::<BTreeMap<_, _>>()
+                .into_iter()
+                .collect(),
+        },
+        settings: Arc::new(services),
+        lease: lease.clone(),
+        identity: settings.replica.clone(),
+        launches: *launches,
+    };
+    let failed = |error: kubernetes::StartError| ServeError::Runner(error.into());
+    let client = KubernetesRunner::client().await.map_err(failed)?;
+    let runner = Arc::new(KubernetesRunner::start(options, client).await.map_err(failed)?);
+    let (watched, stop) = (Arc::clone(&runner), tasks.stop());
+    tasks.spawn("runner", async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = watched.ended() => error!("a task of the Kubernetes runner ended"),
+        }
+    });
+    Ok((Running::Kubernetes(runner), Arc::new(Allowed)))
+}
+
+/// Questions as processes, and the revisions of the given services.
+pub async fn processes(
+    settings: &ServeSettings,
+    args: &ServicesArgs,
+    host: Host,
+    variables: Vec<(String, String)>,
+) -> Result<(Running, Arc<dyn ServiceRegistry>), ServeError> {
+    let Host { services, inherited, program } = host;
+    let listed: Listed = services.iter().map(|service| service.sruid.clone()).collect();
+    let options = process::Options {
+        runs: settings.data.join("runs"),
+        logs: settings.data.join("logs"),
+        max_runs: args.max_runs(),
+        supervisor: program,
+        inherited,
+        environment: variables,
+        passed: settings.variables.clone().into_iter().collect(),
+        shim: None,
+    };
+    let runner = ProcessRunner::start(options, services).await;
+    let runner = runner.map_err(|error| ServeError::Runner(error.into()))?;
+    Ok((Running::Process(Arc::new(runner)), Arc::new(listed)))
+}
+
+// === impl Stores ===
+
+impl Stores {
+    /// What keeps every event.
+    pub fn store(&self) -> Arc<dyn EventStore> {
+        Arc::new(self.store.clone())
+    }
+
+    /// What was lately said.
+    pub fn view(&self) -> Arc<dyn View> {
+        Arc::clone(&self.view) as Arc<dyn View>
+    }
+
+    /// Writes what waits, and lets the view go.
+    pub async fn close(self) {
+        let Self { store, lately, view, place } = self;
+        drop(view);
+        store.close().await;
+        lately.close().await;
+        drop(place);
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    /// The seam to it.
+    pub fn runner(&self) -> Arc<dyn Runner> {
+        match self {
+            Self::Kubernetes(runner) => Arc::clone(runner) as Arc<dyn Runner>,
+            Self::Process(runner) => Arc::clone(runner) as Arc<dyn Runner>,
+        }
+    }
+
+    /// Lets go of it. What runs runs on.
+    pub async fn stop(self) {
+        match self {
+            Self::Kubernetes(runner) => runner.stop().await,
+            Self::Process(runner) => runner.stop().await,
+        }
+    }
+}

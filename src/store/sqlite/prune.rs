@@ -1,0 +1,196 @@
+//! Forgets what is old, a few rows at a time, between the commits of the thread that writes.
+//!
+//! Rows go in the order in which they came. When they came is known by marks: now and then the
+//! newest row's id is noted beside the time. (An event's own datetime is its sender's, who may be a
+//! year ahead.)
+
+use crate::event::Timestamp;
+use crate::store::sqlite::Keep;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use tokio::time::Instant;
+
+/// How many marks there are in the time that is kept.
+const MARKS: u32 = 32;
+
+/// Until when what came may have been forgotten, as others see it.
+#[derive(Debug)]
+pub(super) struct Horizon(AtomicI64);
+
+/// What forgets.
+pub(super) struct Pruner {
+    keep: Keep,
+    horizon: Arc<Horizon>,
+    /// Those in the time that is kept.
+    marks: VecDeque<Mark>,
+    /// The last that was in it.
+    old: Option<Mark>,
+}
+
+/// What a step did.
+#[derive(Default)]
+pub(super) struct Pruned {
+    /// Whether more is to go.
+    pub(super) more: bool,
+    /// Whether ids of questions or envelopes are no longer in the file.
+    pub(super) ids: bool,
+}
+
+/// At that time this row was the newest.
+#[derive(Clone, Copy)]
+struct Mark {
+    at: Instant,
+    moment: Timestamp,
+    newest: i64,
+}
+
+/// What rows that went had named.
+#[derive(Default)]
+struct Named {
+    last: Option<i64>,
+    rows: usize,
+    questions: BTreeSet<i64>,
+    envelopes: BTreeSet<i64>,
+}
+
+// === impl Horizon ===
+
+impl Horizon {
+    const NOTHING: i64 = i64::MIN;
+
+    /// Nothing is forgotten.
+    pub(super) fn new() -> Self {
+        Self(AtomicI64::new(Self::NOTHING))
+    }
+
+    /// None where nothing was forgotten.
+    pub(super) fn get(&self) -> Option<Timestamp> {
+        Some(Timestamp(self.0.load(Ordering::Acquire))).filter(|at| at.0 != Self::NOTHING)
+    }
+
+    fn advance(&self, at: Timestamp) {
+        self.0.fetch_max(at.0, Ordering::AcqRel);
+    }
+}
+
+// === impl Pruner ===
+
+impl Pruner {
+    pub(super) fn new(keep: Keep, horizon: Arc<Horizon>) -> Self {
+        Self { keep, horizon, marks: VecDeque::new(), old: None }
+    }
+
+    /// Forgets up to so many rows, if so many are to go.
+    pub(super) fn step(
+        &mut self,
+        connection: &mut Connection,
+        rows: usize,
+    ) -> rusqlite::Result<Pruned> {
+        let Some(newest) = newest(connection)? else { return Ok(Pruned::default()) };
+        self.mark(newest);
+        let Some(last) = self.last_to_go(connection, newest)? else {
+            return Ok(Pruned::default());
+        };
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let named = delete(&transaction, last, rows)?;
+        let Some(gone) = named.last else { return Ok(Pruned::default()) };
+        let ids = forget_unused(&transaction, &named)?;
+        // Before it is so: who looks meanwhile asks once more than he had to.
+        self.horizon.advance(self.before(gone));
+        transaction.commit()?;
+        Ok(Pruned { more: named.rows == rows, ids })
+    }
+
+    /// Notes the time, where the last note is old enough, and passes those that are too old.
+    fn mark(&mut self, newest: i64) {
+        let now = Instant::now();
+        let due = |mark: &Mark| now.duration_since(mark.at) >= self.keep.age / MARKS;
+        if self.marks.back().is_none_or(due) {
+            self.marks.push_back(Mark { at: now, moment: Timestamp::now(), newest });
+        }
+        while let Some(mark) = self.marks.front() {
+            if now.duration_since(mark.at) < self.keep.age {
+                break;
+            }
+            self.old = self.marks.pop_front();
+        }
+    }
+
+    /// The last row that may go. Never the newest: its id would be given out again.
+    fn last_to_go(&self, connection: &Connection, newest: i64) -> rusqlite::Result<Option<i64>> {
+        let last = match used(connection)? > self.keep.bytes {
+            true => Some(newest),
+            false => self.old.map(|mark| mark.newest),
+        };
+        Ok(last.map(|last| last.min(newest - 1)))
+    }
+
+    /// By when a row had come.
+    fn before(&self, row: i64) -> Timestamp {
+        let mark = self.old.iter().chain(&self.marks).find(|mark| mark.newest >= row);
+        mark.map_or_else(Timestamp::now, |mark| mark.moment)
+    }
+}
+
+fn newest(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT id FROM events ORDER BY id DESC LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()
+}
+
+/// How many bytes of the file hold something.
+fn used(connection: &Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached(
+            "SELECT (page_count - freelist_count) * page_size \
+             FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+        )?
+        .query_row([], |row| row.get::<_, i64>(0))
+        .map(i64::unsigned_abs)
+}
+
+/// Deletes the first rows, up to the last that may go, and says what they had named.
+fn delete(transaction: &Transaction<'_>, last: i64, rows: usize) -> rusqlite::Result<Named> {
+    let mut statement = transaction.prepare_cached(
+        "DELETE FROM events \
+         WHERE id IN (SELECT id FROM events WHERE id <= ?1 ORDER BY id LIMIT ?2) \
+         RETURNING id, question, parent_question, originator_question, envelope",
+    )?;
+    let mut deleted = statement.query([last, i64::try_from(rows).unwrap_or(i64::MAX)])?;
+    let mut named = Named::default();
+    while let Some(row) = deleted.next()? {
+        named.rows += 1;
+        named.last = named.last.max(Some(row.get(0)?));
+        named.questions.insert(row.get(1)?);
+        named.questions.extend(row.get::<_, Option<i64>>(2)?);
+        named.questions.insert(row.get(3)?);
+        named.envelopes.insert(row.get(4)?);
+    }
+    Ok(named)
+}
+
+/// Deletes the questions and envelopes that no row names any more; whether there were any.
+fn forget_unused(transaction: &Transaction<'_>, named: &Named) -> rusqlite::Result<bool> {
+    let mut question = transaction.prepare_cached(
+        "DELETE FROM questions WHERE id = ?1 \
+         AND NOT EXISTS (SELECT 1 FROM events WHERE question = ?1) \
+         AND NOT EXISTS (SELECT 1 FROM events WHERE parent_question = ?1) \
+         AND NOT EXISTS (SELECT 1 FROM events WHERE originator_question = ?1 \
+             AND originator_question <> question)",
+    )?;
+    let mut envelope = transaction.prepare_cached(
+        "DELETE FROM envelopes WHERE id = ?1 \
+         AND NOT EXISTS (SELECT 1 FROM events WHERE envelope = ?1)",
+    )?;
+    let mut gone = 0;
+    for id in &named.questions {
+        gone += question.execute([id])?;
+    }
+    for id in &named.envelopes {
+        gone += envelope.execute([id])?;
+    }
+    Ok(gone > 0)
+}

@@ -1,0 +1,451 @@
+//! Several monitors of the same runs, and all that a runner may tell them.
+
+use crate::pipeline::{World, passing, question};
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use twined::event::encode::{Body, response};
+use twined::event::{Outgoing, RunId, Timestamp};
+use twined::monitor::Monitor;
+use twined::runner::states::{Listeners, Mailbox};
+use twined::runner::{Again, Claim, End, Launch, Phase, Reason, RunState, Runner, RunnerError};
+use twined::store::{Place, Unanswered, View};
+use uuid::Uuid;
+
+/// Of the test's clock, which some tests put forward by minutes.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// After how long a claim is taken over.
+const STALE: Duration = Duration::from_secs(30);
+
+/// What all replicas see.
+#[derive(Debug, Default)]
+struct Cluster {
+    listeners: Mutex<Listeners>,
+    states: Mutex<HashMap<RunId, RunState>>,
+    claims: Mutex<HashMap<RunId, (usize, Instant)>>,
+    /// What it was told to do, by whom.
+    calls: watch::Sender<Vec<(usize, &'static str)>>,
+    again: Option<Again>,
+}
+
+/// A runner as one replica has it.
+#[derive(Debug)]
+struct Replica {
+    number: usize,
+    cluster: Arc<Cluster>,
+    leads: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Runner for Replica {
+    async fn launch(&self, _: Launch<'_>) -> Result<(), RunnerError> {
+        Ok(())
+    }
+
+    async fn cancel(&self, _: Uuid) -> Result<bool, RunnerError> {
+        self.called("cancel");
+        Ok(true)
+    }
+
+    async fn end(&self, _: RunId) -> Result<(), RunnerError> {
+        self.called("end");
+        Ok(())
+    }
+
+    async fn claim(&self, run: RunId, _: Uuid) -> Result<Claim, RunnerError> {
+        let mut claims = self.cluster.claims.lock().unwrap();
+        let mine = (self.number, Instant::now());
+        match claims.get(&run) {
+            Some((other, since)) if *other != self.number && since.elapsed() < STALE => {
+                Ok(Claim::Theirs)
+            }
+            _ => {
+                claims.insert(run, mine);
+                Ok(Claim::Ours)
+            }
+        }
+    }
+
+    async fn again(&self, _: &RunState, _: &End) -> Result<Option<Again>, RunnerError> {
+        self.called("again");
+        Ok(self.cluster.again.clone())
+    }
+
+    async fn has(&self, run: RunId) -> Result<bool, RunnerError> {
+        Ok(self.cluster.states.lock().unwrap().contains_key(&run))
+    }
+
+    async fn settle(&self, run: RunId) -> Result<(), RunnerError> {
+        self.called("settle");
+        let settled = self.cluster.states.lock().unwrap().remove(&run);
+        if let Some(state) = settled {
+            self.cluster.tell(RunState { phase: Phase::Settled, ..state });
+        }
+        Ok(())
+    }
+
+    fn states(&self) -> BoxStream<'static, RunState> {
+        let mailbox = Arc::new(Mailbox::default());
+        let states = self.cluster.states.lock().unwrap();
+        self.cluster.listeners.lock().unwrap().add(&mailbox, states.values().cloned());
+        mailbox.stream()
+    }
+
+    fn leads(&self) -> watch::Receiver<bool> {
+        self.leads.subscribe()
+    }
+}
+
+impl Replica {
+    fn called(&self, verb: &'static str) {
+        self.cluster.calls.send_modify(|calls| calls.push((self.number, verb)));
+    }
+}
+
+impl Cluster {
+    fn tell(&self, state: RunState) {
+        if state.phase != Phase::Settled {
+            self.states.lock().unwrap().insert(state.run, state.clone());
+        }
+        self.listeners.lock().unwrap().tell(&state);
+    }
+
+    fn count(&self, verb: &str) -> usize {
+        self.calls.borrow().iter().filter(|(_, other)| *other == verb).count()
+    }
+
+    async fn wait_for_call(&self, verb: &str) {
+        let mut calls = self.calls.subscribe();
+        let called = calls.wait_for(|calls| calls.iter().any(|(_, other)| *other == verb));
+        tokio::time::timeout(DEADLINE, called).await.unwrap().unwrap();
+    }
+
+    async fn wait_until_settled(&self) {
+        self.wait_for_call("settle").await;
+    }
+}
+
+/// Replicas of one network, of which those lead that are said to.
+struct Replicas {
+    replicas: Vec<Arc<Replica>>,
+    _tasks: JoinSet<()>,
+}
+
+impl Replicas {
+    fn start(world: &World, cluster: &Arc<Cluster>, leads: &[bool]) -> Self {
+        let replica = |(number, leads): (usize, &bool)| {
+            let (cluster, leads) = (Arc::clone(cluster), watch::Sender::new(*leads));
+            Arc::new(Replica { number, cluster, leads })
+        };
+        let replicas: Vec<_> = leads.iter().enumerate().map(replica).collect();
+        let mut tasks = JoinSet::new();
+        for replica in &replicas {
+            let parts = world.parts(Arc::clone(replica) as Arc<dyn Runner>);
+            tasks.spawn(Monitor::new(parts, CancellationToken::new()).run());
+        }
+        Self { replicas, _tasks: tasks }
+    }
+}
+
+fn asks_for_logs(uuid: Uuid) -> Outgoing {
+    let mut asked = question(uuid);
+    asked.attributes.insert("forward_logs".into(), "1".into());
+    asked
+}
+
+fn state(asked: &Outgoing, phase: Phase) -> RunState {
+    let run = RunId { question: asked.ordering_key.parse().unwrap(), retry: 0 };
+    let attributes = Arc::new(asked.attributes.clone());
+    RunState { run, attempt: 0, attributes, evictions: 0, phase }
+}
+
+fn ended(asked: &Outgoing, reason: Reason) -> RunState {
+    let message = "It ended.".to_owned();
+    let at = Timestamp::now();
+    state(asked, Phase::Ended(End { at, started: None, reason, message, tail: vec![] }))
+}
+
+fn seconds_ago(seconds: i64) -> Timestamp {
+    Timestamp(Timestamp::now().0 - seconds * 1_000_000)
+}
+
+async fn say(world: &World, asked: &Outgoing, body: &Body) {
+    let said = response(&asked.attributes, Uuid::new_v4(), Timestamp::now(), body).unwrap();
+    world.publisher.publish(said).await.unwrap();
+}
+
+fn result() -> Body {
+    Body::Result { output_values: serde_json::json!(7) }
+}
+
+fn exception() -> Body {
+    Body::Exception {
+        exception_type: "ValueError".into(),
+        exception_message: "no".into(),
+        exception_traceback: vec![],
+    }
+}
+
+async fn kinds(world: &World, uuid: Uuid) -> Vec<String> {
+    let mut kinds: Vec<_> = world.stored(uuid).await.into_iter().map(|event| event.kind).collect();
+    kinds.sort_unstable();
+    kinds
+}
+
+/// Waits until what is on record is as wanted.
+async fn wait_for(world: &World, uuid: Uuid, wanted: &[&str]) {
+    let mut appended = world.store.appended();
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let found = kinds(world, uuid).await;
+        if found == wanted {
+            return;
+        }
+        let changed = tokio::time::timeout_at(deadline, appended.changed()).await;
+        changed.unwrap_or_else(|_| panic!("{found:?}, not {wanted:?}")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn of_three_replicas_one_tells_of_an_end_once_on_the_wire() {
+    let world = World::new(0, None, 0).await;
+    let wire = world.wire().await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let cluster = Arc::new(Cluster::default());
+    cluster.tell(ended(&asked, Reason::Killed));
+    world.publisher.publish(asked).await.unwrap();
+
+    let _replicas = Replicas::start(&world, &cluster, &[false, true, false]);
+    world.work_until(cluster.wait_until_settled()).await;
+
+    assert_eq!(kinds(&world, uuid).await, ["exception", "heartbeat", "question"]);
+    assert_eq!(wire.kinds(3).await, ["exception", "heartbeat", "question"]);
+    assert_eq!(*cluster.calls.borrow(), [(claimer(&cluster), "again"), (1, "settle")]);
+}
+
+fn claimer(cluster: &Cluster) -> usize {
+    cluster.claims.lock().unwrap().values().next().unwrap().0
+}
+
+#[tokio::test]
+async fn the_report_of_a_replica_that_died_is_taken_over() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let cluster = Arc::new(Cluster::default());
+    let state = ended(&asked, Reason::Killed);
+    let start = Instant::now();
+    cluster.claims.lock().unwrap().insert(state.run, (9, start));
+    cluster.tell(state);
+    world.publisher.publish(asked).await.unwrap();
+
+    let _replicas = Replicas::start(&world, &cluster, &[true]);
+    world.work_until(passing(cluster.wait_until_settled())).await;
+
+    assert!(start.elapsed() >= STALE);
+    assert_eq!(kinds(&world, uuid).await, ["exception", "heartbeat", "question"]);
+}
+
+#[tokio::test]
+async fn who_does_not_lead_leaves_it_to_the_leader_to_settle() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let cluster = Arc::new(Cluster::default());
+    world.publisher.publish(asked.clone()).await.unwrap();
+    say(&world, &asked, &result()).await;
+    let replicas = Replicas::start(&world, &cluster, &[false, false]);
+
+    world
+        .work_until(async {
+            wait_for(&world, uuid, &["question", "result"]).await;
+            cluster.tell(ended(&asked, Reason::Exited));
+            let early = cluster.wait_for_call("settle");
+            tokio::time::timeout(Duration::from_secs(1), early).await.unwrap_err();
+            replicas.replicas[1].leads.send_replace(true);
+            cluster.wait_until_settled().await;
+        })
+        .await;
+
+    assert_eq!(*cluster.calls.borrow(), [(1, "settle")]);
+    assert_eq!(kinds(&world, uuid).await, ["question", "result"]);
+}
+
+#[tokio::test]
+async fn a_run_that_may_run_again_does_and_its_asker_reads_of_it_but_hears_no_exception() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = asks_for_logs(uuid);
+    let again = Some(Again { attempt: 1, message: "It runs again with 2Gi.".into() });
+    let cluster = Arc::new(Cluster { again, ..Cluster::default() });
+    let first = ended(&asked, Reason::Memory);
+    cluster.tell(first.clone());
+    world.publisher.publish(asked.clone()).await.unwrap();
+    let _replicas = Replicas::start(&world, &cluster, &[true, false]);
+
+    world
+        .work_until(async {
+            let said = ["heartbeat", "heartbeat", "log_record", "question"];
+            wait_for(&world, uuid, &said).await;
+            assert_eq!((cluster.count("again"), cluster.count("settle")), (1, 0));
+
+            // The second attempt answers, and that is all.
+            say(&world, &asked, &result()).await;
+            cluster.tell(RunState { attempt: 1, ..ended(&asked, Reason::Exited) });
+            cluster.wait_until_settled().await;
+        })
+        .await;
+
+    let found = kinds(&world, uuid).await;
+    assert!(!found.contains(&"exception".to_owned()), "{found:?}");
+    assert_eq!(cluster.count("again"), 1);
+}
+
+#[tokio::test]
+async fn a_failure_that_has_spoken_for_itself_is_not_run_again() {
+    // Given a run whose exception is still on its way when it has ended,
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let again = Some(Again { attempt: 1, message: String::new() });
+    let cluster = Arc::new(Cluster { again, ..Cluster::default() });
+    cluster.tell(ended(&asked, Reason::Failed));
+    world.publisher.publish(asked.clone()).await.unwrap();
+    say(&world, &asked, &exception()).await;
+
+    // when a monitor has looked, for longer than it takes to send a fence,
+    let _replicas = Replicas::start(&world, &cluster, &[true]);
+    let settled = cluster.wait_until_settled();
+    tokio::time::timeout(Duration::from_secs(1), settled).await.unwrap_err();
+    world.work_until(cluster.wait_until_settled()).await;
+
+    // then it is settled, and nothing more.
+    assert_eq!(*cluster.calls.borrow(), [(0, "settle")]);
+    let found = kinds(&world, uuid).await;
+    assert_eq!(found.iter().filter(|kind| *kind == "exception").count(), 1, "{found:?}");
+}
+
+#[tokio::test]
+async fn a_run_that_waits_is_heard_of_through_the_leader_whoever_leads() {
+    let world = World::new(0, None, 0).await;
+    let wire = world.wire().await;
+    let uuid = Uuid::new_v4();
+    let asked = asks_for_logs(uuid);
+    let cluster = Arc::new(Cluster::default());
+    let (since, why) = (seconds_ago(125), "It waits for 3 others.".to_owned());
+    cluster.tell(state(&asked, Phase::Queued { since, why }));
+    world.publisher.publish(asked.clone()).await.unwrap();
+    let replicas = Replicas::start(&world, &cluster, &[true, false]);
+
+    world
+        .work_until(async {
+            wait_for(&world, uuid, &["heartbeat", "log_record", "question"]).await;
+            // Another takes over: what it says in the same interval is the same.
+            replicas.replicas[0].leads.send_replace(false);
+            replicas.replicas[1].leads.send_replace(true);
+            let (launched, since) = (since, seconds_ago(0));
+            cluster.tell(state(&asked, Phase::Running { launched, since }));
+            let said = ["heartbeat", "heartbeat", "log_record", "question"];
+            wait_for(&world, uuid, &said).await;
+        })
+        .await;
+
+    let stored = world.stored(uuid).await;
+    let note = stored.iter().find(|event| event.kind == "log_record").unwrap();
+    assert!(note.data.contains("It waits for 3 others."), "{}", note.data);
+    assert_eq!(wire.kinds(4).await, ["heartbeat", "heartbeat", "log_record", "question"]);
+}
+
+#[tokio::test]
+async fn an_eviction_is_told_and_a_run_that_has_answered_before_is_ended() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = asks_for_logs(uuid);
+    let cluster = Arc::new(Cluster::default());
+    let waits = || Phase::Starting { since: seconds_ago(5), why: String::new() };
+    world.publisher.publish(asked.clone()).await.unwrap();
+    let _replicas = Replicas::start(&world, &cluster, &[true, false]);
+
+    world
+        .work_until(async {
+            cluster.tell(RunState { evictions: 1, ..state(&asked, waits()) });
+            wait_for(&world, uuid, &["heartbeat", "log_record", "question"]).await;
+            assert_eq!(cluster.count("end"), 0);
+
+            say(&world, &asked, &result()).await;
+            cluster.tell(RunState { evictions: 2, ..state(&asked, waits()) });
+            cluster.wait_for_call("end").await;
+        })
+        .await;
+
+    assert_eq!(*cluster.calls.borrow(), [(0, "end")]);
+}
+
+#[tokio::test]
+async fn a_run_that_is_heard_of_after_its_cancellation_is_cancelled() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let cluster = Arc::new(Cluster::default());
+    world.publisher.publish(asked.clone()).await.unwrap();
+    world.publisher.publish(World::cancellation(&asked)).await.unwrap();
+    let _replicas = Replicas::start(&world, &cluster, &[true]);
+
+    world
+        .work_until(async {
+            wait_for(&world, uuid, &["cancellation", "question"]).await;
+            let waits = Phase::Queued { since: seconds_ago(0), why: String::new() };
+            cluster.tell(state(&asked, waits));
+            cluster.wait_for_call("cancel").await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_question_of_whose_run_nothing_is_left_is_told_as_lost_unless_it_has_an_answer() {
+    let (lost, answered, outside) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+    let world = World::new(0, None, 0).await;
+    let mut elsewhere = question(outside);
+    elsewhere.attributes.insert("recipient".into(), "octue/other:1.0.0".into());
+    let asked = [question(lost), question(answered), elsewhere];
+    for asked in &asked {
+        let attributes = &asked.attributes;
+        world.store.unanswered.lock().unwrap().push(Unanswered {
+            run: RunId { question: asked.ordering_key.parse().unwrap(), retry: 0 },
+            attributes: attributes.clone(),
+            recipient: attributes["recipient"].parse().unwrap(),
+            cancelled: false,
+            place: Place { datetime: Timestamp(0), event: Uuid::nil() },
+        });
+    }
+    // Its answer is on its way: nobody reads the subscription yet.
+    say(&world, &asked[1], &result()).await;
+    let cluster = Arc::new(Cluster::default());
+    let wire = world.wire().await;
+
+    // Two fences, and only then does anybody read.
+    let _replicas = Replicas::start(&world, &cluster, &[true, false]);
+    assert_eq!(passing(wire.kinds(2)).await, ["heartbeat", "heartbeat"]);
+    world
+        .work_until(async {
+            let mut appended = world.store.appended();
+            while kinds(&world, lost).await != ["exception", "heartbeat"] {
+                appended.changed().await.unwrap();
+            }
+            while kinds(&world, answered).await != ["heartbeat", "result"] {
+                appended.changed().await.unwrap();
+            }
+        })
+        .await;
+
+    assert!(world.stored(lost).await.iter().any(|event| event.data.contains("nothing of its run")));
+    assert!(world.stored(outside).await.is_empty());
+}

@@ -1,0 +1,94 @@
+"""One who asks with the unmodified SDK: a Python that has it imported, and what comes of a question.
+
+For all tests of the SDK, whatever answers: processes of this machine or pods.
+"""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def end_of(path, characters=3000):
+    return path.read_text(errors="replace")[-characters:] if path.exists() else ""
+
+
+class Asker:
+    """A Python that has the SDK imported and `environment`."""
+
+    def __init__(self, environment, stderr):
+        self.stderr = stderr
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "asker.py")],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr.open("w"),
+        )
+
+    def ask(self, sruid, within=60, **arguments):
+        """`Child.ask`: an `Outcome` of one question."""
+        return self.request({"sruid": sruid, "questions": [arguments]}, within)[0]
+
+    def ask_multiple(self, sruid, questions, within=120, **arguments):
+        """`Child.ask_multiple`: one `Outcome` each, as they were asked."""
+        request = {"sruid": sruid, "questions": questions, "together": arguments}
+        return self.request(request, within)
+
+    def request(self, request, within):
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        self.process.stdin.flush()
+        return [Outcome(**outcome) for outcome in json.loads(self.read_line(within))]
+
+    def read_line(self, within):
+        pipe = self.process.stdout
+        deadline = time.monotonic() + within
+        line = b""
+
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([pipe], [], [], max(0, deadline - time.monotonic()))
+            part = os.read(pipe.fileno(), 1 << 20) if ready else b""
+
+            if not part:
+                self.process.kill()
+                pytest.fail(f"no outcome within {within} s:\n{end_of(self.stderr)}", False)
+            line += part
+
+        return line
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(20)
+
+
+class Outcome:
+    """What came of a question, as the one who asks sees it."""
+
+    def __init__(self, answer, error, question_uuid, events, monitor_messages, seconds, ended):
+        self.answer = answer
+        self.error = error
+        self.question_uuid = question_uuid
+        self.events = events
+        self.monitor_messages = monitor_messages
+        self.seconds = seconds
+        self.ended = ended
+
+    @property
+    def output(self):
+        assert self.error is None, self.error["message"]
+        return self.answer["output_values"]
+
+    def kinds(self):
+        return [event["event"]["kind"] for event in self.events]
+
+    def logs(self):
+        """The words of the log records that came."""
+        records = [event["event"].get("log_record") for event in self.events]
+        return [record["msg"] for record in records if record]
