@@ -1,0 +1,295 @@
+"""The unmodified SDK asks, and a container on the real kubelet answers."""
+
+import contextlib
+import json
+import math
+import subprocess
+import uuid
+
+import pytest
+from cluster import wait_for
+from network import ASKER
+
+LOCATIONS = {"locations": [{"longitude": 0, "latitude": 0}, {"longitude": 1, "latitude": 1}]}
+
+VALUES = [
+    {"height": 80, "names": ["a", "é", None], "nested": {"deep": [[1.5]]}},
+    # These are easily taken for nothing, or for something else.
+    0,
+    False,
+    True,
+    "",
+    [],
+    {},
+    {"nothing": None},
+    [math.inf, -math.inf],
+    2**63 + 1,
+    "$(HOME) $HOME $$ $$(HOME) `id` \" ' \\ \n\t 中 😀",
+]
+
+
+def test_values_come_in_and_go_out_as_they_are(network, asker):
+    questions = [{"input_values": values} for values in VALUES]
+    # A text is read as JSON before an app sees it, so a text that is no JSON comes within a list.
+    questions[-1]["input_values"] = [VALUES[-1]]
+
+    with network.daemon():
+        outcomes = asker.ask_multiple("tests/echo:local", questions, max_workers=4, within=300)
+
+    for question, outcome in zip(questions, outcomes, strict=True):
+        values = question["input_values"]
+        expected = {"received": values, "type": type(values).__name__}
+        assert outcome.error is None, (values, outcome.error)
+        assert outcome.output == expected, values
+
+
+def test_no_values_nan_logs_and_monitor_messages(network, asker):
+    with network.daemon():
+        nothing = asker.ask("tests/echo:local")
+        quiet = asker.ask("tests/nothing-is-a-number:local", subscribe_to_logs=False)
+        monitoring = asker.ask("tests/monitoring:local")
+
+    assert nothing.output == {"received": None, "type": "NoneType"}
+    assert any("Asked with a value of type NoneType." in words for words in nothing.logs())
+    assert "delivery_acknowledgement" in nothing.kinds()
+    assert nothing.kinds()[-1] == "result"
+    assert math.isnan(quiet.output["nan"])
+    assert quiet.output["ends"] == [math.inf, -math.inf]
+    assert quiet.logs() == []
+    assert monitoring.output == "done"
+    assert monitoring.monitor_messages == [{"progress": 50}, 0, [100]]
+
+
+def test_what_a_service_raises_arrives_as_its_own_type_once(network, asker):
+    questions = [{"input_values": {"type": how}} for how in ("python", "sdk", "own")]
+
+    with network.daemon():
+        outcomes = asker.ask_multiple("tests/raising:local", questions)
+        # What cannot be imported is seen by the SDK itself.
+        missing = asker.ask("tests/missing-import:local")
+        for outcome in outcomes:
+            wait_for_settled(network, outcome.question_uuid)
+        rows = [network.rows(outcome.question_uuid, "exception") for outcome in outcomes]
+
+    assert missing.error["type"] == "ModuleNotFoundError"
+    assert "a_library_that_nobody_has" in missing.error["message"]
+    types = [outcome.error["type"] for outcome in outcomes]
+    assert types == ["ValueError", "InvalidInputException", "TooWindyError"]
+    assert outcomes[1].error["module"].startswith("octue.")
+    for outcome, exceptions in zip(outcomes, rows, strict=True):
+        assert "The wind was asked for, and it was too much." in outcome.error["message"]
+        assert "app.py" in outcome.error["message"]
+        # The container has failed, and that is no second exception.
+        assert len(exceptions) == 1
+
+
+def test_the_sdks_command_asks(network, tmp_path):
+    command = ["octue", "twined", "question", "ask", "tests/echo:local"]
+    command += ["--input-values", '{"height": 80}']
+
+    with network.daemon():
+        asked = subprocess.run(
+            command,
+            env=network.environment_here(),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+
+    assert asked.returncode == 0, asked.stderr
+    answer = json.loads(asked.stdout.splitlines()[-1])
+    assert answer["output_values"]["received"] == {"height": 80}
+
+
+def test_a_tree_is_pods_that_labels_find(network, asker):
+    root = "template-child-services/parent-service:local"
+    children = {
+        "template-child-services/elevation-service:local",
+        "template-child-services/wind-speed-service:local",
+    }
+
+    with network.daemon():
+        outcome = asker.ask(root, input_values=LOCATIONS, within=120)
+        assert sorted(outcome.output) == ["elevations", "wind_speeds"]
+        asked = outcome.question_uuid
+        wait_for(
+            lambda: len(tree(network, asked, "result")) == 3, "three results are on record", 30
+        )
+
+    for row in tree(network, asked):
+        own = row["question_uuid"] == asked
+        assert row["originator"] == ASKER
+        assert row["parent"] == (ASKER if own else root)
+        assert row["parent_question_uuid"] == (None if own else asked)
+
+    results = {row["sender"]: row["question_uuid"] for row in tree(network, asked, "result")}
+    assert set(results) == {root, *children}
+    below = {results[child] for child in children}
+    assert selected(network, f"originator-question={asked}") == {asked, *below}
+    assert selected(network, f"parent-question={asked}") == below
+    assert selected(network, "parent=template-child-services.parent-service") == below
+    assert selected(network, "originator=local.local,revision=local") == {asked, *below}
+    wind = "service=template-child-services.wind-speed-service"
+    assert selected(network, wind) == {results["template-child-services/wind-speed-service:local"]}
+
+
+@pytest.mark.long
+def test_a_failure_below_is_told_up_the_tree(network, asker):
+    raising = [child("tests/raising:local")]
+
+    with network.daemon():
+        outcome = asker.ask("tests/parent:local", input_values={"type": "own"}, children=raising)
+
+    assert outcome.error["type"] == "TooWindyError"
+    told = tree(network, outcome.question_uuid, "exception")
+    assert {row["sender"] for row in told} == {"tests/parent:local", "tests/raising:local"}
+    assert len(told) == 2
+
+
+def test_each_retry_of_the_sdk_is_a_job_and_has_one_answer(network, asker):
+    question = str(uuid.uuid4())
+
+    with network.daemon():
+        outcome = asker.ask(
+            "tests/raising:local",
+            input_values={"type": "own"},
+            raise_errors=False,
+            max_retries=2,
+            question_uuid=question,
+            within=120,
+        )
+        for suffix in ("", "-r1", "-r2"):
+            wait_for_settled(network, question, suffix)
+        exceptions = network.rows(question, "exception")
+
+    assert outcome.error["type"] == "TooWindyError"
+    assert sorted(job["metadata"]["name"] for job in network.jobs(question)) == [
+        f"question-{question}",
+        f"question-{question}-r1",
+        f"question-{question}-r2",
+    ]
+    assert retries(exceptions) == [0, 1, 2]
+    assert retries(network.rows(question, "question")) == [0, 1, 2]
+
+
+@pytest.mark.long
+def test_a_silent_death_is_reported_once_for_each_attempt_of_the_sdk(network, asker):
+    """A report that came twice would answer the attempt that runs by then."""
+    question = str(uuid.uuid4())
+
+    with network.daemon(), network.daemon():
+        outcome = asker.ask(
+            "deaths/exits:local",
+            raise_errors=False,
+            max_retries=2,
+            question_uuid=question,
+            within=120,
+        )
+        for suffix in ("", "-r1", "-r2"):
+            wait_for_settled(network, question, suffix)
+        exceptions = network.rows(question, "exception")
+
+    assert outcome.error["type"] == "RuntimeError"
+    assert retries(exceptions) == [0, 1, 2]
+
+
+def test_a_question_that_is_delivered_again_runs_once(network):
+    with network.daemon(), network.parent("tests/echo:local", input_values=[7]) as parent:
+        question = parent.question_uuid
+        network.wait_for_run(question)
+        parent.publish()
+        parent.result()
+        wait_for_settled(network, question)
+        uid = network.job(question)["metadata"]["uid"]
+        # After it has ended, and after its Job is gone.
+        parent.publish()
+        go_by(network)
+        assert network.job(question)["metadata"]["uid"] == uid
+        network.cluster.kubectl("delete", "job", f"question-{question}", "-n", network.namespace)
+        parent.publish()
+        go_by(network)
+        assert network.job(question) is None
+
+        assert len(parent.received("result")) == 1
+        assert len(parent.received("delivery_acknowledgement")) == 1
+        assert len(network.rows(question, "question")) == 1
+        assert len(network.rows(question, "result", "exception")) == 1
+
+
+def test_a_child_that_says_nothing_is_told_of_with_its_last_lines(network):
+    """Each ends before the SDK's `try`, or says nothing though it ends well."""
+    words = {
+        "tests/broken-twine:local": "InvalidTwineJson",
+        "tests/bad-configuration:local": "'eighty' is not of type 'number'",
+        "deaths/exits:local": "The wind was too much.",
+        "deaths/answers-nothing:local": "",
+        # The SDK finds it invalid, and ends with exit code 0.
+        "tests/echo:local": "",
+    }
+    invalid = {"save_diagnostics": "SAVE_DIAGNOSTICS_NOW_AND_THEN"}
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(network.daemon())
+        parents = [stack.enter_context(network.parent(sruid, publish=False)) for sruid in words]
+        for parent in parents:
+            more = invalid if parent.recipient == "tests/echo:local" else {}
+            parent.sent = parent.attributes(
+                **{"forward_logs": "1", "save_diagnostics": "SAVE_DIAGNOSTICS_OFF", **more}
+            )
+            parent.publish()
+        for parent in parents:
+            exception = parent.exception(within=90)
+            wait_for_settled(network, parent.question_uuid)
+            (row,) = network.rows(parent.question_uuid, "result", "exception")
+            assert row["sender"] == parent.recipient
+            assert len(parent.received("exception")) == 1
+            assert exception["exception_type"] == "RuntimeError"
+            message, lines = exception["exception_message"], exception["exception_traceback"]
+            last = words[parent.recipient]
+            if last:
+                assert last in "".join(lines), exception
+                assert parent.recipient in message
+            else:
+                assert "exit code 0" in message, exception
+                assert "without a result" in message
+
+
+# === What is asked of the network ===
+
+
+def child(sruid):
+    backend = {"name": "GCPPubSubBackend", "project_id": "a-project-of-long-ago"}
+    return {"key": "child", "id": sruid, "backend": backend}
+
+
+def tree(network, originator_question, *kinds):
+    rows = network.rows(None, *kinds)
+    return [row for row in rows if row["originator_question_uuid"] == originator_question]
+
+
+def selected(network, selector):
+    """The questions of the Jobs that a selector of our labels finds."""
+    selector = ",".join(f"twined.octue.com/{part}" for part in selector.split(","))
+    jobs = network.cluster.kubectl.list("jobs", "-n", network.namespace, "-l", selector)
+    return {job["metadata"]["labels"]["twined.octue.com/question"] for job in jobs}
+
+
+def wait_for_settled(network, question, suffix=""):
+    """Waits until the end of a run has been dealt with."""
+
+    def settled():
+        job = network.job(question, suffix)
+        return job and "twined.octue.com/settled" in job["metadata"]["labels"]
+
+    wait_for(settled, f"the end of {question}{suffix} is dealt with", 60)
+
+
+def go_by(network):
+    """Waits until a question that is asked now has been answered: all before it was seen to."""
+    with network.parent("deaths/exits:local") as other:
+        other.exception()
+
+
+def retries(rows):
+    return sorted(int(json.loads(row["other_attributes"])["retry_count"]) for row in rows)

@@ -1,0 +1,207 @@
+"""The settings of a service, as its pod has them, and what no setting is over."""
+
+import base64
+import json
+
+import offline
+import pytest
+from node import NAME
+from test_sdk import wait_for_settled
+
+WITNESS = "tests/witness:local"
+TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+
+def test_a_pod_has_what_its_settings_say(network):
+    kubectl, namespace = network.cluster.kubectl, network.namespace
+    of = lambda kind, name, **more: {  # noqa: E731
+        "apiVersion": "v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        **more,
+    }
+    kubectl.create(
+        of("Secret", "turbine", stringData={"key": "of $(HOME) the wind"}),
+        of("ConfigMap", "site", data={"where": "offshore"}),
+        of("ServiceAccount", "services"),
+        of("Secret", "pull", type="kubernetes.io/dockerconfigjson", data=docker_config()),
+    )
+    google = {"path": offline.FOLDER, "secret": offline.SECRET}
+    network.settings["rules"] = [
+        {
+            "services": ["tests/*"],
+            "environment": {"PLAIN": "$(HOME) $$ as it is", "TURBINE_KEY": "of the rule before"},
+            "volumes": [google],
+        },
+        {
+            "services": ["tests/witness:*"],
+            "secrets": {"FROM_SECRET": {"secret": "turbine", "key": "key"}},
+            "environment": {"TURBINE_KEY": "of the later rule"},
+            "volumes": [
+                google,
+                {"path": "/turbine", "secret": "turbine"},
+                {"path": "/site", "config_map": "site"},
+                {"path": "/scratch", "empty_dir": "16Mi"},
+            ],
+            "node_selector": {"kubernetes.io/hostname": NAME},
+            "tolerations": [{"key": "wind", "value": "strong", "effect": "NoSchedule"}],
+            "service_account": "services",
+            "priority": "system-cluster-critical",
+            "image_pull_secrets": ["pull"],
+            "deadline": "1h30m",
+            "cpus": {"default": "50m", "limit": "request"},
+            "memory": {"limit": "1Gi"},
+            # As it is for images of before 2025: another command, of any words.
+            "command": ["/bin/sh", "-c", 'exec octue twined question ask-local "$@"', "$0"],
+        },
+    ]
+    read = ["/turbine/key", "/site/where", "/scratch/written!", "/site/written!", TOKEN]
+
+    with network.daemon(), network.parent(WITNESS, input_values={"read": read}) as parent:
+        output = parent.result()["output_values"]
+        pod = network.wait_for_pod(parent.question_uuid)
+
+    variables = output["variables"]
+    assert variables["PLAIN"] == "$(HOME) $$ as it is"
+    assert variables["FROM_SECRET"] == "of $(HOME) the wind"
+    assert variables["TURBINE_KEY"] == "of the later rule"
+    assert variables["OCTUE_SERVICE_REVISION_TAG"] == "local"
+    assert variables["COMPUTE_PROVIDER"] == "GOOGLE_KUEUE"
+    # One Service of the namespace more is no variable more.
+    assert not [name for name in variables if name.startswith("KUBERNETES_SERVICE_HOST_")]
+    assert output["read"] == {
+        "/turbine/key": "of $(HOME) the wind",
+        "/site/where": "offshore",
+        "/scratch/written!": "made",
+        "/site/written!": "OSError",
+        TOKEN: "FileNotFoundError",
+    }
+
+    spec = pod["spec"]
+    (container,) = spec["containers"]
+    assert spec["nodeName"] == NAME
+    assert spec["nodeSelector"] == {"kubernetes.io/hostname": NAME}
+    taint = {"key": "wind", "operator": "Equal", "value": "strong", "effect": "NoSchedule"}
+    assert taint in spec["tolerations"]
+    assert spec["serviceAccountName"] == "services"
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["priorityClassName"] == "system-cluster-critical"
+    assert spec["imagePullSecrets"] == [{"name": "pull"}]
+    assert spec["activeDeadlineSeconds"] == 5400
+    assert spec["restartPolicy"] == "Never"
+    assert spec["terminationGracePeriodSeconds"] == 3
+    assert container["resources"]["limits"] == {"cpu": "50m", "memory": "1Gi"}
+    assert container["resources"]["requests"]["memory"] == "128Mi"
+    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_what_the_question_asks_for_is_over_the_default_and_under_the_cap(network):
+    network.settings["rules"] = [
+        {"services": ["deaths/*"], "memory": {"cap": "256Mi"}, "cpus": {"cap": 2}}
+    ]
+    asks = {"cpus": "1", "memory": "200Mi", "ephemeral_storage": "80Mi"}
+
+    with network.daemon():
+        with network.parent("deaths/exits:local", attributes=asks) as parent:
+            parent.exception()
+            (container,) = network.wait_for_pod(parent.question_uuid)["spec"]["containers"]
+            assert container["resources"]["requests"] == {
+                "cpu": "1",
+                "memory": "200Mi",
+                "ephemeral-storage": "80Mi",
+            }
+        with network.parent("deaths/exits:local", attributes={"memory": "257Mi"}) as parent:
+            refused = parent.exception()
+            assert network.job(parent.question_uuid) is None
+
+    assert refused["exception_type"] == "PermissionError"
+    assert "256Mi" in refused["exception_message"]
+    assert "cap" in refused["exception_message"]
+
+
+def test_a_run_over_its_deadline_is_a_time_out(network):
+    network.settings["rules"] = [{"services": ["deaths/sleeps"], "deadline": "3s"}]
+
+    with network.daemon(), network.parent("deaths/sleeps:local") as parent:
+        exception = parent.exception()
+        wait_for_settled(network, parent.question_uuid)
+
+    assert exception["exception_type"] == "TimeoutError"
+    assert "deadline" in exception["exception_message"]
+
+
+def test_what_is_denied_or_too_deep_is_refused_with_its_setting(network):
+    network.settings |= {"allow": ["tests/*", "deaths/*"], "deny": ["deaths/is-*"], "depth": 0}
+    backend = {"name": "GCPPubSubBackend", "project_id": "tests"}
+    echo = {"key": "child", "id": "tests/echo:local", "backend": backend}
+
+    with network.daemon():
+        for denied, word in (("deaths/is-loud:local", "deny"), ("shapes/shell:local", "allow")):
+            with network.parent(denied) as parent:
+                exception = parent.exception()
+                assert exception["exception_type"] == "PermissionError"
+                assert word in exception["exception_message"]
+                assert network.job(parent.question_uuid) is None
+        with network.parent("tests/parent:local", input_values=1, children=[echo]) as parent:
+            exception = parent.exception()
+
+    # The child was refused, and its parent raised what it was told.
+    assert exception["exception_type"] == "PermissionError"
+    assert "depth" in exception["exception_message"]
+
+
+@pytest.mark.long
+def test_security_is_enforced_and_restricted_by_choice(network):
+    network.settings["rules"] = [
+        {
+            "services": ["tests/witness"],
+            "security": "restricted",
+            "environment": {"HOME": "/tmp"},
+        }
+    ]
+
+    with network.daemon():
+        # Today's images run as root; the kubelet lets none start that has to run as another.
+        with network.parent(WITNESS, input_values=1) as restricted:
+            pod = network.wait_for_pod(restricted.question_uuid)
+            strict = pod["spec"]["containers"][0]["securityContext"]
+            exception = restricted.exception()
+        with network.parent("tests/environment:local") as baseline:
+            baseline.result()
+            pod = network.wait_for_pod(baseline.question_uuid)
+            loose = pod["spec"]["containers"][0]["securityContext"]
+
+    assert strict["runAsNonRoot"] is True
+    assert strict["capabilities"] == {"drop": ["ALL"]}
+    assert "root" in exception["exception_message"]
+    for context in (strict, loose):
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["privileged"] is False
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    for name in ("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"):
+        assert not pod["spec"].get(name)
+
+
+@pytest.mark.long
+def test_the_pods_pass_where_the_namespace_enforces_the_same_standard(network):
+    """Kubernetes' own admission judges what is called `baseline` and `restricted`."""
+    label = "pod-security.kubernetes.io/enforce"
+    network.settings["rules"] = [{"services": ["deaths/exits"], "security": "restricted"}]
+
+    with network.daemon():
+        for standard, sruid in (
+            ("baseline", "tests/echo:local"),
+            ("restricted", "deaths/exits:local"),
+        ):
+            network.cluster.kubectl(
+                "label", "namespace", network.namespace, f"{label}={standard}", "--overwrite"
+            )
+            with network.parent(sruid, input_values=1) as parent:
+                # There is a pod: whether its image may be root is another matter.
+                assert network.wait_for_pod(parent.question_uuid)
+                parent.end()
+
+
+def docker_config():
+    config = json.dumps({"auths": {"registry.test": {"auth": "dGVzdDp0ZXN0"}}})
+    return {".dockerconfigjson": base64.b64encode(config.encode()).decode()}
