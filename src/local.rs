@@ -205,6 +205,8 @@ impl Network {
             runner: Arc::clone(&runner) as Arc<dyn Runner>,
             registry,
             subscriptions_first: true,
+            // All publish to one emulator, which keeps their order.
+            late_answers: Duration::ZERO,
         };
         work.spawn(&mut tasks).await.map_err(LocalError::Subscribe)?;
         network::watch_store(&mut tasks, store.appended());

@@ -67,6 +67,9 @@ pub struct Parts {
     /// Whether a service that somebody started by hand answers in the place of ours of the same
     /// name: then its questions are not ours to judge.
     pub subscriptions_first: bool,
+    /// For how long after its end a run that ended without an error is given for its answer to
+    /// come: where Pub/Sub keeps no order between the run and us.
+    pub late_answers: Duration,
 }
 
 /// Watches the runs.

@@ -51,6 +51,9 @@ pub struct Work<'a> {
     pub registry: Arc<dyn ServiceRegistry>,
     /// Whether a service that somebody started by hand answers in the place of ours.
     pub subscriptions_first: bool,
+    /// For how long after its end a run that ended without an error is given for its answer to
+    /// come.
+    pub late_answers: Duration,
 }
 
 // === impl Work ===
@@ -59,7 +62,7 @@ impl Work<'_> {
     /// Sets it to work. When it returns, messages are received.
     pub async fn spawn(self, tasks: &mut Tasks) -> Result<(), SubscriberError> {
         let Self { connection, topic, subscription, restores, flow, .. } = self;
-        let Self { store, view, runner, registry, subscriptions_first, .. } = self;
+        let Self { store, view, runner, registry, subscriptions_first, late_answers, .. } = self;
         let stop = tasks.stop();
         let admin = Admin::new(connection);
         let publisher = Publisher::new(connection, topic);
@@ -75,6 +78,7 @@ impl Work<'_> {
             admin: admin.clone(),
             publisher: publisher.clone(),
             subscriptions_first,
+            late_answers,
         };
         let monitor = Monitor::new(parts, stop.clone());
         let parts = Parts { store, view, runner, registry, admin, publisher, subscriptions_first };

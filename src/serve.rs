@@ -47,6 +47,10 @@ pub const VIEW_FLOW: Flow = Flow { messages: 1_000, bytes: 16 * 1024 * 1024 };
 /// subscription of the view goes. What is not said runs out by itself, at the latest in a day.
 const GOODBYE: Duration = Duration::from_millis(1500);
 
+/// For how long after its end a run that ended without an error is given for its answer to come.
+/// What was published in another region than ours may come behind our fence, by seconds.
+const LATE_ANSWERS: Duration = Duration::from_secs(10);
+
 /// What a start needs beside the settings.
 #[derive(Debug)]
 pub struct Start {
@@ -196,6 +200,7 @@ impl Daemon {
             // The registry takes every allowed revision for existing, so that a service which
             // somebody runs by hand must win over it.
             subscriptions_first: true,
+            late_answers: LATE_ANSWERS,
         };
         work.spawn(&mut tasks).await.map_err(ServeError::Subscribe)?;
         network::keep_up(&mut tasks, metrics);

@@ -1,7 +1,7 @@
 //! How a run that has ended gets its one terminal event.
 //!
 //! ```text
-//! Ended ──► spoken? ──yes──► settle
+//! Ended ──► spoken, or soon? ──yes──► settle
 //!             │ no
 //!             ▼
 //!           claim ──theirs──► until it is on record, or 30 s have passed ──► claim
@@ -17,7 +17,9 @@
 //!
 //! The last words of a run may still be on their way when it ends, so a heartbeat in its name, the
 //! fence, is sent after them: when that is on record, all that the run published is. No timer
-//! decides. Only the one who has claimed the report speaks, behind a fence of that claim, and makes
+//! decides. But Pub/Sub keeps the order of a key only of what is published in one region, so a run
+//! that ended without an error, and so most likely answered, is given time for that before the
+//! fence is sent. Only the one who has claimed the report speaks, behind a fence of that claim, and makes
 //! sure that the claim is fresh before he does: by the asker a second exception is taken for the
 //! answer of his next attempt.
 
@@ -87,7 +89,11 @@ impl Monitor {
     async fn judge(&self, state: &RunState, end: &End) -> Judged {
         let run = state.run;
         let spoken = self.until(run, |record| record.terminal);
-        if let Ok(record) = tokio::time::timeout(A_MOMENT, spoken).await {
+        let patience = match end.reason {
+            Reason::Exited => A_MOMENT.max(self.parts.late_answers),
+            _ => A_MOMENT,
+        };
+        if let Ok(record) = tokio::time::timeout(patience, spoken).await {
             return Judged::Spoken(record);
         }
         let Some(report) = About::of(state).ended(end) else {

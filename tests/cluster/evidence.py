@@ -174,12 +174,7 @@ class Findings:
 
 
 def check(evidence, questions):
-    """Whether each question has one Job and a terminal event, nothing is lost, nothing is twice.
-
-    An answer that was published after its run had ended may have an exception before it, which is
-    then the first terminal event; nobody may say an exception when the answer came before the
-    fence did.
-    """
+    """Whether each question has one Job and one terminal event, nothing is lost, nothing is twice."""
     found = Findings()
     wire = evidence.on_wire()
     accepted = evidence.accepted()
@@ -221,7 +216,8 @@ def check_ends(questions, accepted, wire, rows, found):
         by_question[heard.question].append(heard)
     recorded = collections.Counter(row["question_uuid"] for row in rows if row["kind"] in LAST)
     found.say("question without a terminal event", (it for it in questions if not recorded[it]))
-    several, alarms, silent = [], [], []
+    found.say("question with several terminal events", (it for it in questions if recorded[it] > 1))
+    several, silent = [], []
     for question in questions:
         kinds = [heard.kind for heard in by_question[question]]
         exceptions = kinds.count("exception")
@@ -231,16 +227,5 @@ def check_ends(questions, accepted, wire, rows, found):
             several.append(question)
         if question not in answered and exceptions == 0:
             silent.append(question)
-        if exceptions and "result" in kinds:
-            found.counts["exceptions before a late answer"] += 1
-            if is_false_alarm(kinds):
-                alarms.append(question)
     found.say("question with several exceptions on the wire", several)
     found.say("question that nobody answered and nobody gave up", silent)
-    found.say("exception though the answer was there before the fence", alarms)
-
-
-def is_false_alarm(kinds):
-    """An answer, then a fence (a heartbeat), then an exception: it could have been known."""
-    answer, exception = kinds.index("result"), kinds.index("exception")
-    return "heartbeat" in kinds[answer:exception]

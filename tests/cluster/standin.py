@@ -76,6 +76,10 @@ class StandIn:
                 _, question = heapq.heappop(self.due)
             self.evidence.answer(question, self.recipients[question], output_values={"ok": 1})
 
+    def late(self):
+        """How many answers are of those that come after the end of their pod."""
+        return sum(1 for offset in self.known.values() if offset is not None and offset > 0)
+
     def close(self):
         self.stopped = True
         self.watch.stop()

@@ -103,6 +103,7 @@ def under_chaos(network, count, seconds, longest_pause):
         print(
             f"\nseed {seed}: {count} questions, {chaos.kills} kills, "
             f"{len(chaos.pauses)} pauses {chaos.pauses}, {len(stand_in.never)} never answered, "
+            f"{stand_in.late()} after the end, "
             f"{dict(found.counts)}, {time.monotonic() - start:.0f} s"
         )
         assert chaos.kills and chaos.pauses, f"no fault fired: seed {seed}"

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use twined::event::encode::{Body, response};
 use twined::event::{Outgoing, RunId, Timestamp};
-use twined::monitor::Monitor;
+use twined::monitor::{Monitor, Parts};
 use twined::runner::{End, Launch, Phase, Reason, RunState, Runner, RunnerError};
 use uuid::Uuid;
 
@@ -74,9 +74,20 @@ impl Ended {
 
 /// So many monitors of one runner, until they are dropped.
 fn monitors(world: &World, runner: &Arc<Ended>, count: usize) -> JoinSet<()> {
+    patient_monitors(world, runner, count, Duration::ZERO)
+}
+
+/// The same, that wait so long for late answers.
+fn patient_monitors(
+    world: &World,
+    runner: &Arc<Ended>,
+    count: usize,
+    late_answers: Duration,
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for _ in 0..count {
-        let parts = world.parts(Arc::clone(runner) as Arc<dyn Runner>);
+        let runner = Arc::clone(runner) as Arc<dyn Runner>;
+        let parts = Parts { late_answers, ..world.parts(runner) };
         let monitor = Monitor::new(parts, CancellationToken::new());
         tasks.spawn(monitor.run());
     }
@@ -104,6 +115,42 @@ async fn a_run_that_ended_without_a_word_is_spoken_for_once_by_however_many_moni
     let mut found = kinds(&world, uuid).await;
     found.retain(|kind| kind != "heartbeat");
     assert_eq!(found, ["exception", "question"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_after_a_good_end_is_the_only_one() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let runner = Ended::new(&asked, Reason::Exited);
+    let body = Body::Result { output_values: serde_json::json!(7) };
+    let result = response(&asked.attributes, Uuid::new_v4(), Timestamp::now(), &body).unwrap();
+    world.publisher.publish(asked).await.unwrap();
+    let _monitors = patient_monitors(&world, &runner, 2, DEADLINE);
+
+    let late = async {
+        // Longer than who died is given.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.publisher.publish(result).await.unwrap();
+        runner.wait_until_settled().await;
+    };
+    world.work_until(late).await;
+
+    assert_eq!(kinds(&world, uuid).await, ["question", "result"]);
+}
+
+#[tokio::test]
+async fn who_died_is_spoken_for_however_long_answers_may_take() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let runner = Ended::new(&asked, Reason::Failed);
+    world.publisher.publish(asked).await.unwrap();
+    let _monitors = patient_monitors(&world, &runner, 1, 2 * DEADLINE);
+
+    world.work_until(runner.wait_until_settled()).await;
+
+    assert_eq!(kinds(&world, uuid).await, ["exception", "heartbeat", "question"]);
 }
 
 #[tokio::test]

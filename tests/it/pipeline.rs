@@ -220,6 +220,7 @@ impl World {
             admin: Admin::new(&self.connection),
             publisher: self.publisher.clone(),
             subscriptions_first: true,
+            late_answers: Duration::ZERO,
         }
     }
 
