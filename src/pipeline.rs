@@ -23,6 +23,7 @@ use crate::monitor::report::{self, Refusal};
 use crate::pipeline::disposition::{Disposition, HandleError};
 use crate::pipeline::lanes::Lanes;
 use crate::pipeline::metrics::{InHand, Metrics};
+use crate::pipeline::outside::Subscriptions;
 use crate::pubsub::{Admin, Delivery, Message, Publisher};
 use crate::registry::ServiceRegistry;
 use crate::runner::Runner;
@@ -68,6 +69,7 @@ pub struct Pipeline {
     parts: Parts,
     lanes: Lanes<(Delivery, InHand)>,
     outside: Mutex<JoinSet<()>>,
+    subscriptions: Subscriptions,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
@@ -81,6 +83,7 @@ impl Pipeline {
             parts,
             lanes: Lanes::new(),
             outside: Mutex::default(),
+            subscriptions: Subscriptions::default(),
             metrics: Arc::new(Metrics::new()),
             stop,
         })

@@ -175,7 +175,11 @@ impl Pipeline {
             return Ok(Answerer::Runner);
         }
         let subscription = recipient.subscription();
-        if admin.has_subscription(&subscription).await.map_err(HandleError::Call)? {
+        let look = || admin.has_subscription(&subscription);
+        // Who is to be told that nobody answers is told what is so now.
+        let has =
+            if ours { self.subscriptions.has(&subscription, look).await } else { look().await };
+        if has.map_err(HandleError::Call)? {
             return Ok(Answerer::Subscription(subscription));
         }
         if ours {

@@ -6,13 +6,65 @@ use crate::monitor::report::{self, Refusal};
 use crate::pipeline::Pipeline;
 use crate::pubsub::Message;
 use crate::store::View;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// For how long such a service may say nothing. The SDK acknowledges a question as soon as it
 /// has it; its parent gives up after 360 s.
 const SILENCE: Duration = Duration::from_secs(300);
+
+/// How long it is believed that there is a subscription, or none: of a burst of questions to one
+/// revision only the first looks. (Of such looks, Pub/Sub allows a project 100 a second:
+/// <https://cloud.google.com/pubsub/quotas>.)
+const BELIEVED: Duration = Duration::from_secs(2);
+
+/// Which subscriptions there were a moment ago.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    looks: Mutex<HashMap<String, Arc<Look>>>,
+}
+
+#[derive(Debug)]
+struct Look {
+    since: Instant,
+    found: OnceCell<bool>,
+}
+
+// === impl Subscriptions ===
+
+impl Subscriptions {
+    /// Whether there is one of this name, as somebody saw who looked in the last 2 s, or else as
+    /// `look` says, which those who ask meanwhile wait for.
+    pub(super) async fn has<E, F>(&self, name: &str, look: impl FnOnce() -> F) -> Result<bool, E>
+    where
+        F: Future<Output = Result<bool, E>>,
+    {
+        let known = {
+            let mut looks = self.looks.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if !looks.get(name).is_some_and(|look| look.is_believed()) {
+                looks.retain(|_, look| look.is_believed());
+                let look = Look { since: Instant::now(), found: OnceCell::new() };
+                looks.insert(name.to_owned(), Arc::new(look));
+            }
+            Arc::clone(&looks[name])
+        };
+        known.found.get_or_try_init(look).await.copied()
+    }
+}
+
+// === impl Look ===
+
+impl Look {
+    fn is_believed(&self) -> bool {
+        self.since.elapsed() < BELIEVED
+    }
+}
+
+// === impl Pipeline ===
 
 impl Pipeline {
     /// Looks, later, whether the one who should answer has said that he has the question; where
@@ -44,5 +96,33 @@ async fn is_answered(view: &dyn View, run: RunId) -> bool {
     match view.record(run).await {
         Ok(record) => record.acknowledged || record.terminal,
         Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test(start_paused = true)]
+    async fn of_those_who_ask_together_one_looks_and_soon_another_does() {
+        let (subscriptions, looks) = (Subscriptions::default(), Cell::new(0));
+        let has = |name: &'static str, found: Result<bool, ()>| {
+            let (subscriptions, looks) = (&subscriptions, &looks);
+            let look = move || async move {
+                looks.set(looks.get() + 1);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                found
+            };
+            subscriptions.has(name, look)
+        };
+
+        let together = tokio::join!(has("one", Ok(true)), has("one", Ok(false)));
+        assert_eq!((together, looks.get()), ((Ok(true), Ok(true)), 1));
+        assert_eq!((has("two", Ok(false)).await, looks.get()), (Ok(false), 2), "of another name");
+
+        tokio::time::advance(BELIEVED).await;
+        assert_eq!((has("one", Err(())).await, looks.get()), (Err(()), 3), "it may be gone");
+        assert_eq!((has("one", Ok(false)).await, looks.get()), (Ok(false), 4), "a failure is none");
     }
 }
