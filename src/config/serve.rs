@@ -126,7 +126,7 @@ pub struct ServeArgs {
     pub replica: Option<String>,
 
     /// Jobs that are being made at once
-    #[arg(long, env = "TWINED_LAUNCHES", default_value = "32", value_name = "N")]
+    #[arg(long, env = "TWINED_LAUNCHES", default_value = "64", value_name = "N")]
     pub launches: NonZeroUsize,
 
     /// Address of /live, /ready and /metrics

@@ -23,6 +23,7 @@ pub mod inputs;
 pub mod reason;
 pub mod table;
 pub mod call;
+pub mod lean;
 pub mod watch;
 pub mod kueue;
 pub mod limits;

@@ -6,8 +6,11 @@ Figures are of a release build, on a machine that does nothing else:
         python -m pytest -s tests/cluster/test_burst.py
 """
 
+import collections
+import contextlib
 import json
 import os
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -25,6 +28,7 @@ SERVICE = "fakes/service:local"
 # What `creates` puts a new uuid in the place of.
 PLACE = "00000000-0000-4000-8000-000000000000"
 BURST = 2000
+ROUNDS = 3
 LIVE = 10_000
 # What the API server adds, and what only one object may have.
 SERVERS_OWN = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields")
@@ -125,44 +129,56 @@ def template(network):
 def test_a_burst_is_launched_nearly_as_fast_as_the_api_server_makes_jobs(fake_network, creates):
     network = fake_network
     network.settings["defaults"]["environment"]["FAKE_RUN"] = "forever"
-    bare = {}
-    with network.daemon() as daemon:
+    with network.daemon():
         like = template(network)
     clear(network)
 
-    for at_once in (32, 64):
-        made = Made(network)
-        run = subprocess.run(
-            [creates, like, str(BURST), str(at_once)],
-            env={**os.environ, "KUBECONFIG": str(network.kubeconfig)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        wait_for(lambda: made.count() >= BURST, "all are seen", 60)
-        bare[at_once] = json.loads(run.stdout) | {"rate": rate(made.at.values())}
-        made.watch.stop()
-        print(f"\nbare, {at_once} at once: {bare[at_once]}")
-        clear(network)
+    # In turn, for the machine is not the same from one minute to the next.
+    ratios = []
+    for _ in range(ROUNDS):
+        best = max(bare_loop(network, creates, like, at_once) for at_once in (32, 64))
+        ratios.append(burst(network) / best)
+        print(f"ratio {ratios[-1]:.2f}")
+    assert statistics.median(ratios) >= 0.9, ratios
 
+
+def bare_loop(network, creates, like, at_once):
+    """Jobs a second, of a program that does nothing else."""
+    made, spent = Made(network), Spent()
+    run = subprocess.run(
+        [creates, like, str(BURST), str(at_once)],
+        env={**os.environ, "KUBECONFIG": str(network.kubeconfig)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    wait_for(lambda: made.count() >= BURST, "all are seen", 60)
+    made.watch.stop()
+    found = json.loads(run.stdout)
+    jobs = rate(made.at.values())
+    print(
+        f"\nbare, {at_once} at once: {jobs:.0f} Jobs/s; create p50 {found['p50_ms']:.0f} ms, "
+        f"p99 {found['p99_ms']:.0f} ms\nCPU: {spent}"
+    )
+    clear(network)
+    return jobs
+
+
+def burst(network):
+    """Jobs a second, of the daemon, for questions that come all at once."""
     with network.daemon() as daemon:
         used = cpu(daemon)
-        made = Made(network)
+        made, spent = Made(network), Spent()
         sent = publish_at_once(network, BURST)
         wait_for(lambda: made.count() >= BURST, "all have a Job", 120)
+        used, spent = cpu(daemon) - used, str(spent)
         took = [at - sent[question] for question, at in made.at.items()]
-        used = cpu(daemon) - used
         made.watch.stop()
-        samples = daemon.metrics()
-        calls = {
-            name: value
-            for name, value in samples.items()
-            if name.startswith("twined_runner_request_seconds{") and 'verb="create",code="ok"' in name
-        }
-        ours = rate(made.at.values())
+        jobs = rate(made.at.values())
         print(
-            f"\nthe daemon: {ours:.0f} Jobs/s (all {BURST} in {max(took):.2f} s); question to Job p50 "
-            f"{share(took, 0.5):.3f} s, p99 {share(took, 0.99):.3f} s; {used:.2f} s of CPU\n{calls}"
+            f"\nthe daemon: {jobs:.0f} Jobs/s (all {BURST} in {max(took):.2f} s); question to Job "
+            f"p50 {share(took, 0.5):.3f} s, p99 {share(took, 0.99):.3f} s; {used:.2f} s of CPU\n"
+            f"create {calls(daemon)}\nCPU: {spent}"
         )
         # What follows one another instead: no queue but the API server's own.
         steady = Made(network)
@@ -174,10 +190,18 @@ def test_a_burst_is_launched_nearly_as_fast_as_the_api_server_makes_jobs(fake_ne
         took = [steady.at[question] - at for question, at in sent.items()]
         print(f"20 a second: p50 {share(took, 0.5):.3f} s, p99 {share(took, 0.99):.3f} s")
         steady.watch.stop()
+    clear(network)
+    return jobs
 
-    best = max(found["rate"] for found in bare.values())
-    print(f"ratio {ours / best:.2f}")
-    assert ours >= 0.9 * best, f"{ours:.0f} Jobs/s, and a bare loop makes {best:.0f}"
+
+def calls(daemon):
+    """How long its creates took, and how many there were."""
+    of = collections.Counter()
+    for name, value in daemon.metrics().items():
+        metric, _, labels = name.partition("{")
+        if metric.startswith("twined_runner_request_seconds_") and 'verb="create"' in labels:
+            of[metric.removeprefix("twined_runner_request_seconds_")] += value
+    return f"{of['sum'] / max(1, of['count']) * 1e3:.0f} ms on average of {of['count']:.0f}"
 
 
 # === Many that live ===
@@ -248,5 +272,30 @@ def peak(daemon):
 
 def cpu(daemon):
     """Seconds of CPU that it has had."""
-    fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
+    return seconds(Path(f"/proc/{daemon.pid}/stat").read_text())
+
+
+def seconds(stat):
+    fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Spent:
+    """Who had the CPU of this machine since it was made: seconds, by the names of programs."""
+
+    def __init__(self):
+        self.before = self.now()
+
+    def now(self):
+        spent = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                stat = path.read_text()
+                spent[path.parent.name] = (stat.split("(")[1].rpartition(")")[0], seconds(stat))
+        return spent
+
+    def __str__(self):
+        of_name = collections.Counter()
+        for pid, (name, had) in self.now().items():
+            of_name[name] += had - self.before.get(pid, (name, 0))[1]
+        return ", ".join(f"{name} {had:.1f} s" for name, had in of_name.most_common(9) if had >= 0.1)

@@ -118,7 +118,8 @@ impl Cluster {
         self.api()
     }
 
-    fn api<K>(&self) -> Api<K>
+    /// Objects of some kind, of our namespace.
+    pub fn api<K>(&self) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
     {

@@ -7,17 +7,21 @@
 use crate::chain::Chain;
 use crate::event::Timestamp;
 use crate::runner::kubernetes::cluster::Cluster;
+use crate::runner::kubernetes::lean::Lean;
 use crate::runner::kubernetes::table::{JobBrief, PodBrief};
 use crate::runner::kubernetes::{job, reason};
 use futures_util::{Stream, StreamExt};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Api;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, DefaultBackoff, Event, watcher};
+use kube::{Api, Resource};
 use metrics::{Counter, counter, describe_counter};
+use serde::de::DeserializeOwned;
 use std::collections::HashSet;
+use std::fmt::Debug;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -34,13 +38,13 @@ pub const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 /// Watches Jobs, for ever. Says through `listed` when all that is has been seen.
 pub async fn jobs(cluster: Arc<Cluster>, listed: oneshot::Sender<()>) {
     let config = Config::default().labels(&cluster.selector()).timeout(CALL);
-    let mut events = stream(cluster.jobs(), config, "jobs");
+    let mut events = stream::<Job>(cluster.api(), config, "jobs");
     let mut listed = Some(listed);
     let mut seen = HashSet::new();
     while let Some(event) = events.next().await {
         match event {
             Event::Init => seen.clear(),
-            Event::InitApply(job) => {
+            Event::InitApply(Lean(job)) => {
                 seen.extend(uid(&job.metadata));
                 cluster.saw_job(&job);
             }
@@ -49,8 +53,8 @@ pub async fn jobs(cluster: Arc<Cluster>, listed: oneshot::Sender<()>) {
                 // Nobody may wait for it any more.
                 listed.take().map(|listed| listed.send(()));
             }
-            Event::Apply(job) => cluster.saw_job(&job),
-            Event::Delete(job) => cluster.lost_job(&job),
+            Event::Apply(Lean(job)) => cluster.saw_job(&job),
+            Event::Delete(Lean(job)) => cluster.lost_job(&job),
         }
         cluster.tell();
     }
@@ -59,13 +63,13 @@ pub async fn jobs(cluster: Arc<Cluster>, listed: oneshot::Sender<()>) {
 /// Watches the pods of Jobs, for ever. Says through `listed` when all that is has been seen.
 pub async fn pods(cluster: Arc<Cluster>, listed: oneshot::Sender<()>) {
     let config = Config::default().labels(JOB_NAME).timeout(CALL);
-    let mut events = stream(cluster.pods(), config, "pods");
+    let mut events = stream::<Pod>(cluster.api(), config, "pods");
     let mut listed = Some(listed);
     let mut seen = HashSet::new();
     while let Some(event) = events.next().await {
         match event {
             Event::Init => seen.clear(),
-            Event::InitApply(pod) => {
+            Event::InitApply(Lean(pod)) => {
                 seen.extend(uid(&pod.metadata));
                 cluster.saw_pod(&pod);
             }
@@ -74,20 +78,25 @@ pub async fn pods(cluster: Arc<Cluster>, listed: oneshot::Sender<()>) {
                 // Nobody may wait for it any more.
                 listed.take().map(|listed| listed.send(()));
             }
-            Event::Apply(pod) => cluster.saw_pod(&pod),
-            Event::Delete(pod) => cluster.lost_pod(&pod),
+            Event::Apply(Lean(pod)) => cluster.saw_pod(&pod),
+            Event::Delete(Lean(pod)) => cluster.lost_pod(&pod),
         }
         cluster.tell();
     }
 }
 
-fn stream<K>(api: Api<K>, config: Config, resource: &'static str) -> impl Stream<Item = Event<K>>
+fn stream<K>(
+    api: Api<Lean<K>>,
+    config: Config,
+    resource: &'static str,
+) -> impl Stream<Item = Event<Lean<K>>>
 where
-    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + 'static,
+    Lean<K>: DeserializeOwned,
 {
     let restarts = restarts(resource);
     let events = watcher(api, config).backoff(DefaultBackoff::default());
-    Box::pin(events.filter_map(move |event: watcher::Result<Event<K>>| {
+    Box::pin(events.filter_map(move |event: watcher::Result<Event<Lean<K>>>| {
         let event = event
             .inspect_err(|error| {
                 restarts.increment(1);
