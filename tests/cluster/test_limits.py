@@ -246,3 +246,17 @@ def test_a_pod_that_a_limit_range_forbids_is_told(fake):
         assert "LimitRange" in exception["exception_message"], exception
         assert len(parent.ends()) == 1
         assert not fake.pods(parent.question_uuid)
+
+
+@pytest.mark.long
+def test_a_pod_that_pod_security_forbids_is_told(fake):
+    enforce = "pod-security.kubernetes.io/enforce=restricted"
+    fake.cluster.kubectl("label", "namespace", fake.namespace, enforce)
+    with fake.daemon(), fake.parent("tests/echo:local") as parent:
+        exception = parent.exception(within=120)
+
+        assert exception["exception_type"] == "PermissionError", exception
+        assert "rules of pod security" in exception["exception_message"], exception
+        assert "`pod-security` labels" in exception["exception_message"], exception
+        assert len(parent.ends()) == 1
+        assert not fake.pods(parent.question_uuid)

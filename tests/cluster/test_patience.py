@@ -15,7 +15,7 @@ from deaths import Way, on_fake_nodes
 pytestmark = pytest.mark.long
 
 SLEEPS = "deaths/sleeps:local"
-SOON, MADE_LATER, DAMAGED, PASSES = 30, 120, 300, 900
+SOON, ALONE, MADE_LATER, DAMAGED, PASSES = 30, 60, 120, 300, 900
 NOWHERE = {"node_selector": {"twined.test/nowhere": "true"}}
 
 # Half a minute.
@@ -41,6 +41,11 @@ UNLIKELY = {
                              of=SLEEPS, asks={"cpus": "100"}, cpus={"limit": "request"}),
     "asks-for-more-than-its-limit": Way("PermissionError", "the API server finds it invalid",
                                         "see what is asked for", of=SLEEPS, asks={"cpus": "100"}),
+}
+# A minute.
+OUTLIVED = {
+    "has-a-proxy": Way("RuntimeError", "without a result", "the container `istio-proxy` still runs",
+                       "`restartPolicy: Always`", **on_fake_nodes(run="forever")),
 }
 # Two minutes.
 MISSING = {
@@ -111,8 +116,11 @@ WHYS = {
     "wants-another-node": "no node of the kind that its settings want",
     "tolerates-nothing": "only nodes with a taint that it does not tolerate",
 }
-PATIENCE = [(UNLIKELY, SOON), (MISSING, MADE_LATER), (BROKEN, DAMAGED), (PASSING, PASSES)]
-WAYS = {name: way for ways in (UNLIKELY, MISSING, BROKEN, PASSING, WAITING) for name, way in ways.items()}
+PATIENCE = [
+    (UNLIKELY, SOON), (OUTLIVED, ALONE), (MISSING, MADE_LATER), (BROKEN, DAMAGED), (PASSING, PASSES)
+]
+ENDING = {name: way for ways, _ in PATIENCE for name, way in ways.items()}
+WAYS = {**ENDING, **WAITING}
 for ways, patience in PATIENCE:
     for way in ways.values():
         way.patience, way.within = patience, patience + 120
@@ -236,10 +244,12 @@ def asked(network, request):
             "Failed to create pod sandbox: plugin type=\"bridge\" failed (add): no IP addresses available",
         ),
         "has-a-silent-node": lambda pod: lose(network, pod),
+        "has-a-proxy": lambda pod: outlive(network, pod),
     }.items():
         if name in parents:
-            scheduled = lambda pod: name == "gets-no-node" or deaths.has_node(pod)  # noqa: E731,B023
-            act(network.wait_for_pod(parents[name].question_uuid, scheduled, within=120))
+            far = {"gets-no-node": lambda pod: True, "has-a-proxy": deaths.runs}
+            far_enough = far.get(name, deaths.has_node)
+            act(network.wait_for_pod(parents[name].question_uuid, far_enough, within=120))
     yield parents
     for parent in parents.values():
         parent.close()
@@ -270,12 +280,25 @@ def say(network, pod, reason, message):
 
 def lose(network, pod):
     """Its node is silent: nobody knows whether the pod runs."""
-    patch = json.dumps({"status": {"phase": "Unknown", "reason": "NodeLost"}})
+    patch(network, pod, {"phase": "Unknown", "reason": "NodeLost"})
+
+
+def outlive(network, pod):
+    """The service has ended, and a container that a mesh put beside it runs on."""
+    [question] = pod["status"]["containerStatuses"]
+    since = question["state"]["running"]["startedAt"]
+    ended = {"exitCode": 0, "reason": "Completed", "startedAt": since, "finishedAt": since}
+    proxy = {**question, "name": "istio-proxy"}
+    patch(network, pod, {"containerStatuses": [{**question, "state": {"terminated": ended}}, proxy]})
+
+
+def patch(network, pod, status):
+    change = json.dumps({"status": status})
     at = ["-n", network.namespace, pod["metadata"]["name"]]
-    network.cluster.kubectl("patch", "pod", *at, "--subresource=status", "--type=merge", "-p", patch)
+    network.cluster.kubectl("patch", "pod", *at, "--subresource=status", "--type=merge", "-p", change)
 
 
-@pytest.mark.parametrize("way", [*UNLIKELY, *MISSING, *BROKEN, *PASSING])
+@pytest.mark.parametrize("way", ENDING)
 def test_what_does_not_go_on_is_told_in_time(network, asked, way):
     deaths.told(network, asked[way], WAYS[way])
 
