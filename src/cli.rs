@@ -125,7 +125,12 @@ pub fn run() -> ExitCode {
 }
 
 fn block_on(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
-    Runtime::new().map_err(Failure::failed)?.block_on(command)
+    let runtime = Runtime::new().map_err(Failure::failed)?;
+    let outcome = runtime.block_on(command);
+    // Not awaited: a look-up of a name, or a read of the store, may hang for longer than an end may
+    // take. All that must be done was awaited.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Ends when a person or a system asks the process to: Ctrl-C, SIGTERM, or a terminal that is

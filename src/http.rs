@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How long what was asked may take to be answered when the server stops. Half a request would
 /// otherwise hold it for ever.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(300);
 
 /// Serves until `stop`, and then for a moment, until what was asked is answered.
 pub async fn serve(

@@ -198,7 +198,6 @@ impl Network {
             connection: &connection,
             topic: &args.topic,
             subscription: SUBSCRIPTION,
-            restores: true,
             flow: Flow::default(),
             store: Arc::clone(&store) as Arc<dyn EventStore>,
             view: Arc::clone(&store) as Arc<dyn View>,

@@ -36,9 +36,6 @@ pub struct Work<'a> {
     pub topic: &'a str,
     /// The subscription by which we receive.
     pub subscription: &'a str,
-    /// Whether topic and subscription are made anew where they are gone, as with an emulator that
-    /// was restarted.
-    pub restores: bool,
     /// How much may be in hand at once.
     pub flow: Flow,
     /// Where events go.
@@ -61,15 +58,13 @@ pub struct Work<'a> {
 impl Work<'_> {
     /// Sets it to work. When it returns, messages are received.
     pub async fn spawn(self, tasks: &mut Tasks) -> Result<(), SubscriberError> {
-        let Self { connection, topic, subscription, restores, flow, .. } = self;
+        let Self { connection, topic, subscription, flow, .. } = self;
         let Self { store, view, runner, registry, subscriptions_first, late_answers, .. } = self;
         let stop = tasks.stop();
         let admin = Admin::new(connection);
         let publisher = Publisher::new(connection, topic);
-        let mut subscriber = Subscriber::new(connection, subscription, flow).await?;
-        if restores {
-            subscriber = subscriber.restoring(admin.clone(), subscription, topic);
-        }
+        let subscriber = Subscriber::new(connection, subscription, flow).await?;
+        let subscriber = subscriber.restoring(admin.clone(), subscription, topic);
         let parts = monitor::Parts {
             runner: Arc::clone(&runner),
             view: Arc::clone(&view),
@@ -82,7 +77,7 @@ impl Work<'_> {
         };
         let monitor = Monitor::new(parts, stop.clone());
         let parts = Parts { store, view, runner, registry, admin, publisher, subscriptions_first };
-        let pipeline = Pipeline::new(parts, stop.clone());
+        let pipeline = Pipeline::new(parts, flow, stop.clone());
         let (sender, deliveries) = mpsc::channel(1);
         tasks.spawn("subscriber", subscriber.run(sender, stop));
         tasks.spawn("pipeline", pipeline.run(deliveries));

@@ -15,15 +15,18 @@ pub mod disposition;
 pub mod follow;
 mod lanes;
 mod metrics;
+mod hand;
 mod outside;
 use crate::chain::Chain;
 use crate::event::decode::is_question;
 use crate::event::{self, Event, RunId, Timestamp, decode};
 use crate::monitor::report::{self, Refusal};
 use crate::pipeline::disposition::{Disposition, HandleError};
+use crate::pipeline::hand::{Hand, Room};
 use crate::pipeline::lanes::Lanes;
 use crate::pipeline::metrics::{InHand, Metrics};
 use crate::pipeline::outside::Subscriptions;
+use crate::pubsub::subscriber::Flow;
 use crate::pubsub::{Admin, Delivery, Message, Publisher};
 use crate::registry::ServiceRegistry;
 use crate::runner::Runner;
@@ -67,7 +70,8 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Pipeline {
     parts: Parts,
-    lanes: Lanes<(Delivery, InHand)>,
+    lanes: Lanes<(Delivery, (InHand, Room))>,
+    hand: Hand,
     outside: Mutex<JoinSet<()>>,
     subscriptions: Subscriptions,
     metrics: Arc<Metrics>,
@@ -77,11 +81,12 @@ pub struct Pipeline {
 // === impl Pipeline ===
 
 impl Pipeline {
-    /// A pipeline that works until `stop`.
-    pub fn new(parts: Parts, stop: CancellationToken) -> Arc<Self> {
+    /// A pipeline that works until `stop`, with no more in hand than `flow`.
+    pub fn new(parts: Parts, flow: Flow, stop: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             parts,
             lanes: Lanes::new(),
+            hand: Hand::new(flow),
             outside: Mutex::default(),
             subscriptions: Subscriptions::default(),
             metrics: Arc::new(Metrics::new()),
@@ -97,7 +102,12 @@ impl Pipeline {
         loop {
             tokio::select! {
                 delivery = deliveries.recv() => match delivery {
-                    Some(delivery) => self.dispatch(delivery, &mut workers),
+                    Some(delivery) => {
+                        let room = self.hand.take(&delivery.message);
+                        // Stopped first: it is given back.
+                        let Some(room) = self.stop.run_until_cancelled(room).await else { break };
+                        self.dispatch(delivery, room, &mut workers);
+                    }
                     None => break,
                 },
                 Some(ended) = workers.join_next() => {
@@ -116,9 +126,9 @@ impl Pipeline {
         self.outside.lock().await.shutdown().await;
     }
 
-    fn dispatch(self: &Arc<Self>, delivery: Delivery, workers: &mut JoinSet<()>) {
+    fn dispatch(self: &Arc<Self>, delivery: Delivery, room: Room, workers: &mut JoinSet<()>) {
         let key = lane(&delivery.message).to_owned();
-        if self.lanes.push(&key, (delivery, self.metrics.take())) {
+        if self.lanes.push(&key, (delivery, (self.metrics.take(), room))) {
             workers.spawn(Arc::clone(self).work(key));
         }
     }
@@ -272,7 +282,8 @@ impl Pipeline {
         let named = attribute(name::QUESTION_UUID).and_then(|text| text.parse().ok());
         if let Some(question) = named {
             let run = RunId { question, ..run };
-            if !self.parts.view.record(run).await.is_ok_and(|record| !record.question) {
+            let Some(known) = self.is_known(run).await else { return false };
+            if known {
                 return true;
             }
         }
@@ -283,6 +294,20 @@ impl Pipeline {
             return told || !self.stop.is_cancelled();
         }
         true
+    }
+
+    /// Whether a question is on record. None where we were stopped first.
+    async fn is_known(&self, run: RunId) -> Option<bool> {
+        for tries in 0.. {
+            match self.parts.view.record(run).await {
+                Ok(record) => return Some(record.question),
+                Err(failed) => warn!(%run, error = %Chain(&failed), "failed to look at a run"),
+            }
+            if !self.pause(tries).await {
+                return None;
+            }
+        }
+        unreachable!("the tries are counted without end")
     }
 
     /// Waits before the next try. False where we are stopped: the delivery is given back.

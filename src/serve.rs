@@ -191,7 +191,6 @@ impl Daemon {
             connection: &connection,
             topic: &settings.topic,
             subscription: &settings.subscription,
-            restores: settings.bus != Bus::Google,
             flow: Flow::default(),
             store: stores.store(),
             view: stores.view(),

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
-/// For how long a question is held that the runner cannot take, before its asker is told: an
+/// For how long a question is held that the runner cannot take, or of which cannot be told whose it
+/// is, before its asker is told: an
 /// outage that is over by then costs him only patience.
 const HELD: Duration = Duration::from_secs(900);
 
@@ -47,7 +48,7 @@ enum Answerer {
 /// How long an event is held.
 struct Hold {
     start: Instant,
-    /// Since when the runner has not been there.
+    /// Since when the runner, the registry or Pub/Sub has not done what it should.
     unavailable: Option<Instant>,
     /// How many heartbeats were sent meanwhile.
     heartbeats: i64,
@@ -323,7 +324,12 @@ impl Pipeline {
 impl Hold {
     /// Whether it is enough, after another try that failed.
     fn is_over(&mut self, failed: &HandleError) -> bool {
-        if !matches!(failed, HandleError::Act(RunnerError::Unavailable { .. })) {
+        let away = match failed {
+            HandleError::Act(failed) => matches!(failed, RunnerError::Unavailable { .. }),
+            HandleError::Call(_) | HandleError::Find(_) => true,
+            _ => false,
+        };
+        if !away {
             self.unavailable = None;
             return false;
         }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 /// How many deliveries are appended together: they share a commit, and none waits long for its ack.
-const BATCH: usize = 500;
+pub const BATCH: usize = 500;
 
 /// Follows the topic.
 #[derive(Debug)]

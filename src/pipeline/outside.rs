@@ -38,8 +38,9 @@ struct Look {
 
 impl Subscriptions {
     /// Whether there is one of this name, as somebody saw who looked in the last 2 s, or else as
-    /// `look` says, which those who ask meanwhile wait for.
-    pub(super) async fn has<E, F>(&self, name: &str, look: impl FnOnce() -> F) -> Result<bool, E>
+    /// `look` says, which those who ask meanwhile wait for: but not for long, for it may fail, and
+    /// so may the next.
+    pub(super) async fn has<E, F>(&self, name: &str, look: impl Fn() -> F) -> Result<bool, E>
     where
         F: Future<Output = Result<bool, E>>,
     {
@@ -52,7 +53,10 @@ impl Subscriptions {
             }
             Arc::clone(&looks[name])
         };
-        known.found.get_or_try_init(look).await.copied()
+        match tokio::time::timeout(BELIEVED, known.found.get_or_try_init(&look)).await {
+            Ok(found) => found.copied(),
+            Err(_) => look().await,
+        }
     }
 }
 
@@ -107,14 +111,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn of_those_who_ask_together_one_looks_and_soon_another_does() {
         let (subscriptions, looks) = (Subscriptions::default(), Cell::new(0));
-        let has = |name: &'static str, found: Result<bool, ()>| {
-            let (subscriptions, looks) = (&subscriptions, &looks);
-            let look = move || async move {
+        let has = async |name: &str, found: Result<bool, ()>| {
+            let look = async || {
                 looks.set(looks.get() + 1);
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 found
             };
-            subscriptions.has(name, look)
+            subscriptions.has(name, look).await
         };
 
         let together = tokio::join!(has("one", Ok(true)), has("one", Ok(false)));

@@ -13,7 +13,7 @@ use google_cloud_pubsub::subscriber::handler::Handler;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 /// The longest that a delivery is held and its lease extended. What cannot be handled for so long
 /// is given back.
@@ -91,8 +91,8 @@ impl Subscriber {
         Ok(Self { client, subscription, flow, restores: None })
     }
 
-    /// Has it make the subscription and its topic anew where they are gone: an emulator that was
-    /// restarted knows neither.
+    /// Has it make the subscription and its topic anew where they are gone: somebody deleted them,
+    /// or an emulator was restarted, which knows neither.
     pub fn restoring(mut self, admin: Admin, subscription: &str, topic: &str) -> Self {
         let wanted = Wanted::all_of(topic, subscription);
         self.restores = Some(Restores { admin, wanted, made: None });
@@ -182,10 +182,16 @@ impl Restores {
         let Self { admin, wanted, made } = self;
         match admin.ensure(wanted).await {
             Ok(true) => {
+                let Some(made) = made else {
+                    error!(
+                        subscription = wanted.name,
+                        "the subscription was gone, and is made anew: what was published meanwhile \
+                         is not kept"
+                    );
+                    return;
+                };
                 warn!(subscription = wanted.name, "subscribed anew");
-                if let Some(made) = made {
-                    made.send_replace(Timestamp::now());
-                }
+                made.send_replace(Timestamp::now());
             }
             Ok(false) => {}
             Err(error) => {

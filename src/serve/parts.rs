@@ -5,7 +5,7 @@ use crate::daemon::Tasks;
 use crate::event::Timestamp;
 use crate::local::environment as name;
 use crate::network;
-use crate::pipeline::follow::Follower;
+use crate::pipeline::follow::{self, Follower};
 use crate::pubsub::admin::Wanted;
 use crate::pubsub::{Admin, Connection, Subscriber};
 use crate::registry::{Allowed, Listed, ServiceRegistry};
@@ -91,7 +91,7 @@ async fn follow(
     let subscriber = Subscriber::new(connection, &wanted.name, VIEW_FLOW).await;
     let subscriber = subscriber.map_err(ServeError::Subscribe)?.restoring_as(admin, wanted, made);
     let follower = Follower::new(Arc::new(lately.clone()), tasks.stop());
-    let (sender, deliveries) = mpsc::channel(1);
+    let (sender, deliveries) = mpsc::channel(follow::BATCH);
     tasks.spawn("view's subscriber", subscriber.run(sender, tasks.stop()));
     tasks.spawn("view", follower.run(deliveries));
     Ok(born)

@@ -194,7 +194,7 @@ impl World {
             publisher: self.publisher.clone(),
             subscriptions_first: true,
         };
-        let pipeline = Pipeline::new(parts, stop.clone());
+        let pipeline = Pipeline::new(parts, Flow::default(), stop.clone());
         let subscriber =
             Subscriber::new(&self.connection, SUBSCRIPTION, Flow::default()).await.unwrap();
         let (sender, deliveries) = mpsc::channel(1);

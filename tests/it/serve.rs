@@ -11,7 +11,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 use tokio::time::Instant;
+use twined::config::{DEFAULT_PROJECT, DEFAULT_TOPIC};
+use twined::pubsub::{Admin, Connection};
 
 /// How long a test waits for what is to happen.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -161,6 +164,25 @@ fn two_replicas_share_the_work_and_one_may_go() {
     assert!(answers.iter().all(|answer| answer.status.success()), "{}", words(&answers[0]));
     assert_eq!(second.end().0, Some(0));
     assert!(first.ask().status.success());
+}
+
+#[test]
+fn a_subscription_that_somebody_deleted_is_made_anew_and_said() {
+    let root = world();
+    let replica = Replica::first(root.path());
+    let subscription = format!("twined.daemon.{DEFAULT_TOPIC}");
+    Runtime::new().unwrap().block_on(async {
+        let connection = Connection::emulator(&replica.pubsub, DEFAULT_PROJECT).unwrap();
+        Admin::new(&connection).delete_subscription(&subscription).await.unwrap();
+    });
+
+    let said = replica.logged(
+        "the subscription was gone, and is made anew: what was published meanwhile is not kept",
+    );
+
+    assert_eq!((&said["severity"], &said["subscription"]), (&"ERROR".into(), &subscription.into()));
+    let answer = replica.ask();
+    assert!(answer.status.success(), "{}", words(&answer));
 }
 
 #[test]

@@ -1,0 +1,75 @@
+//! How much may be in hand at once.
+//!
+//! Pub/Sub sends no more than it was told to, but counts by stream: one that was lost and opened
+//! again begins to count anew, while we still hold what came before.
+
+use crate::pubsub::Message;
+use crate::pubsub::subscriber::Flow;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The room that there is.
+#[derive(Debug)]
+pub struct Hand {
+    messages: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    all_bytes: u32,
+}
+
+/// The room of one message, until it is dropped.
+#[derive(Debug)]
+pub struct Room {
+    _messages: OwnedSemaphorePermit,
+    _bytes: OwnedSemaphorePermit,
+}
+
+// === impl Hand ===
+
+impl Hand {
+    /// Room for so much.
+    pub fn new(flow: Flow) -> Self {
+        let all_bytes = u32::try_from(flow.bytes).unwrap_or(u32::MAX);
+        let messages = usize::try_from(flow.messages).unwrap_or_default().max(1);
+        Self {
+            messages: Arc::new(Semaphore::new(messages)),
+            bytes: Arc::new(Semaphore::new(all_bytes as usize)),
+            all_bytes,
+        }
+    }
+
+    /// Waits until there is room for a message. One that is larger than all of it is alone.
+    pub async fn take(&self, message: &Message) -> Room {
+        let bytes = u32::try_from(size(message)).unwrap_or(u32::MAX).min(self.all_bytes);
+        let messages = Arc::clone(&self.messages).acquire_owned().await;
+        let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await;
+        Room { _messages: messages.expect("never closed"), _bytes: bytes.expect("never closed") }
+    }
+}
+
+fn size(message: &Message) -> usize {
+    let attributes = message.attributes.iter().map(|(name, value)| name.len() + value.len());
+    message.data.len() + attributes.sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn message(bytes: usize) -> Message {
+        Message { data: vec![0; bytes].into(), ..Message::default() }
+    }
+
+    #[tokio::test]
+    async fn what_has_no_room_waits_until_something_goes() {
+        let hand = Hand::new(Flow { messages: 2, bytes: 100 });
+        let first = hand.take(&message(60)).await;
+        assert!(hand.take(&message(60)).now_or_never().is_none(), "too many bytes");
+        let second = hand.take(&message(40)).await;
+        assert!(hand.take(&message(0)).now_or_never().is_none(), "too many messages");
+
+        drop((first, second));
+
+        assert!(hand.take(&message(1_000)).now_or_never().is_some(), "alone");
+    }
+}
