@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import signal
+import time
 
 import pytest
 
@@ -328,8 +329,6 @@ def test_a_pod_that_ran_long_before_us_is_seen(fake):
         parent = fake.parent("tests/echo:local", publish=False)
         fake.cluster.kubectl.create(reference(fake, parent))
         fake.wait_for_run(parent.question_uuid)
-        import time
-
         time.sleep(65)
         parent.publish()
         wait_until_adopted(fake, parent)

@@ -143,7 +143,7 @@ def test_a_leader_that_does_not_reach_the_api_server_steps_down(fake_network, tm
                 network.cluster.wait_for(lambda: time.time() > cut + 30, "half a minute passed")
             network.wait_for_ends(asked, within=60)
             assert holder(network) == other.name
-            assert leader.get("/ready") in (200, 503)
+            network.cluster.wait_for(lambda: leader.get("/ready") == 200, "it is ready again")
 
 
 def last_word(daemon):
