@@ -173,7 +173,7 @@ impl Daemon {
             http::admin::router(readiness, metrics.clone()),
         );
         let (connection, pubsub) = connect(&settings, &mut servers).await?;
-        check(&settings, &connection).await?;
+        check(&settings, &choice, &connection).await?;
 
         let admin = Admin::new(&connection);
         subscribe(&admin, &settings).await?;
@@ -240,10 +240,10 @@ impl Daemon {
 /// Looks at everything that is looked at before a start, and nothing more.
 pub async fn look(settings: &ServeSettings) -> Result<checks::Findings, ServeError> {
     // What is wrong in the file is a setting that is wrong: there is nothing to look at then.
-    Choice::read(&settings.runner)?;
+    let choice = Choice::read(&settings.runner)?;
     let mut servers = Tasks::new();
     let (connection, _) = connect(settings, &mut servers).await?;
-    Ok(checks::look(settings, &connection).await)
+    Ok(checks::look(settings, &choice, &connection).await)
 }
 
 async fn connect(
@@ -268,8 +268,12 @@ async fn connect(
 }
 
 /// What stands in the way ends the start; what does not is told.
-async fn check(settings: &ServeSettings, connection: &Connection) -> Result<(), ServeError> {
-    let checks::Findings { checks, .. } = checks::look(settings, connection).await;
+async fn check(
+    settings: &ServeSettings,
+    choice: &Choice<'_>,
+    connection: &Connection,
+) -> Result<(), ServeError> {
+    let checks::Findings { checks, .. } = checks::look(settings, choice, connection).await;
     if checks.iter().any(Check::stands_in_the_way) {
         return Err(ServeError::Checks(checks));
     }

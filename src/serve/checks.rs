@@ -2,10 +2,11 @@
 
 use crate::chain::Chain;
 use crate::check::Check;
-use crate::config::{Bus, Runs, ServeSettings};
+use crate::config::{Bus, ServeSettings};
 use crate::network::patiently;
 use crate::pubsub::{Admin, Connection, look};
 use crate::runner::kubernetes::access;
+use crate::serve::{Choice, parts};
 use crate::store::sqlite::{self, SqliteStore};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,12 +21,16 @@ pub struct Findings {
 }
 
 /// Looks at everything that the daemon needs.
-pub async fn look(settings: &ServeSettings, connection: &Connection) -> Findings {
+pub(super) async fn look(
+    settings: &ServeSettings,
+    choice: &Choice<'_>,
+    connection: &Connection,
+) -> Findings {
     let unused = settings.unused.iter().map(|words| Check::warn("settings", words, ""));
     let mut checks: Vec<_> = unused.collect();
     checks.extend(open_emulator(&settings.bus));
     let (pubsub, store, runner) =
-        tokio::join!(pubsub(settings, connection), store(settings), runner(settings));
+        tokio::join!(pubsub(settings, connection), store(settings), runner(settings, choice));
     checks.extend(pubsub);
     checks.push(store);
     checks.extend(runner.checks);
@@ -95,17 +100,17 @@ fn open(path: &Path, data: &Path) -> Result<String, String> {
     }
 }
 
-async fn runner(settings: &ServeSettings) -> Findings {
+async fn runner(settings: &ServeSettings, choice: &Choice<'_>) -> Findings {
     let nothing = |check| Findings { checks: vec![check], google_account: None };
-    let kubernetes = match &settings.runner {
-        Runs::Process(_) => return nothing(Check::ok("runner", "processes of this host")),
-        Runs::Kubernetes(kubernetes) => kubernetes,
+    let (kubernetes, services) = match choice {
+        Choice::Processes(_) => return nothing(Check::ok("runner", "processes of this host")),
+        Choice::Pods(kubernetes, services) => (kubernetes, services),
     };
     let wanted = access::Wanted {
-        namespace: &kubernetes.namespace,
+        network: &parts::network(settings, kubernetes, Vec::new()),
+        settings: services,
         service_account: &kubernetes.service_account,
         queue: kubernetes.queue.as_deref(),
-        images: &kubernetes.images,
     };
     // Calls of many kinds make it large.
     let looked = Box::pin(access::look(wanted)).await;

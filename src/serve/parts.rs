@@ -134,6 +134,26 @@ pub fn read(kubernetes: &KubernetesSettings) -> Result<Settings, ConfigError> {
     Settings::read(&text, base).map_err(|error| wrong(error.into()))
 }
 
+/// What all questions that are pods have in common; `variables` are those that they are told of the
+/// network.
+pub fn network(
+    settings: &ServeSettings,
+    kubernetes: &KubernetesSettings,
+    variables: Vec<(String, String)>,
+) -> Network {
+    // The contract's own are of each Job.
+    let ours = |name: &str| [name::TOPIC_NAME, name::COMPUTE_PROVIDER].contains(&name);
+    let environment = variables.into_iter().filter(|(name, _)| !ours(name));
+    let passed = settings.variables.clone();
+    Network {
+        namespace: kubernetes.namespace.clone(),
+        images: kubernetes.images.clone(),
+        topic: settings.topic.clone(),
+        // Of several of one name the last holds.
+        environment: environment.chain(passed).collect::<BTreeMap<_, _>>().into_iter().collect(),
+    }
+}
+
 /// Questions as pods; every revision is taken for existing.
 pub async fn pods(
     settings: &ServeSettings,
@@ -142,23 +162,9 @@ pub async fn pods(
     variables: Vec<(String, String)>,
     tasks: &mut Tasks,
 ) -> Result<(Running, Arc<dyn ServiceRegistry>), ServeError> {
-    let KubernetesSettings { namespace, images, lease, launches, .. } = kubernetes;
-    // The contract's own are of each Job.
-    let ours = |name: &str| [name::TOPIC_NAME, name::COMPUTE_PROVIDER].contains(&name);
-    let environment = variables.into_iter().filter(|(name, _)| !ours(name));
-    let passed = settings.variables.clone();
+    let KubernetesSettings { lease, launches, .. } = kubernetes;
     let options = kubernetes::Options {
-        network: Network {
-            namespace: namespace.clone(),
-            images: images.clone(),
-            topic: settings.topic.clone(),
-            // Of several of one name the last holds.
-            environment: environment
-                .chain(passed)
-                .collect::<BTreeMap<_, _>>()
-                .into_iter()
-                .collect(),
-        },
+        network: network(settings, kubernetes, variables),
         settings: Arc::new(services),
         lease: lease.clone(),
         identity: settings.replica.clone(),

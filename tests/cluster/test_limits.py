@@ -204,17 +204,31 @@ def test_a_job_that_is_forbidden_now_is_held_until_it_is_not(fake, no_jobs):
             fake.wait_for_run(parent.question_uuid)
 
 
-def test_a_quota_of_jobs_holds_questions_until_it_is_raised(fake):
-    quota = {
-        "apiVersion": "v1",
-        "kind": "ResourceQuota",
-        "metadata": {"name": "few", "namespace": fake.namespace},
-        "spec": {"hard": {"count/jobs.batch": "1"}},
-    }
+@pytest.fixture
+def quota(fake):
+    """Sets how many Jobs there may be, which holds when this returns."""
     kubectl = fake.cluster.kubectl
-    kubectl.create(quota)
-    counted = lambda: kubectl.get("resourcequota", "few", "-n", fake.namespace)["status"].get("used")  # noqa: E731
-    wait_for(counted, "the quota counts")
+
+    def is_counted(number):
+        status = kubectl.get("resourcequota", "few", "-n", fake.namespace)["status"]
+        return status.get("used") and status["hard"]["count/jobs.batch"] == number
+
+    def new_quota(number):
+        kubectl.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ResourceQuota",
+                "metadata": {"name": "few", "namespace": fake.namespace},
+                "spec": {"hard": {"count/jobs.batch": number}},
+            }
+        )
+        wait_for(lambda: is_counted(number), "the quota counts")
+
+    return new_quota
+
+
+def test_a_quota_of_jobs_holds_questions_until_it_is_raised(fake, quota):
+    quota("1")
     with fake.daemon() as daemon, fake.parent("tests/echo:local") as first:
         fake.wait_for_run(first.question_uuid)
         with fake.parent("tests/echo:local") as second:
@@ -222,10 +236,23 @@ def test_a_quota_of_jobs_holds_questions_until_it_is_raised(fake):
             assert second.ends() == []
             assert fake.job(second.question_uuid) is None
 
-            quota["spec"]["hard"]["count/jobs.batch"] = "2"
-            kubectl.apply(quota)
+            quota("2")
 
             fake.wait_for_run(second.question_uuid)
+
+
+def test_a_daemon_starts_under_a_full_quota_and_holds_what_comes(fake, quota):
+    quota("0")
+    with fake.daemon() as daemon:
+        assert '"check":"namespace' in daemon.log.read_text()
+        with fake.parent("tests/echo:local") as parent:
+            held = lambda: "failed to act on event" in daemon.log.read_text()  # noqa: E731
+            wait_for(held, "it was tried")
+            assert parent.ends() == []
+
+            quota("1")
+
+            fake.wait_for_run(parent.question_uuid)
 
 
 @pytest.mark.long

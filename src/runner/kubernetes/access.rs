@@ -7,13 +7,19 @@ mod rights;
 
 use crate::chain::Chain;
 use crate::check::Check;
+use crate::event::attributes::{ORIGINATOR, ORIGINATOR_QUESTION_UUID, PARENT};
+use crate::event::{Inputs, RunId, SruidBuf, Timestamp};
+use crate::runner::Launch;
+use crate::runner::kubernetes::job::{self, Gate, Network, Order, Refusal};
+use crate::runner::kubernetes::settings::Settings;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
 use kube::{Api, Client, Config};
 use rights::Subject;
-use serde_json::{Value, json};
+use serde_json::Value;
+use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -33,14 +39,14 @@ const GOOGLE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
 /// What the daemon is to work with.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    /// Where questions run.
-    pub namespace: &'a str,
-    /// As whom.
+    /// What all questions have in common, where they run among it.
+    pub network: &'a Network,
+    /// What each service may have.
+    pub settings: &'a Settings,
+    /// As whom questions run.
     pub service_account: &'a str,
     /// The local queue that they wait in.
     pub queue: Option<&'a str>,
-    /// The repository of their images.
-    pub images: &'a str,
 }
 
 /// What was found.
@@ -73,7 +79,7 @@ pub async fn look(wanted: Wanted<'_>) -> Findings {
     let served = matches!(kueue, Ok(Some(_)));
     let (namespace, rights, (account, google), queue) = tokio::join!(
         namespace(&client, wanted),
-        rights::checks(&client, wanted.namespace, &subject, served),
+        rights::checks(&client, &wanted.network.namespace, &subject, served),
         account(&client, wanted),
         queue(&client, wanted, kueue),
     );
@@ -131,25 +137,37 @@ async fn subject(client: &Client) -> Subject {
 /// Whether the namespace is there, and takes Jobs such as ours: by a dry run, for a Role in one
 /// namespace gives no right to read namespaces.
 async fn namespace(client: &Client, wanted: Wanted<'_>) -> Check {
-    let Wanted { namespace, .. } = wanted;
-    let name = format!("namespace {namespace}");
+    let Network { namespace, .. } = wanted.network;
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
-    let job: Job = match serde_json::from_value(sample(wanted)) {
+    let job = match sample(wanted) {
         Ok(job) => job,
-        Err(error) => return Check::unknown(name, format!("no Job to try: {error}"), ""),
+        Err(refusal) => {
+            let found = format!("no Job to try: {refusal}");
+            return Check::unknown(namespace_name(namespace), found, "");
+        }
     };
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    match jobs.create(&dry_run, &job).await {
-        Ok(_) => Check::ok(name, "it is there, and takes Jobs (a dry run)"),
+    judge_namespace(namespace, jobs.create(&dry_run, &job).await.map(drop))
+}
+
+fn judge_namespace(namespace: &str, tried: Result<(), kube::Error>) -> Check {
+    let name = namespace_name(namespace);
+    match tried {
+        Ok(()) => Check::ok(name, "it is there, and takes Jobs (a dry run)"),
         Err(kube::Error::Api(status)) if status.code == 404 => Check::fail(
             name,
             status.message,
             format!("kubectl create namespace {namespace}\nor choose another with `--namespace`"),
         ),
-        Err(kube::Error::Api(status)) if status.code == 403 => Check::fail(
+        // A daemon that works holds its questions meanwhile, so one that starts need not end. A
+        // right that is missing is found by its own check.
+        Err(kube::Error::Api(status)) if status.code == 403 => Check::warn(
             name,
-            format!("it takes no Job from us: {}", status.message),
-            "grant the rights that are missing; if none is, a quota or an admission policy says no",
+            format!("it takes no Job now, so questions are held: {}", status.message),
+            format!(
+                "a quota that is used up, or a policy, says no; if not, a right is missing\n\
+                 kubectl describe resourcequota -n {namespace}"
+            ),
         ),
         Err(error) => Check::warn(
             name,
@@ -159,32 +177,42 @@ async fn namespace(client: &Client, wanted: Wanted<'_>) -> Check {
     }
 }
 
-/// A Job as small as one can be.
-fn sample(wanted: Wanted<'_>) -> Value {
-    let container =
-        json!({ "name": "check", "image": format!("{}/check/check:check", wanted.images) });
-    json!({
-        "metadata": { "name": format!("twined-check-{}", Uuid::new_v4()) },
-        "spec": {
-            "suspend": true,
-            "backoffLimit": 0,
-            "podFailurePolicy": { "rules": [{
-                "action": "Ignore",
-                "onPodConditions": [{ "type": "DisruptionTarget", "status": "True" }],
-            }]},
-            "template": { "spec": {
-                "restartPolicy": "Never",
-                "serviceAccountName": wanted.service_account,
-                "automountServiceAccountToken": false,
-                "containers": [container],
-            }},
+fn namespace_name(namespace: &str) -> String {
+    format!("namespace {namespace}")
+}
+
+/// The Job of a question that asks for nothing, to a service of whose settings none are its own: a
+/// policy that takes what we make takes this.
+fn sample(wanted: Wanted<'_>) -> Result<Job, Refusal> {
+    let Wanted { network, settings, .. } = wanted;
+    let recipient: SruidBuf = "twined/check:check".parse().expect("it is an SRUID");
+    let question = Uuid::new_v4();
+    let attributes = HashMap::from([
+        (ORIGINATOR_QUESTION_UUID.to_owned(), question.to_string()),
+        (PARENT.to_owned(), recipient.to_string()),
+        (ORIGINATOR.to_owned(), recipient.to_string()),
+    ]);
+    let service = settings.of(&recipient);
+    job::manifest(&Order {
+        launch: Launch {
+            run: RunId { question, retry: 0 },
+            recipient: &recipient,
+            parent_question: None,
+            attributes: &attributes,
+            inputs: Inputs::default(),
         },
+        service: &service,
+        network,
+        gate: Gate::of(settings, &service),
+        depth: 0,
+        launched: Timestamp::now(),
+        nonce: 0,
     })
 }
 
 /// Whether the service account of questions is there; and which of Google's it stands for.
 async fn account(client: &Client, wanted: Wanted<'_>) -> (Check, Option<String>) {
-    let Wanted { namespace, service_account, .. } = wanted;
+    let Wanted { network: Network { namespace, .. }, service_account, .. } = wanted;
     let name = format!("service account {service_account}");
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     match accounts.get_opt(service_account).await {
@@ -241,20 +269,19 @@ async fn queue(
         }
         (Some(queue), Ok(Some(version))) => (queue, version),
     };
-    let Wanted { namespace, .. } = wanted;
+    let Network { namespace, .. } = wanted.network;
     let kind = GroupVersionKind::gvk(KUEUE, &version, "LocalQueue");
     let resource = ApiResource::from_gvk_with_plural(&kind, "localqueues");
     let queues: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-    judge_queue(wanted, queue, &version, queues.get_opt(queue).await)
+    judge_queue(namespace, queue, &version, queues.get_opt(queue).await)
 }
 
 fn judge_queue(
-    wanted: Wanted<'_>,
+    namespace: &str,
     queue: &str,
     version: &str,
     found: Result<Option<DynamicObject>, kube::Error>,
 ) -> Check {
-    let Wanted { namespace, .. } = wanted;
     let name = format!("queue {queue}");
     match found {
         Ok(Some(object)) => match inactive(&object.data) {
@@ -306,13 +333,9 @@ fn words(error: &kube::Error) -> String {
 mod tests {
     use super::*;
     use crate::check::Verdict;
-
-    const WANTED: Wanted<'_> = Wanted {
-        namespace: "n",
-        service_account: "s",
-        queue: Some("q"),
-        images: "host/repository",
-    };
+    use crate::runner::kubernetes::settings::{Fields, Name};
+    use kube::core::Status;
+    use serde_json::json;
 
     fn queue(data: Value) -> DynamicObject {
         DynamicObject { types: None, metadata: Default::default(), data }
@@ -335,23 +358,53 @@ mod tests {
         let condition =
             json!({ "type": "Active", "status": "False", "message": "no cluster queue" });
         let stopped = queue(json!({ "status": { "conditions": [condition] } }));
-        let check = judge_queue(WANTED, "q", "v1beta1", Ok(Some(stopped)));
+        let check = judge_queue("n", "q", "v1beta1", Ok(Some(stopped)));
         assert_eq!(check.verdict, Verdict::Warn);
         assert!(check.found.contains("no cluster queue"));
 
-        let good = judge_queue(WANTED, "q", "v1beta1", Ok(Some(queue(json!({})))));
+        let good = judge_queue("n", "q", "v1beta1", Ok(Some(queue(json!({})))));
         assert_eq!(good.verdict, Verdict::Ok);
-        let none = judge_queue(WANTED, "q", "v1beta1", Ok(None));
+        let none = judge_queue("n", "q", "v1beta1", Ok(None));
         assert_eq!(none.verdict, Verdict::Fail);
         assert!(none.remedy.contains("kind: LocalQueue"));
     }
 
     #[test]
-    fn the_job_that_is_tried_is_one() {
-        let job: Job = serde_json::from_value(sample(WANTED)).unwrap();
+    fn the_job_that_is_tried_is_as_those_of_questions_are() {
+        let network = Network {
+            namespace: "n".into(),
+            images: "host/repository".into(),
+            topic: "t".into(),
+            environment: Vec::new(),
+        };
+        let text = "defaults: {memory: {default: 3Gi}, security: restricted}";
+        let base = Fields { service_account: Some(Name("s".into())), ..Fields::default() };
+        let settings = Settings::read(text, base).unwrap();
+        let wanted =
+            Wanted { network: &network, settings: &settings, service_account: "s", queue: None };
+
+        let job = sample(wanted).unwrap();
+
         let pod = job.spec.unwrap().template.spec.unwrap();
         assert_eq!(pod.service_account_name.as_deref(), Some("s"));
-        let image = pod.containers[0].image.as_deref();
-        assert_eq!(image, Some("host/repository/check/check:check"));
+        let container = &pod.containers[0];
+        assert_eq!(container.image.as_deref(), Some("host/repository/twined/check:check"));
+        let requests = container.resources.as_ref().unwrap().requests.as_ref().unwrap();
+        assert_eq!(requests["memory"].0, "3Gi");
+        let security = container.security_context.as_ref().unwrap();
+        assert_eq!(security.run_as_non_root, Some(true));
+    }
+
+    #[test]
+    fn a_namespace_that_takes_no_job_now_does_not_keep_the_daemon_from_starting() {
+        let refused = |code, message: &str| {
+            let status = Status { code, message: message.to_owned(), ..Status::default() };
+            judge_namespace("n", Err(kube::Error::Api(Box::new(status))))
+        };
+        let full = refused(403, "exceeded quota: few");
+        assert_eq!(full.verdict, Verdict::Warn);
+        assert!(full.found.contains("exceeded quota: few"), "{}", full.found);
+        assert_eq!(refused(404, "no such namespace").verdict, Verdict::Fail);
+        assert_eq!(judge_namespace("n", Ok(())).verdict, Verdict::Ok);
     }
 }
