@@ -13,12 +13,14 @@ mod network;
 mod serve;
 mod terminal;
 use crate::chain::Chain;
-use crate::config::ConfigError;
+use crate::config::{self, ConfigError};
 use crate::local::LocalError;
 use crate::runner::process;
 use crate::telemetry::Shape;
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::error::Error;
+use std::ffi::OsStr;
 use std::process::ExitCode;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -89,7 +91,7 @@ pub fn run() -> ExitCode {
     if let Some(folder) = process::supervisor_folder(std::env::args_os()) {
         return process::supervise(&folder);
     }
-    let Cli { command, log } = Cli::parse();
+    let Cli { command, log } = Cli::given();
     let level = match &command {
         Command::Local(_) | Command::Emulator(_) | Command::Serve(_) => "info",
         // What stands in the way of an answer is told in the end.
@@ -122,6 +124,28 @@ pub fn run() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+// === impl Cli ===
+
+impl Cli {
+    /// What the arguments and the environment say; where they are wrong, the process ends.
+    fn given() -> Self {
+        let command = without_empty(Self::command());
+        let given = Self::from_arg_matches(&command.clone().get_matches());
+        given.unwrap_or_else(|error| error.with_cmd(&command).exit())
+    }
+}
+
+/// An empty variable is one that is not set: so it is in a chart.
+fn without_empty(command: clap::Command) -> clap::Command {
+    let empty = |name: &OsStr| name.to_str().and_then(config::ours).is_some_and(|v| v.is_empty());
+    command
+        .mut_args(|arg| match arg.get_env().is_some_and(empty) {
+            true => arg.env(Resettable::Reset),
+            false => arg,
+        })
+        .mut_subcommands(without_empty)
 }
 
 fn block_on(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {

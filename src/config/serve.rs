@@ -18,8 +18,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// The longest name that an object of Kubernetes, or a subscription, may have without trouble.
+/// The longest name that an object of Kubernetes may have without trouble.
 const LONGEST_NAME: usize = 63;
+
+/// The longest name that a topic or a subscription may have.
+/// (<https://cloud.google.com/pubsub/docs/pubsub-basics#resource_names>)
+const LONGEST_PUBSUB_NAME: usize = 255;
 
 /// Names that networks have today, for what this version does not do, and what it does instead.
 const NOT_YET: [(&str, &str); 2] = [
@@ -265,7 +269,7 @@ impl ServeArgs {
         let runner = self.runs()?;
         let Self { topic, project, subscription, pubsub, emulate, store, data, .. } = self;
         let Self { replica, http, drain, variables, .. } = self;
-        // An empty variable is one that is not set: so it is in a chart.
+        // An empty flag says no more than an empty variable: so it is in a chart.
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         let pubsub = given(pubsub);
         if emulate.is_some() && pubsub.is_some() {
@@ -290,7 +294,7 @@ impl ServeArgs {
                 ));
             }
         };
-        check_topic(&topic)?;
+        check_pubsub_name("--topic", "topic", &topic)?;
         let data = std::path::absolute(&data)
             .map_err(|error| wrong(format!("`--data {}`: {error}", data.display())))?;
         let store = match given(store) {
@@ -298,15 +302,19 @@ impl ServeArgs {
             Some(store) => sqlite(&store)?,
         };
         let unused = NOT_YET.iter().filter(|(name, _)| given(ours(name)).is_some());
+        let subscription = given(subscription).unwrap_or_else(|| format!("twined.daemon.{topic}"));
+        check_pubsub_name("--subscription", "subscription", &subscription)?;
+        let replica = given(replica).unwrap_or_else(|| random_name(given(ours("HOSTNAME"))));
+        check_view(&subscription, &replica)?;
         Ok(ServeSettings {
-            subscription: given(subscription).unwrap_or_else(|| format!("twined.daemon.{topic}")),
+            subscription,
             topic,
             project,
             bus,
             store,
             data,
             runner,
-            replica: given(replica).unwrap_or_else(|| random_name(given(ours("HOSTNAME")))),
+            replica,
             http,
             drain: Duration::from_secs(drain.into()),
             variables: variables.variables()?,
@@ -375,7 +383,7 @@ impl ServeArgs {
 impl ServeSettings {
     /// The subscription of this replica's own view.
     pub fn view_subscription(&self) -> String {
-        format!("{}.view.{}", self.subscription, self.replica)
+        view_name(&self.subscription, &self.replica)
     }
 }
 
@@ -408,18 +416,47 @@ fn quantity(flag: &str, text: &str) -> Result<Quantity, ConfigError> {
     })
 }
 
-/// A topic is given by its name in its project: with another project's path all else would fail
-/// far from here.
-fn check_topic(topic: &str) -> Result<(), ConfigError> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.~+%".contains(c);
-    let letter = topic.starts_with(|c: char| c.is_ascii_alphabetic());
-    if letter && (3..=255).contains(&topic.len()) && topic.chars().all(allowed) {
+/// Topics and subscriptions are given by their names in their project: with another project's path
+/// all else would fail far from here.
+fn check_pubsub_name(flag: &str, kind: &str, name: &str) -> Result<(), ConfigError> {
+    let letter = name.starts_with(|c: char| c.is_ascii_alphabetic());
+    // What begins so is Google's own.
+    let free = !name.starts_with("goog");
+    let long_enough = (3..=LONGEST_PUBSUB_NAME).contains(&name.len());
+    if letter && free && long_enough && name.chars().all(is_of_pubsub_name) {
         return Ok(());
     }
     Err(wrong(format!(
-        "`--topic {topic}` is no name of a topic: expected 3 to 255 letters, digits and `-_.~+%`, a \
-         letter first, without `projects/…/topics/`"
+        "`{flag} {name}` is no name of a {kind}: expected 3 to {LONGEST_PUBSUB_NAME} letters, \
+         digits and `-_.~+%`, a letter first and not `goog`, without `projects/…/{kind}s/`"
     )))
+}
+
+fn is_of_pubsub_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_.~+%".contains(c)
+}
+
+/// The subscription of a replica's view has the names of both in its own.
+fn check_view(subscription: &str, replica: &str) -> Result<(), ConfigError> {
+    if !replica.chars().all(is_of_pubsub_name) {
+        return Err(wrong(format!(
+            "`--replica {replica}` does not fit into the name of a subscription: expected letters, \
+             digits and `-_.~+%`"
+        )));
+    }
+    let length = view_name(subscription, replica).len();
+    if length > LONGEST_PUBSUB_NAME {
+        return Err(wrong(format!(
+            "`--subscription {subscription}` and `--replica {replica}` are too long: with `.view.` \
+             between them they have {length} characters, and a subscription's name at most \
+             {LONGEST_PUBSUB_NAME}"
+        )));
+    }
+    Ok(())
+}
+
+fn view_name(subscription: &str, replica: &str) -> String {
+    format!("{subscription}.view.{replica}")
 }
 
 fn check_address(flag: &str, address: &str) -> Result<(), ConfigError> {
@@ -458,7 +495,8 @@ fn lease_name(topic: &str) -> String {
 
 fn random_name(host: Option<String>) -> String {
     let random = Uuid::new_v4().simple().to_string();
-    let host: String = host.unwrap_or_else(|| "host".to_owned()).chars().take(40).collect();
+    let host = host.unwrap_or_else(|| "host".to_owned());
+    let host: String = host.chars().filter(|&c| is_of_pubsub_name(c)).take(40).collect();
     format!("{host}-{}", &random[..8])
 }
 

@@ -233,6 +233,28 @@ fn a_wrong_setting_ends_it_with_what_to_do() {
 }
 
 #[test]
+fn an_empty_variable_is_one_that_is_not_set() {
+    let root = world();
+    let help = in_folder(root.path(), &["serve", "--help"]).output().unwrap();
+    let help = words(&help);
+    let names: Vec<&str> =
+        help.split("[env: ").skip(1).map(|rest| rest.split_once('=').unwrap().0).collect();
+    assert!(names.len() > 20 && names.contains(&"TWINED_RUNNER"), "{names:?}");
+    let arguments = ["serve", "--images=host/r", "--emulate=127.0.0.1:0", "--http=127.0.0.1:0"];
+    let empty = names.iter().map(|name| (name, ""));
+
+    let output = in_folder(root.path(), &arguments)
+        .envs(empty)
+        .env("KUBECONFIG", "/nowhere/config")
+        .output()
+        .unwrap();
+
+    // The settings are right, and there is no cluster.
+    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+    assert!(words(&output).contains("set KUBECONFIG"), "{}", words(&output));
+}
+
+#[test]
 fn all_that_stands_in_the_way_of_a_start_is_told_at_once() {
     let root = world();
     let arguments = [

@@ -41,6 +41,9 @@ fn the_defaults_are_those_of_networks_today() {
 #[test]
 fn what_is_missing_or_wrong_is_named_with_the_flag_that_mends_it() {
     let google = [("GOOGLE_CLOUD_PROJECT", "p")];
+    // With `twined.daemon.` before it, it is too long for a subscription.
+    let long = format!("--topic={}", "t".repeat(255));
+    let long_replica = format!("--replica={}", "r".repeat(255));
     for (args, ours, word) in [
         (&[][..], &google[..], "--images"),
         (&[IMAGES], &[], "--project"),
@@ -48,6 +51,12 @@ fn what_is_missing_or_wrong_is_named_with_the_flag_that_mends_it() {
         (&[IMAGES, "--store=bigquery:a.b"], &google, "sqlite:PATH"),
         (&[IMAGES, "--store=sqlite:"], &google, "sqlite:PATH"),
         (&[IMAGES, "--topic=projects/p/topics/t"], &google, "--topic"),
+        (&[IMAGES, "--topic=goog.topic"], &google, "--topic"),
+        (&[IMAGES, "--subscription=projects/p/subscriptions/s"], &google, "--subscription"),
+        (&[IMAGES, "--subscription=ab"], &google, "--subscription"),
+        (&[IMAGES, &long], &google, "--subscription"),
+        (&[IMAGES, "--replica=a/b"], &google, "--replica"),
+        (&[IMAGES, &long_replica], &google, "--replica"),
         (&[IMAGES, "--namespace=Upper"], &google, "--namespace"),
         (&[IMAGES, "--name=-x"], &google, "--name"),
         (&[IMAGES, "--default-memory=many"], &google, "--default-memory many"),
@@ -59,6 +68,13 @@ fn what_is_missing_or_wrong_is_named_with_the_flag_that_mends_it() {
         let words = refusal(args, ours);
         assert!(words.contains(word), "{args:?}: {words}");
     }
+}
+
+#[test]
+fn a_host_s_name_gives_what_fits_into_a_subscription() {
+    let ours = [("GOOGLE_CLOUD_PROJECT", "p"), ("HOSTNAME", "a host/of mine")];
+    let settings = settings(&[IMAGES], &ours).unwrap();
+    assert!(settings.replica.starts_with("ahostofmine-"), "{}", settings.replica);
 }
 
 #[test]
@@ -76,7 +92,7 @@ fn an_emulator_needs_no_project_and_processes_no_images() {
 }
 
 #[test]
-fn an_empty_variable_is_one_that_is_not_set() {
+fn what_is_empty_is_not_set() {
     let empty = [("PUBSUB_EMULATOR_HOST", ""), ("GOOGLE_CLOUD_PROJECT", "p")];
     let settings = settings(&[IMAGES, "--queue=", "--store=", "--replica="], &empty).unwrap();
     assert_eq!(settings.bus, Bus::Google);
