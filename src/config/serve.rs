@@ -267,6 +267,7 @@ impl ServeArgs {
         ours: impl Fn(&str) -> Option<String>,
     ) -> Result<ServeSettings, ConfigError> {
         let runner = self.runs()?;
+        let mut unused = self.unused();
         let Self { topic, project, subscription, pubsub, emulate, store, data, .. } = self;
         let Self { replica, http, drain, variables, .. } = self;
         // An empty flag says no more than an empty variable: so it is in a chart.
@@ -301,7 +302,10 @@ impl ServeArgs {
             None => data.join("events.sqlite"),
             Some(store) => sqlite(&store)?,
         };
-        let unused = NOT_YET.iter().filter(|(name, _)| given(ours(name)).is_some());
+        let not_yet = NOT_YET.iter().filter(|(name, _)| given(ours(name)).is_some());
+        unused.extend(
+            not_yet.map(|(name, instead)| format!("{name} is not used by this version: {instead}")),
+        );
         let subscription = given(subscription).unwrap_or_else(|| format!("twined.daemon.{topic}"));
         check_pubsub_name("--subscription", "subscription", &subscription)?;
         let replica = given(replica).unwrap_or_else(|| random_name(given(ours("HOSTNAME"))));
@@ -318,9 +322,7 @@ impl ServeArgs {
             http,
             drain: Duration::from_secs(drain.into()),
             variables: variables.variables()?,
-            unused: unused
-                .map(|(name, instead)| format!("{name} is not used by this version: {instead}"))
-                .collect(),
+            unused,
         })
     }
 
@@ -331,7 +333,14 @@ impl ServeArgs {
         let Self { settings, lease, launches, services, topic, .. } = self;
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         if *runner == RunnerKind::Process {
-            return Ok(Runs::Process(services.clone()));
+            // It says who may run, and is not to be passed over.
+            return match settings {
+                None => Ok(Runs::Process(services.clone())),
+                Some(_) => Err(wrong(
+                    "`--settings` is for `--runner kubernetes`: of processes all that are found run, \
+                     each with what the host has",
+                )),
+            };
         }
         if !services.services.is_empty() {
             return Err(wrong(
@@ -371,10 +380,39 @@ impl ServeArgs {
                     default_ephemeral_storage,
                 )?,
             },
-            settings: settings.clone().filter(|file| !file.as_os_str().is_empty()),
+            settings: settings.clone(),
             lease,
             launches: launches.get(),
         }))
+    }
+
+    /// What was given for another runner than the one that was chosen.
+    fn unused(&self) -> Vec<String> {
+        let Self { runner, images, queue, lease, services, .. } = self;
+        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        let (with, instead, flags) = match runner {
+            RunnerKind::Kubernetes => (
+                "kubernetes",
+                "it is for services that are folders",
+                vec![
+                    ("--tag", services.tag != ServicesArgs::default().tag),
+                    ("--max-runs", services.max_runs.is_some()),
+                ],
+            ),
+            RunnerKind::Process => (
+                "process",
+                "it is for services that are images",
+                vec![
+                    ("--images", given(images)),
+                    ("--queue", given(queue)),
+                    ("--name", given(lease)),
+                ],
+            ),
+        };
+        let flags = flags.into_iter().filter(|(_, given)| *given);
+        flags
+            .map(|(flag, _)| format!("`{flag}` is not used with `--runner {with}`: {instead}"))
+            .collect()
     }
 }
 

@@ -63,6 +63,7 @@ fn what_is_missing_or_wrong_is_named_with_the_flag_that_mends_it() {
         (&[IMAGES, "--queue=a b"], &google, "--queue"),
         (&[IMAGES, "--emulate=127.0.0.1:0", "--pubsub=a:1"], &google, "--emulate"),
         (&[IMAGES, "folder"], &google, "--runner process"),
+        (&["--runner=process", "--settings=s.yaml"], &google, "--runner kubernetes"),
         (&[IMAGES, "--env==x"], &google, "--env"),
     ] {
         let words = refusal(args, ours);
@@ -106,6 +107,17 @@ fn names_for_what_is_not_there_yet_are_told() {
     let unused = settings(&[IMAGES], &ours).unwrap().unused;
     assert_eq!(unused.len(), 1);
     assert!(unused[0].starts_with("BIGQUERY_EVENTS_TABLE is not used by this version"));
+}
+
+#[test]
+fn what_is_for_another_runner_is_told() {
+    let unused = |args: &[&str]| settings(args, &[("GOOGLE_CLOUD_PROJECT", "p")]).unwrap().unused;
+    let pods = unused(&[IMAGES, "--tag=t", "--max-runs=1", "--queue=q"]);
+    assert_eq!(pods.len(), 2, "{pods:?}");
+    assert!(pods[0].starts_with("`--tag` is not used with `--runner kubernetes`"), "{pods:?}");
+    let processes = unused(&["--runner=process", IMAGES, "--queue=q", "--tag=t"]);
+    assert_eq!(processes.len(), 2, "{processes:?}");
+    assert!(processes[1].starts_with("`--queue` is not used with `--runner process`"));
 }
 
 #[test]
