@@ -242,7 +242,14 @@ pub async fn look(settings: &ServeSettings) -> Result<checks::Findings, ServeErr
     // What is wrong in the file is a setting that is wrong: there is nothing to look at then.
     let choice = Choice::read(&settings.runner)?;
     let mut servers = Tasks::new();
-    let (connection, _) = connect(settings, &mut servers).await?;
+    let connection = match (connect(settings, &mut servers).await, &settings.bus) {
+        // Taken: by the emulator of a daemon that runs, as we see when we ask it.
+        (Err(ServeError::Config(ConfigError::Port { .. })), Bus::Own(address)) => {
+            Connection::emulator(&address.to_string(), &settings.project)
+                .map_err(ServeError::Connect)?
+        }
+        (connected, _) => connected?.0,
+    };
     Ok(checks::look(settings, &choice, &connection).await)
 }
 

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -187,7 +187,7 @@ pub struct ServeSettings {
     pub subscription: String,
     /// Which Pub/Sub.
     pub bus: Bus,
-    /// The file of the event store.
+    /// The file of the event store. Absolute.
     pub store: PathBuf,
     /// The folder of this host's files. Absolute.
     pub data: PathBuf,
@@ -296,11 +296,10 @@ impl ServeArgs {
             }
         };
         check_pubsub_name("--topic", "topic", &topic)?;
-        let data = std::path::absolute(&data)
-            .map_err(|error| wrong(format!("`--data {}`: {error}", data.display())))?;
+        let data = absolute("--data", &data)?;
         let store = match given(store) {
             None => data.join("events.sqlite"),
-            Some(store) => sqlite(&store)?,
+            Some(store) => absolute("--store", &sqlite(&store)?)?,
         };
         let not_yet = NOT_YET.iter().filter(|(name, _)| given(ours(name)).is_some());
         unused.extend(
@@ -436,6 +435,11 @@ impl LogFormat {
 
 fn wrong(words: impl Into<String>) -> ConfigError {
     ConfigError::Setting(words.into())
+}
+
+fn absolute(flag: &str, path: &Path) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(path)
+        .map_err(|error| wrong(format!("`{flag} {}`: {error}", path.display())))
 }
 
 /// The file of a store. Other stores come later.

@@ -2,14 +2,16 @@
 
 use crate::chain::Chain;
 use crate::check::Check;
-use crate::config::{Bus, ServeSettings};
+use crate::config::{Bus, ServeSettings, ServicesArgs};
+use crate::local::services;
 use crate::network::patiently;
 use crate::pubsub::{Admin, Connection, look};
 use crate::runner::kubernetes::access;
 use crate::serve::{Choice, parts};
 use crate::store::sqlite::{self, SqliteStore};
+use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What was found.
 #[derive(Clone, Debug)]
@@ -80,14 +82,15 @@ async fn store(settings: &ServeSettings) -> Check {
 
 /// Opens the store, or, where there is none yet, one beside it that goes again.
 fn open(path: &Path, data: &Path) -> Result<String, String> {
-    let failed = |error: std::io::Error| format!("failed to use `{}`: {error}", data.display());
-    std::fs::create_dir_all(data).map_err(failed)?;
-    drop(tempfile::tempfile_in(data).map_err(failed)?);
+    let failed = |error: io::Error| format!("failed to use `{}`: {error}", data.display());
+    drop(tempfile::tempfile_in(standing(data)).map_err(failed)?);
     let (tried, found, _gone) = match path.exists() {
         true => (path.to_owned(), "it opens", None),
         false => {
-            let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
-            let gone = tempfile::Builder::new().prefix(".twined-check-").tempdir_in(&folder);
+            let folder = path.parent().unwrap_or(Path::new(""));
+            // The daemon makes its folder, and no other.
+            let beside = if data.starts_with(folder) { standing(folder) } else { folder };
+            let gone = tempfile::Builder::new().prefix(".twined-check-").tempdir_in(beside);
             let gone = gone.map_err(|error| {
                 format!("no file can be made in `{}`: {error}", folder.display())
             })?;
@@ -100,10 +103,15 @@ fn open(path: &Path, data: &Path) -> Result<String, String> {
     }
 }
 
+/// Of a folder and those that it is in, the first that is there.
+fn standing(folder: &Path) -> &Path {
+    folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder)
+}
+
 async fn runner(settings: &ServeSettings, choice: &Choice<'_>) -> Findings {
     let nothing = |check| Findings { checks: vec![check], google_account: None };
     let (kubernetes, services) = match choice {
-        Choice::Processes(_) => return nothing(Check::ok("runner", "processes of this host")),
+        Choice::Processes(args) => return nothing(folders(args)),
         Choice::Pods(kubernetes, services) => (kubernetes, services),
     };
     let wanted = access::Wanted {
@@ -117,6 +125,25 @@ async fn runner(settings: &ServeSettings, choice: &Choice<'_>) -> Findings {
     let access::Findings { mut checks, google_account } = looked;
     checks.extend(reach(settings));
     Findings { checks, google_account }
+}
+
+/// The services that run as processes. A start with folders that are none has ended before.
+fn folders(args: &ServicesArgs) -> Check {
+    let name = "services";
+    match services::find(&args.services, &args.tag) {
+        Ok(found) if found.is_empty() => Check::warn(
+            name,
+            "there is no `octue.yaml` here: every question is told that its service is not found",
+            "name the folders of the services: twined serve --runner process DIR…",
+        ),
+        Ok(found) => {
+            let names: Vec<_> = found.iter().map(|found| found.sruid.to_string()).collect();
+            Check::ok(name, format!("processes of this host: {}", names.join(", ")))
+        }
+        Err(error) => {
+            Check::fail(name, Chain(&error).to_string(), "name folders with an `octue.yaml`")
+        }
+    }
 }
 
 /// Pods are on other machines, or at least in another network, than our loopback.
@@ -147,6 +174,9 @@ mod tests {
     fn looking_for_a_store_leaves_nothing() {
         let root = tempfile::tempdir().unwrap();
         let found = open(&root.path().join("events.sqlite"), root.path()).unwrap();
+        assert!(found.contains("not there yet"), "{found}");
+        let data = root.path().join("not/there");
+        let found = open(&data.join("events.sqlite"), &data).unwrap();
         assert!(found.contains("not there yet"), "{found}");
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }

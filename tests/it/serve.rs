@@ -306,6 +306,39 @@ fn the_doctor_finds_a_good_network_good_and_leaves_nothing() {
 }
 
 #[test]
+fn the_doctor_asks_a_daemon_that_runs_with_the_same_settings() {
+    let root = world();
+    let replica = Replica::first(root.path());
+    let doctor = ["doctor", "--runner", "process", "--emulate", &replica.pubsub, "services"];
+
+    let output = in_folder(root.path(), &doctor).output().unwrap();
+
+    assert_eq!(output.status.code(), Some(0), "{}", words(&output));
+    let words = words(&output);
+    let subscription = "[ok]    subscription twined.daemon.main.octue.twined.services: it is there";
+    assert!(words.contains(subscription), "{words}");
+}
+
+#[test]
+fn the_doctor_leaves_nothing_and_finds_what_serve_would() {
+    let root = world();
+    let doctor = ["doctor", "--runner", "process", "--emulate", "127.0.0.1:0"];
+
+    let good = in_folder(root.path(), &doctor).output().unwrap();
+    let nowhere = in_folder(root.path(), &doctor).arg("./nowhere").output().unwrap();
+    fs::create_dir(root.path().join("empty")).unwrap();
+    let empty = in_folder(&root.path().join("empty"), &doctor).output().unwrap();
+
+    assert_eq!(good.status.code(), Some(0), "{}", words(&good));
+    assert!(words(&good).contains("octue/primes:local"), "{}", words(&good));
+    assert_eq!(nowhere.status.code(), Some(1), "{}", words(&nowhere));
+    assert!(words(&nowhere).contains("[fail]  services: "), "{}", words(&nowhere));
+    assert!(words(&empty).contains("[warn]  services: "), "{}", words(&empty));
+    assert!(!root.path().join(".twined").exists());
+    assert!(!root.path().join("empty/.twined").exists());
+}
+
+#[test]
 fn the_doctor_says_what_is_wrong_and_what_to_do() {
     let root = world();
     let replica = Replica::first(root.path());
