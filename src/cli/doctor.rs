@@ -3,7 +3,7 @@
 use crate::check::{Check, Verdict};
 use crate::cli::{FAILED, Failure, OK, terminal};
 use crate::config::{self, Bus, Runs, ServeArgs, ServeSettings};
-use crate::pubsub::look::QUESTION_TOPIC_RIGHTS;
+use crate::pubsub::look::{QUESTION_TOPIC_RIGHTS, grant_role};
 use crate::serve::{self, checks::Findings};
 use clap::ValueEnum;
 use serde_json::json;
@@ -94,12 +94,6 @@ fn question_rights(settings: &ServeSettings, account: Option<&str>) -> Check {
          -d '{permissions}' \
          https://pubsub.googleapis.com/v1/projects/{project}/topics/{topic}:testIamPermissions"
     );
-    let grant = |role| {
-        format!(
-            "gcloud projects add-iam-policy-binding {project} --member \
-             serviceAccount:{member} --role {role}"
-        )
-    };
     let needed = QUESTION_TOPIC_RIGHTS.join(", ");
     Check::unknown(
         name,
@@ -111,7 +105,7 @@ fn question_rights(settings: &ServeSettings, account: Option<&str>) -> Check {
         format!(
             "ask as them; each that is not in the answer is missing:\n{ask}\n\
              what grants it:\n{}\n(without pubsub.topics.get a service dies before its first event)",
-            grant("roles/pubsub.editor")
+            grant_role(project, member)
         ),
     )
 }

@@ -19,6 +19,21 @@ const TOPIC_RIGHTS: [&str; 3] =
 /// What the daemon does with its subscription.
 const SUBSCRIPTION_RIGHTS: [&str; 2] = ["pubsub.subscriptions.consume", "pubsub.subscriptions.get"];
 
+/// The rights that a role is made of: all that the daemon needs, and a question's pod as well. The
+/// roles that Google has would let either delete the topic.
+const ROLE_RIGHTS: [&str; 7] = [
+    "pubsub.topics.attachSubscription",
+    "pubsub.topics.get",
+    "pubsub.topics.publish",
+    "pubsub.subscriptions.consume",
+    "pubsub.subscriptions.create",
+    "pubsub.subscriptions.delete",
+    "pubsub.subscriptions.get",
+];
+
+/// The name of that role.
+const ROLE: &str = "twinedPubSub";
+
 /// What a question's pod needs, of its topic.
 pub const QUESTION_TOPIC_RIGHTS: [&str; 3] = TOPIC_RIGHTS;
 
@@ -216,13 +231,18 @@ fn failed(name: String, wanted: Wanted<'_>, error: &CallError) -> Check {
 
 /// Lines that grant the daemon what it needs.
 fn grant(wanted: Wanted<'_>) -> String {
-    let Wanted { topic, project, .. } = wanted;
-    let member = "--member serviceAccount:ACCOUNT";
+    let lines = grant_role(wanted.project, "ACCOUNT");
+    format!("{lines}\n(ACCOUNT is the daemon's service account, an e-mail address)")
+}
+
+/// Lines that grant a service account what the daemon, or a question, does on Pub/Sub, and no more.
+pub fn grant_role(project: &str, account: &str) -> String {
+    let rights = ROLE_RIGHTS.join(",");
     format!(
-        "gcloud pubsub topics add-iam-policy-binding {topic} --project {project} {member} \
-         --role roles/pubsub.publisher\n\
-         gcloud projects add-iam-policy-binding {project} {member} --role roles/pubsub.editor\n\
-         (ACCOUNT is the daemon's service account, an e-mail address)"
+        "gcloud iam roles create {ROLE} --project {project} --permissions={rights}\n\
+         (once in a project; of one that is there: gcloud iam roles update)\n\
+         gcloud projects add-iam-policy-binding {project} --member serviceAccount:{account} \
+         --role projects/{project}/roles/{ROLE} --condition=None"
     )
 }
 
@@ -258,6 +278,26 @@ mod tests {
         let had = Ok(vec![TOPIC_RIGHTS[0].to_owned(), TOPIC_RIGHTS[1].to_owned()]);
         let check = judge_rights("rights".to_owned(), WANTED, &TOPIC_RIGHTS, had);
         assert_eq!(check.found, "missing: pubsub.topics.publish");
-        assert!(check.remedy.contains("add-iam-policy-binding t --project p"), "{}", check.remedy);
+        assert!(check.remedy.contains("add-iam-policy-binding p --member"), "{}", check.remedy);
+        assert!(check.remedy.contains("--role projects/p/roles/twinedPubSub"), "{}", check.remedy);
+    }
+
+    #[test]
+    fn a_role_has_what_is_asked_for_and_cannot_delete_the_topic() {
+        let lines = grant_role("p", "a@p");
+        let [_, rights] = *lines.split("--permissions=").collect::<Vec<_>>() else {
+            panic!("{lines}")
+        };
+        let rights: Vec<_> = rights.lines().next().unwrap().split(',').collect();
+        let mut contract: Vec<_> =
+            ["attachSubscription", "get", "publish"].map(|r| format!("pubsub.topics.{r}")).into();
+        contract.extend(
+            ["consume", "create", "delete", "get"].map(|r| format!("pubsub.subscriptions.{r}")),
+        );
+        assert_eq!(rights, contract);
+        for asked in TOPIC_RIGHTS.iter().chain(&SUBSCRIPTION_RIGHTS) {
+            assert!(rights.contains(asked), "{asked}");
+        }
+        assert!(!lines.contains("roles/pubsub."), "{lines}");
     }
 }
