@@ -29,6 +29,16 @@ pub enum Verdict {
     Fail,
 }
 
+/// As whom something was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The name.
+    pub name: String,
+    /// Whether it is the daemon's, for all that we can tell. What anybody else may do says nothing
+    /// of what the daemon may.
+    pub is_daemon: bool,
+}
+
 // === impl Check ===
 
 impl Check {
@@ -81,6 +91,23 @@ impl Check {
         remedy: impl Into<String>,
     ) -> Self {
         Self { name: name.into(), verdict, found: found.into(), remedy: remedy.into() }
+    }
+}
+
+// === impl Asker ===
+
+impl Asker {
+    /// Says who it was.
+    pub fn check(&self, whom: &str) -> Check {
+        let (name, asker) = (format!("who asks {whom}"), &self.name);
+        match self.is_daemon {
+            true => Check::ok(name, asker),
+            false => Check::unknown(
+                name,
+                format!("{asker}, which is not the daemon's account: what that may do is not seen"),
+                "run this as the daemon's account, or ask for it as below",
+            ),
+        }
     }
 }
 

@@ -107,6 +107,16 @@ pub fn ours(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// The file of credentials that Google's clients find, by themselves; none where there is none.
+pub fn google_credentials() -> Option<PathBuf> {
+    let usual = || {
+        let home = PathBuf::from(ours("HOME")?);
+        Some(home.join(".config/gcloud/application_default_credentials.json"))
+    };
+    let named = ours("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from);
+    named.or_else(|| usual().filter(|path| path.exists()))
+}
+
 /// All of our own environment.
 pub fn environment() -> Vec<(OsString, OsString)> {
     std::env::vars_os().collect()

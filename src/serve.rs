@@ -27,6 +27,7 @@ use crate::pubsub::{Admin, CallError, ConnectError, Connection};
 use crate::runner::kubernetes::settings::Settings;
 use crate::runner::process::Service;
 use crate::store::sqlite::OpenError;
+use checks::Looker;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parts::{Running, Stores};
 use std::error::Error;
@@ -250,7 +251,7 @@ pub async fn look(settings: &ServeSettings) -> Result<checks::Findings, ServeErr
         }
         (connected, _) => connected?.0,
     };
-    Ok(checks::look(settings, &choice, &connection).await)
+    Ok(checks::look(settings, &choice, &connection, Looker::Doctor).await)
 }
 
 async fn connect(
@@ -280,7 +281,8 @@ async fn check(
     choice: &Choice<'_>,
     connection: &Connection,
 ) -> Result<(), ServeError> {
-    let checks::Findings { checks, .. } = checks::look(settings, choice, connection).await;
+    let looked = checks::look(settings, choice, connection, Looker::Daemon).await;
+    let checks::Findings { checks, .. } = looked;
     if checks.iter().any(Check::stands_in_the_way) {
         return Err(ServeError::Checks(checks));
     }

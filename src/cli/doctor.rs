@@ -3,7 +3,7 @@
 use crate::check::{Check, Verdict};
 use crate::cli::{FAILED, Failure, OK, terminal};
 use crate::config::{self, Bus, Runs, ServeArgs, ServeSettings};
-use crate::pubsub::look::{QUESTION_TOPIC_RIGHTS, grant_role};
+use crate::pubsub::look::{QUESTION_TOPIC_RIGHTS, ask_as, grant_role};
 use crate::serve::{self, checks::Findings};
 use clap::ValueEnum;
 use serde_json::json;
@@ -87,13 +87,7 @@ fn question_rights(settings: &ServeSettings, account: Option<&str>) -> Check {
             return Check::unknown(name, "they have what GOOGLE_APPLICATION_CREDENTIALS names", "");
         }
     };
-    let permissions = json!({ "permissions": QUESTION_TOPIC_RIGHTS });
-    let ask = format!(
-        "curl -s -H \"Authorization: Bearer $(gcloud auth print-access-token \
-         --impersonate-service-account={member})\" -H 'Content-Type: application/json' \
-         -d '{permissions}' \
-         https://pubsub.googleapis.com/v1/projects/{project}/topics/{topic}:testIamPermissions"
-    );
+    let ask = ask_as(member, &format!("projects/{project}/topics/{topic}"), &QUESTION_TOPIC_RIGHTS);
     let needed = QUESTION_TOPIC_RIGHTS.join(", ");
     Check::unknown(
         name,

@@ -2,7 +2,7 @@
 //!
 //! Whether subscriptions may be made is seen by making one, which is deleted at once.
 
-use crate::check::{Check, Verdict};
+use crate::check::{Asker, Check, Verdict};
 use crate::pubsub::{Admin, CallError, Connection, admin};
 use google_cloud_googleapis::iam::v1::TestIamPermissionsRequest;
 use google_cloud_googleapis::iam::v1::iam_policy_client::IamPolicyClient;
@@ -37,6 +37,9 @@ const ROLE: &str = "twinedPubSub";
 /// What a question's pod needs, of its topic.
 pub const QUESTION_TOPIC_RIGHTS: [&str; 3] = TOPIC_RIGHTS;
 
+/// Who is meant in lines to be copied.
+const DAEMON: &str = "(ACCOUNT is the daemon's service account, an e-mail address)";
+
 /// What the daemon is to work with.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
@@ -46,22 +49,32 @@ pub struct Wanted<'a> {
     pub subscription: &'a str,
     /// The project of both.
     pub project: &'a str,
-    /// Whether it is Google's. An emulator knows no rights, and topics are made there.
-    pub google: bool,
+    /// Who asks, where it is Google's. An emulator knows no rights, and topics are made there.
+    pub google: Option<&'a Asker>,
+}
+
+/// Rights that are asked for.
+struct Asked {
+    name: String,
+    resource: String,
+    rights: &'static [&'static str],
 }
 
 /// Looks.
 pub async fn look(connection: &Connection, wanted: Wanted<'_>) -> Vec<Check> {
+    let mut checks: Vec<_> = wanted.google.iter().map(|asker| asker.check("Pub/Sub")).collect();
     let topic = topic(connection, wanted).await;
-    if topic.verdict == Verdict::Fail {
-        return vec![topic];
+    let reached = topic.verdict != Verdict::Fail;
+    checks.push(topic);
+    if !reached {
+        return checks;
     }
     let (subscription, probe, rights) = tokio::join!(
         subscription(connection, wanted),
         probe(connection, wanted),
         rights(connection, wanted),
     );
-    let mut checks = vec![topic, subscription, probe];
+    checks.extend([subscription, probe]);
     checks.extend(rights);
     checks
 }
@@ -73,7 +86,7 @@ async fn topic(connection: &Connection, wanted: Wanted<'_>) -> Check {
     let full = connection.topic(topic);
     match topics.get_topic(GetTopicRequest { topic: full.clone() }).await {
         Ok(_) => Check::ok(name, "it is there"),
-        Err(status) if status.code() == Code::NotFound && !google => {
+        Err(status) if status.code() == Code::NotFound && google.is_none() => {
             Check::ok(name, "not there yet: it is made, for this is an emulator")
         }
         Err(status) if status.code() == Code::NotFound => Check::fail(
@@ -132,7 +145,7 @@ fn judge(name: String, topic: &str, wanted: Wanted<'_>, found: &Subscription) ->
 async fn probe(connection: &Connection, wanted: Wanted<'_>) -> Check {
     let name = "making subscriptions";
     let admin = Admin::new(connection);
-    if !wanted.google
+    if wanted.google.is_none()
         && let Err(error) = admin.ensure_topic(wanted.topic).await
     {
         return failed(name.to_owned(), wanted, &error);
@@ -160,24 +173,22 @@ async fn probe(connection: &Connection, wanted: Wanted<'_>) -> Check {
 /// What we may do, where somebody says.
 async fn rights(connection: &Connection, wanted: Wanted<'_>) -> Vec<Check> {
     let Wanted { topic, subscription, google, .. } = wanted;
-    if !google {
+    if google.is_none() {
         return vec![Check::ok("rights on Pub/Sub", "an emulator has none to give")];
     }
-    let topic = permitted(connection, &connection.topic(topic), &TOPIC_RIGHTS).await;
-    let full = connection.subscription(subscription);
-    let subscription = permitted(connection, &full, &SUBSCRIPTION_RIGHTS).await;
-    let on = |name: &str| format!("rights on the {name}");
+    let topic = Asked::of("topic", connection.topic(topic), &TOPIC_RIGHTS);
+    let subscription = connection.subscription(subscription);
+    let subscription = Asked::of("subscription", subscription, &SUBSCRIPTION_RIGHTS);
+    let may = async |asked: &Asked| permitted(connection, &asked.resource, asked.rights).await;
     vec![
-        judge_rights(on("topic"), wanted, &TOPIC_RIGHTS, topic),
-        match subscription {
+        topic.judge(wanted, may(&topic).await),
+        match may(&subscription).await {
             Err(error) if error.is_not_found() => Check::unknown(
-                on("subscription"),
+                subscription.name,
                 "it is not there yet: to be looked at again when the daemon has made it",
                 "",
             ),
-            subscription => {
-                judge_rights(on("subscription"), wanted, &SUBSCRIPTION_RIGHTS, subscription)
-            }
+            permitted => subscription.judge(wanted, permitted),
         },
     ]
 }
@@ -197,26 +208,49 @@ pub async fn permitted(
     }
 }
 
-fn judge_rights(
-    name: String,
-    wanted: Wanted<'_>,
-    rights: &[&str],
-    permitted: Result<Vec<String>, CallError>,
-) -> Check {
-    let permitted = match permitted {
-        Ok(permitted) => permitted,
-        Err(error) => return Check::unknown(name, error.chain(), grant(wanted)),
-    };
-    let missing = rights.iter().filter(|right| !permitted.iter().any(|had| had == *right));
-    let missing: Vec<_> = missing.copied().collect();
-    match missing.is_empty() {
-        true => Check::ok(name, rights.join(", ")),
-        false => Check::fail(name, format!("missing: {}", missing.join(", ")), grant(wanted)),
+// === impl Asked ===
+
+impl Asked {
+    fn of(kind: &str, resource: String, rights: &'static [&'static str]) -> Self {
+        Self { name: format!("rights on the {kind}"), resource, rights }
+    }
+
+    fn judge(&self, wanted: Wanted<'_>, permitted: Result<Vec<String>, CallError>) -> Check {
+        let Self { name, resource, rights } = self;
+        let permitted = match permitted {
+            Ok(permitted) => permitted,
+            Err(error) => return Check::unknown(name, error.chain(), grant(wanted)),
+        };
+        let missing = rights.iter().filter(|right| !permitted.iter().any(|had| had == *right));
+        let missing: Vec<_> = missing.copied().collect();
+        let found = match missing.is_empty() {
+            true => rights.join(", "),
+            false => format!("missing: {}", missing.join(", ")),
+        };
+        match wanted.google {
+            Some(Asker { name: asker, is_daemon: false }) => {
+                let ask = ask_as("ACCOUNT", resource, rights);
+                Check::unknown(name, format!("of {asker}: {found}"), format!("{ask}\n{DAEMON}"))
+            }
+            Some(_) | None if missing.is_empty() => Check::ok(name, found),
+            Some(_) | None => Check::fail(name, found, grant(wanted)),
+        }
     }
 }
 
+/// A line that asks which of these rights another account has.
+pub fn ask_as(account: &str, resource: &str, rights: &[&str]) -> String {
+    let rights = serde_json::json!({ "permissions": rights });
+    format!(
+        "curl -s -H \"Authorization: Bearer $(gcloud auth print-access-token \
+         --impersonate-service-account={account})\" -H 'Content-Type: application/json' \
+         -d '{rights}' https://pubsub.googleapis.com/v1/{resource}:testIamPermissions"
+    )
+}
+
 fn failed(name: String, wanted: Wanted<'_>, error: &CallError) -> Check {
-    let remedy = match (error.code, wanted.google) {
+    let google = wanted.google.is_some();
+    let remedy = match (error.code, google) {
         (Code::PermissionDenied | Code::Unauthenticated, true) => grant(wanted),
         (Code::InvalidArgument, _) => "see `--topic`, `--project` and `--subscription`".to_owned(),
         (_, true) => "see that this host reaches pubsub.googleapis.com".to_owned(),
@@ -226,13 +260,19 @@ fn failed(name: String, wanted: Wanted<'_>, error: &CallError) -> Check {
                 .to_owned()
         }
     };
-    Check::fail(name, error.chain(), remedy)
+    match wanted.google {
+        // The daemon may.
+        Some(Asker { is_daemon: false, .. }) if error.code == Code::PermissionDenied => {
+            Check::unknown(name, error.chain(), remedy)
+        }
+        Some(_) | None => Check::fail(name, error.chain(), remedy),
+    }
 }
 
 /// Lines that grant the daemon what it needs.
 fn grant(wanted: Wanted<'_>) -> String {
     let lines = grant_role(wanted.project, "ACCOUNT");
-    format!("{lines}\n(ACCOUNT is the daemon's service account, an e-mail address)")
+    format!("{lines}\n{DAEMON}")
 }
 
 /// Lines that grant a service account what the daemon, or a question, does on Pub/Sub, and no more.
@@ -251,7 +291,7 @@ mod tests {
     use super::*;
     use google_cloud_googleapis::pubsub::v1::PushConfig;
 
-    const WANTED: Wanted<'_> = Wanted { topic: "t", subscription: "s", project: "p", google: true };
+    const WANTED: Wanted<'_> = Wanted { topic: "t", subscription: "s", project: "p", google: None };
 
     fn verdict(change: impl FnOnce(&mut Subscription)) -> Verdict {
         let mut subscription = Subscription {
@@ -273,10 +313,30 @@ mod tests {
         assert_eq!(verdict(|s| s.push_config = Some(push)), Verdict::Fail);
     }
 
+    /// What is made of it that somebody has the first few of the rights on the topic.
+    fn judged(is_daemon: bool, had: usize) -> Check {
+        let had = TOPIC_RIGHTS[..had].iter().map(|right| (*right).to_owned()).collect();
+        let asker = Asker { name: "somebody".to_owned(), is_daemon };
+        let wanted = Wanted { google: Some(&asker), ..WANTED };
+        Asked::of("topic", "projects/p/topics/t".to_owned(), &TOPIC_RIGHTS).judge(wanted, Ok(had))
+    }
+
+    #[test]
+    fn what_a_person_may_says_nothing_of_the_daemon() {
+        assert_eq!(judged(true, 3).verdict, Verdict::Ok);
+        for had in [2, 3] {
+            let check = judged(false, had);
+            assert_eq!(check.verdict, Verdict::Unknown);
+            assert!(check.found.starts_with("of somebody: "), "{}", check.found);
+            assert!(check.remedy.contains("--impersonate-service-account=ACCOUNT"));
+            assert!(check.remedy.contains("v1/projects/p/topics/t:testIamPermissions"));
+        }
+    }
+
     #[test]
     fn missing_rights_are_named_with_what_grants_them() {
-        let had = Ok(vec![TOPIC_RIGHTS[0].to_owned(), TOPIC_RIGHTS[1].to_owned()]);
-        let check = judge_rights("rights".to_owned(), WANTED, &TOPIC_RIGHTS, had);
+        let check = judged(true, 2);
+        assert_eq!(check.verdict, Verdict::Fail);
         assert_eq!(check.found, "missing: pubsub.topics.publish");
         assert!(check.remedy.contains("add-iam-policy-binding p --member"), "{}", check.remedy);
         assert!(check.remedy.contains("--role projects/p/roles/twinedPubSub"), "{}", check.remedy);

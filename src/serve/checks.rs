@@ -1,14 +1,15 @@
 //! All that is looked at before a start.
 
 use crate::chain::Chain;
-use crate::check::Check;
-use crate::config::{Bus, ServeSettings, ServicesArgs};
+use crate::check::{Asker, Check};
+use crate::config::{Bus, ServeSettings, ServicesArgs, google_credentials};
 use crate::local::services;
 use crate::network::patiently;
 use crate::pubsub::{Admin, Connection, look};
 use crate::runner::kubernetes::access;
 use crate::serve::{Choice, parts};
 use crate::store::sqlite::{self, SqliteStore};
+use serde_json::Value;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,17 +23,30 @@ pub struct Findings {
     pub google_account: Option<String>,
 }
 
+/// Who looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looker {
+    /// The daemon, before it starts.
+    Daemon,
+    /// Whoever runs the doctor.
+    Doctor,
+}
+
 /// Looks at everything that the daemon needs.
 pub(super) async fn look(
     settings: &ServeSettings,
     choice: &Choice<'_>,
     connection: &Connection,
+    looker: Looker,
 ) -> Findings {
     let unused = settings.unused.iter().map(|words| Check::warn("settings", words, ""));
     let mut checks: Vec<_> = unused.collect();
     checks.extend(open_emulator(&settings.bus));
-    let (pubsub, store, runner) =
-        tokio::join!(pubsub(settings, connection), store(settings), runner(settings, choice));
+    let (pubsub, store, runner) = tokio::join!(
+        pubsub(settings, connection, looker),
+        store(settings),
+        runner(settings, choice, looker),
+    );
     checks.extend(pubsub);
     checks.push(store);
     checks.extend(runner.checks);
@@ -52,17 +66,42 @@ fn open_emulator(bus: &Bus) -> Option<Check> {
     })
 }
 
-async fn pubsub(settings: &ServeSettings, connection: &Connection) -> Vec<Check> {
+async fn pubsub(settings: &ServeSettings, connection: &Connection, looker: Looker) -> Vec<Check> {
     let ServeSettings { topic, subscription, project, bus, .. } = settings;
-    let google = *bus == Bus::Google;
+    let asker = (*bus == Bus::Google).then(|| asker(looker));
+    let google = asker.as_ref();
     let admin = Admin::new(connection);
     // What is not there yet may be starting. (At Google's it is, and listing topics is a right that
     // we do not need.)
-    if !google {
+    if google.is_none() {
         // If it never answers, the next look says so.
         let _ = patiently(async || admin.check().await).await;
     }
     look::look(connection, look::Wanted { topic, subscription, project, google }).await
+}
+
+/// As whom Google is asked: whose the credentials are that its clients find. Where there is no file
+/// of them they are the machine's, or the pod's.
+fn asker(looker: Looker) -> Asker {
+    let asker = match google_credentials() {
+        None => Asker { name: "the account of this machine or pod".to_owned(), is_daemon: true },
+        Some(path) => holder(&path, &std::fs::read(&path).unwrap_or_default()),
+    };
+    Asker { is_daemon: asker.is_daemon || looker == Looker::Daemon, ..asker }
+}
+
+/// Whose a file of credentials is. A person's says no name.
+fn holder(path: &Path, text: &[u8]) -> Asker {
+    let credentials: Value = serde_json::from_slice(text).unwrap_or_default();
+    let text = |key: &str| credentials[key].as_str().unwrap_or_default();
+    let path = path.display();
+    match text("type") {
+        "service_account" => Asker { name: text("client_email").to_owned(), is_daemon: true },
+        kind @ ("impersonated_service_account" | "external_account") => {
+            Asker { name: format!("the {kind} of `{path}`"), is_daemon: true }
+        }
+        _ => Asker { name: format!("the person of `{path}`"), is_daemon: false },
+    }
 }
 
 async fn store(settings: &ServeSettings) -> Check {
@@ -108,7 +147,7 @@ fn standing(folder: &Path) -> &Path {
     folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder)
 }
 
-async fn runner(settings: &ServeSettings, choice: &Choice<'_>) -> Findings {
+async fn runner(settings: &ServeSettings, choice: &Choice<'_>, looker: Looker) -> Findings {
     let nothing = |check| Findings { checks: vec![check], google_account: None };
     let (kubernetes, services) = match choice {
         Choice::Processes(args) => return nothing(folders(args)),
@@ -119,6 +158,7 @@ async fn runner(settings: &ServeSettings, choice: &Choice<'_>) -> Findings {
         settings: services,
         service_account: &kubernetes.service_account,
         queue: kubernetes.queue.as_deref(),
+        is_daemon: looker == Looker::Daemon,
     };
     // Calls of many kinds make it large.
     let looked = Box::pin(access::look(wanted)).await;
@@ -190,6 +230,15 @@ mod tests {
         assert!(words.contains("is not a SQLite database"), "{words}");
         let missing = open(&root.path().join("no/events.sqlite"), root.path()).unwrap_err();
         assert!(missing.contains("no file can be made"), "{missing}");
+    }
+
+    #[test]
+    fn a_person_s_credentials_are_not_the_daemon_s() {
+        let holder = |text: &str| holder(Path::new("/file.json"), text.as_bytes());
+        let account = holder(r#"{"type": "service_account", "client_email": "a@p"}"#);
+        assert_eq!(account, Asker { name: "a@p".to_owned(), is_daemon: true });
+        assert!(!holder(r#"{"type": "authorized_user", "client_id": "c"}"#).is_daemon);
+        assert!(!holder("").is_daemon);
     }
 
     #[test]

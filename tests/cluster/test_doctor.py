@@ -4,6 +4,7 @@ What each right is for, `test_rights` shows.
 """
 
 import json
+import os
 import subprocess
 
 import offline
@@ -49,9 +50,28 @@ def test_under_exactly_the_role_all_is_well(twined, queue, network):
     unknown = {name for name, check in found.items() if check["verdict"] != "ok"}
     assert unknown == {"service account default"}, done.stdout
     assert found["service account default"]["verdict"] == "unknown"
+    account = f"`system:serviceaccount:{network.namespace}:twined`"
+    assert found["who asks Kubernetes"]["found"] == account
     assert {"rights on workloads", f"queue {local_queue}"} <= set(found)
     # It made nothing, and left nothing.
     assert network.cluster.kubectl.list("jobs", "-n", network.namespace) == []
+
+
+def test_what_an_admin_may_is_not_taken_for_what_the_daemon_may(twined, network):
+    admin = network.cluster.kubeconfig
+
+    done = twined("doctor", "--output", "json", kubeconfig=admin)
+
+    found = checks_of(done)
+    rights = [found[f"rights on {kind}"] for kind in ("jobs", "pods", "events", "secrets", "leases")]
+    unknown = [found["who asks Kubernetes"], *rights]
+    assert {check["verdict"] for check in unknown} == {"unknown"}, done.stdout
+    # What it says is to be done asks as the daemon's account: a line for a shell.
+    account = f"{network.namespace}:twined"
+    ask = found["rights on jobs"]["remedy"].replace("NAMESPACE:NAME", account)
+    environment = {"PATH": os.environ["PATH"], "KUBECONFIG": str(admin), "HOME": str(network.folder)}
+    said = subprocess.run(["sh", "-c", ask], env=environment, capture_output=True, text=True)
+    assert said.stdout.split() == ["yes"] * 6, said
 
 
 @pytest.mark.parametrize("command", ["doctor", "serve"])

@@ -47,6 +47,8 @@ pub struct Wanted<'a> {
     pub service_account: &'a str,
     /// The local queue that they wait in.
     pub queue: Option<&'a str>,
+    /// Whether it is the daemon that looks, whoever it is: a person's rights are not the daemon's.
+    pub is_daemon: bool,
 }
 
 /// What was found.
@@ -74,7 +76,8 @@ pub async fn look(wanted: Wanted<'_>) -> Findings {
     if !reached {
         return findings;
     }
-    let subject = subject(&client).await;
+    let subject = subject(&client, wanted.is_daemon).await;
+    findings.checks.push(subject.asker().check("Kubernetes"));
     let kueue = kueue_version(&client).await;
     let served = matches!(kueue, Ok(Some(_)));
     let (namespace, rights, (account, google), queue) = tokio::join!(
@@ -127,11 +130,11 @@ fn judge_version(version: &str, minor: &str) -> Check {
 }
 
 /// Who we are there.
-async fn subject(client: &Client) -> Subject {
+async fn subject(client: &Client, is_daemon: bool) -> Subject {
     let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
     let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await;
     let user = review.ok().and_then(|review| review.status).and_then(|status| status.user_info);
-    Subject::named(user.and_then(|user| user.username).as_deref())
+    Subject::new(user.and_then(|user| user.username), is_daemon)
 }
 
 /// Whether the namespace is there, and takes Jobs such as ours: by a dry run, for a Role in one
@@ -380,8 +383,8 @@ mod tests {
         let text = "defaults: {memory: {default: 3Gi}, security: restricted}";
         let base = Fields { service_account: Some(Name("s".into())), ..Fields::default() };
         let settings = Settings::read(text, base).unwrap();
-        let wanted =
-            Wanted { network: &network, settings: &settings, service_account: "s", queue: None };
+        let (network, settings, service_account) = (&network, &settings, "s");
+        let wanted = Wanted { network, settings, service_account, queue: None, is_daemon: true };
 
         let job = sample(wanted).unwrap();
 

@@ -1,6 +1,6 @@
 //! What the daemon may do in its namespace, verb by verb.
 
-use crate::check::Check;
+use crate::check::{Asker, Check};
 use futures_util::future::join_all;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -45,9 +45,15 @@ struct Right {
     without: Option<&'static str>,
 }
 
-/// Whom rights are granted to.
+/// What the name of a service account begins with.
+const ACCOUNT: &str = "system:serviceaccount:";
+
+/// Who asks, and whom rights are granted to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject(String);
+pub struct Subject {
+    user: Option<String>,
+    is_daemon: bool,
+}
 
 /// Whether each right is there.
 pub async fn checks(
@@ -124,6 +130,14 @@ impl Right {
     }
 
     fn judge(&self, namespace: &str, subject: &Subject, missing: &[&str]) -> Check {
+        let Asker { name, is_daemon } = subject.asker();
+        if !is_daemon {
+            let found = match missing.is_empty() {
+                true => format!("{name} may: {}", self.verbs.join(", ")),
+                false => format!("{name} may not: {}", missing.join(", ")),
+            };
+            return Check::unknown(self.name(), found, self.ask(namespace));
+        }
         if missing.is_empty() {
             return Check::ok(self.name(), self.verbs.join(", "));
         }
@@ -135,12 +149,21 @@ impl Right {
         }
     }
 
+    /// A line that asks for it as the daemon's account.
+    fn ask(&self, namespace: &str) -> String {
+        let (verbs, kind) = (self.verbs.join(" "), self.qualified());
+        format!(
+            "for verb in {verbs}; do kubectl auth can-i $verb {kind} -n {namespace} \
+             --as {ACCOUNT}NAMESPACE:NAME; done"
+        )
+    }
+
     /// Lines that grant it, however often they are run.
     fn grant(&self, namespace: &str, subject: &Subject) -> String {
         let role = format!("twined-{}", self.resource);
         let apply = "--dry-run=client -o yaml | kubectl apply -f -";
         let (verbs, kind) = (self.verbs.join(","), self.qualified());
-        let Subject(subject) = subject;
+        let subject = subject.flag();
         format!(
             "kubectl create role {role} -n {namespace} --verb={verbs} --resource={kind} {apply}\n\
              kubectl create rolebinding {role} -n {namespace} --role={role} {subject} {apply}"
@@ -151,14 +174,30 @@ impl Right {
 // === impl Subject ===
 
 impl Subject {
-    /// Of the name by which the API server knows us.
-    pub fn named(user: Option<&str>) -> Self {
-        let account = user.and_then(|user| user.strip_prefix("system:serviceaccount:"));
-        Self(match (account, user) {
+    /// Of the name by which the API server knows us, if it says; and whether we are the daemon.
+    pub fn new(user: Option<String>, is_daemon: bool) -> Self {
+        Self { user, is_daemon }
+    }
+
+    /// Who asks. A daemon in a cluster is a service account, so that another may be the daemon's.
+    pub fn asker(&self) -> Asker {
+        let Self { user, is_daemon } = self;
+        let account = user.as_deref().is_some_and(|user| user.starts_with(ACCOUNT));
+        let name = match user {
+            Some(user) => format!("`{user}`"),
+            None => "somebody whom the API server does not name".to_owned(),
+        };
+        Asker { name, is_daemon: *is_daemon || account }
+    }
+
+    /// As kubectl wants it.
+    fn flag(&self) -> String {
+        let user = self.user.as_deref();
+        match (user.and_then(|user| user.strip_prefix(ACCOUNT)), user) {
             (Some(account), _) => format!("--serviceaccount={account}"),
             (None, Some(user)) => format!("--user='{}'", user.replace('\'', r"'\''")),
             (None, None) => "--serviceaccount=NAMESPACE:NAME".to_owned(),
-        })
+        }
     }
 }
 
@@ -167,9 +206,13 @@ mod tests {
     use super::*;
     use crate::check::Verdict;
 
+    fn subject(user: &str, is_daemon: bool) -> Subject {
+        Subject::new(Some(user.to_owned()), is_daemon)
+    }
+
     #[test]
     fn a_missing_right_is_granted_by_two_lines() {
-        let subject = Subject::named(Some("system:serviceaccount:n:daemon"));
+        let subject = subject("system:serviceaccount:n:daemon", false);
         let check = RIGHTS[0].judge("n", &subject, &["patch"]);
 
         assert_eq!((check.verdict, &*check.found), (Verdict::Fail, "missing: patch"));
@@ -181,13 +224,33 @@ mod tests {
 
     #[test]
     fn a_right_that_can_be_done_without_is_a_warning_that_says_what_is_lost() {
-        let check = RIGHTS[2].judge("n", &Subject::named(None), &["list"]);
+        let check = RIGHTS[2].judge("n", &Subject::new(None, true), &["list"]);
         assert_eq!(check.verdict, Verdict::Warn);
         assert!(check.found.contains("askers are not told"), "{}", check.found);
     }
 
     #[test]
     fn a_person_is_named_as_kubectl_does() {
-        assert_eq!(Subject::named(Some("it's me")), Subject(r"--user='it'\''s me'".to_owned()));
+        assert_eq!(subject("it's me", true).flag(), r"--user='it'\''s me'");
+    }
+
+    #[test]
+    fn what_a_person_may_says_nothing_of_the_daemon() {
+        let admin = subject("kubernetes-admin", false);
+        for missing in [&[][..], &["patch"]] {
+            let check = RIGHTS[0].judge("n", &admin, missing);
+            assert_eq!(check.verdict, Verdict::Unknown);
+            assert!(check.found.contains("`kubernetes-admin` may"), "{}", check.found);
+            let as_the_daemon = "for verb in create get list watch patch delete; do kubectl auth \
+                                 can-i $verb jobs.batch -n n --as system:serviceaccount:";
+            assert!(check.remedy.starts_with(as_the_daemon), "{}", check.remedy);
+        }
+        assert_eq!(admin.asker().check("Kubernetes").verdict, Verdict::Unknown);
+
+        // A daemon on somebody's laptop is that person.
+        let daemon = subject("kubernetes-admin", true);
+        assert_eq!(RIGHTS[0].judge("n", &daemon, &[]).verdict, Verdict::Ok);
+        assert_eq!(RIGHTS[0].judge("n", &daemon, &["patch"]).verdict, Verdict::Fail);
+        assert_eq!(daemon.asker().check("Kubernetes").verdict, Verdict::Ok);
     }
 }
