@@ -13,7 +13,9 @@ use crate::chain::Chain;
 use crate::event::Timestamp;
 pub use admin::{Admin, Wanted};
 use bytes::Bytes;
-use google_cloud_auth::credentials::{Builder as DefaultCredentials, Credentials, anonymous};
+use google_cloud_auth::credentials::{
+    Builder as DefaultCredentials, Credentials, anonymous, impersonated,
+};
 use google_cloud_googleapis::pubsub::v1::publisher_client::PublisherClient;
 use google_cloud_googleapis::pubsub::v1::subscriber_client::SubscriberClient;
 use google_cloud_pubsub::subscriber::handler::Handler;
@@ -165,6 +167,17 @@ impl Connection {
         let credentials =
             DefaultCredentials::default().build().map_err(ConnectError::Credentials)?;
         Ok(Self::over(to, credentials, endpoint.to_owned(), project))
+    }
+
+    /// The same, in the name of a service account. That we may not speak in it is told by the first
+    /// call.
+    pub fn as_account(&self, account: &str) -> Result<Self, ConnectError> {
+        let ours = self.credentials.clone();
+        let theirs = impersonated::Builder::from_source_credentials(ours)
+            .with_target_principal(account)
+            .build()
+            .map_err(ConnectError::Credentials)?;
+        Ok(Self { credentials: theirs, ..self.clone() })
     }
 
     fn over(to: Endpoint, credentials: Credentials, endpoint: String, project: &str) -> Self {

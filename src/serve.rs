@@ -14,6 +14,7 @@
 pub mod checks;
 pub mod parts;
 pub mod places;
+mod questions;
 use crate::check::Check;
 use crate::config::{
     Bus, ConfigError, KubernetesSettings, Runs, ServeSettings, ServicesArgs, bind_at,
@@ -238,8 +239,12 @@ impl Daemon {
     }
 }
 
-/// Looks at everything that is looked at before a start, and nothing more.
-pub async fn look(settings: &ServeSettings) -> Result<checks::Findings, ServeError> {
+/// Looks at everything that is looked at before a start, and at what questions may do, which are
+/// `question_account` where the cluster does not say.
+pub async fn look(
+    settings: &ServeSettings,
+    question_account: Option<String>,
+) -> Result<Vec<Check>, ServeError> {
     // What is wrong in the file is a setting that is wrong: there is nothing to look at then.
     let choice = Choice::read(&settings.runner)?;
     let mut servers = Tasks::new();
@@ -251,7 +256,11 @@ pub async fn look(settings: &ServeSettings) -> Result<checks::Findings, ServeErr
         }
         (connected, _) => connected?.0,
     };
-    Ok(checks::look(settings, &choice, &connection, Looker::Doctor).await)
+    let looked = checks::look(settings, &choice, &connection, Looker::Doctor).await;
+    let checks::Findings { mut checks, google_account } = looked;
+    let account = question_account.or(google_account);
+    checks.extend(questions::look(settings, &connection, account.as_deref()).await);
+    Ok(checks)
 }
 
 async fn connect(

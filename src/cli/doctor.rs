@@ -2,9 +2,8 @@
 
 use crate::check::{Check, Verdict};
 use crate::cli::{FAILED, Failure, OK, terminal};
-use crate::config::{self, Bus, Runs, ServeArgs, ServeSettings};
-use crate::pubsub::look::{QUESTION_TOPIC_RIGHTS, ask_as, grant_role};
-use crate::serve::{self, checks::Findings};
+use crate::config::{self, ServeArgs};
+use crate::serve;
 use clap::ValueEnum;
 use serde_json::json;
 use std::fmt::Write as _;
@@ -20,6 +19,12 @@ use std::fmt::Write as _;
 pub struct Args {
     #[command(flatten)]
     serve: ServeArgs,
+
+    /// Google's service account of questions' pods [default: as `--service-account` is annotated]
+    ///
+    /// What it may do is asked for in its name.
+    #[arg(long, value_name = "EMAIL")]
+    question_account: Option<String>,
 
     /// For a person, or for a program
     #[arg(long, value_enum, default_value_t)]
@@ -38,10 +43,9 @@ enum Output {
 
 /// Looks, and prints what it found.
 pub async fn run(args: Args) -> Result<u8, Failure> {
-    let Args { serve, output } = args;
+    let Args { serve, question_account, output } = args;
     let settings = serve.checked(config::ours)?;
-    let Findings { mut checks, google_account } = serve::look(&settings).await?;
-    checks.push(question_rights(&settings, google_account.as_deref()));
+    let checks = serve::look(&settings, question_account).await?;
     let failed = checks.iter().any(Check::stands_in_the_way);
     let printed = match output {
         Output::Table => format!("{}\n\n{}", table(&checks), sum(&checks)),
@@ -70,38 +74,6 @@ fn sum(checks: &[Check]) -> String {
     let [ok, unknown, warn, fail] =
         [Verdict::Ok, Verdict::Unknown, Verdict::Warn, Verdict::Fail].map(count);
     format!("{ok} ok, {warn} to look at, {fail} failed, {unknown} that nobody can tell from here")
-}
-
-/// What the pods of questions may do. A service that may not look at its topic dies in silence, so
-/// it is worth the trouble; but only their own account can ask.
-fn question_rights(settings: &ServeSettings, account: Option<&str>) -> Check {
-    let name = "rights of questions";
-    let ServeSettings { topic, project, bus, runner, .. } = settings;
-    if *bus != Bus::Google {
-        return Check::ok(name, "an emulator has none to give");
-    }
-    let member = match (account, runner) {
-        (Some(account), _) => account,
-        (None, Runs::Kubernetes(_)) => "ACCOUNT",
-        (None, Runs::Process(_)) => {
-            return Check::unknown(name, "they have what GOOGLE_APPLICATION_CREDENTIALS names", "");
-        }
-    };
-    let ask = ask_as(member, &format!("projects/{project}/topics/{topic}"), &QUESTION_TOPIC_RIGHTS);
-    let needed = QUESTION_TOPIC_RIGHTS.join(", ");
-    Check::unknown(
-        name,
-        format!(
-            "as whom they run, {member}, is not us. They need {needed}; subscriptions to ask \
-             others; their bucket's objects and storage.buckets.get; signBlob on themselves for \
-             signed URLs; secretmanager.versions.access for credentials"
-        ),
-        format!(
-            "ask as them; each that is not in the answer is missing:\n{ask}\n\
-             what grants it:\n{}\n(without pubsub.topics.get a service dies before its first event)",
-            grant_role(project, member)
-        ),
-    )
 }
 
 #[cfg(test)]

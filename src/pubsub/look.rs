@@ -2,6 +2,7 @@
 //!
 //! Whether subscriptions may be made is seen by making one, which is deleted at once.
 
+pub mod questions;
 use crate::check::{Asker, Check, Verdict};
 use crate::pubsub::{Admin, CallError, Connection, admin};
 use google_cloud_googleapis::iam::v1::TestIamPermissionsRequest;
@@ -33,9 +34,6 @@ const ROLE_RIGHTS: [&str; 7] = [
 
 /// The name of that role.
 const ROLE: &str = "twinedPubSub";
-
-/// What a question's pod needs, of its topic.
-pub const QUESTION_TOPIC_RIGHTS: [&str; 3] = TOPIC_RIGHTS;
 
 /// Who is meant in lines to be copied.
 const DAEMON: &str = "(ACCOUNT is the daemon's service account, an e-mail address)";
@@ -150,24 +148,30 @@ async fn probe(connection: &Connection, wanted: Wanted<'_>) -> Check {
     {
         return failed(name.to_owned(), wanted, &error);
     }
-    let random = Uuid::new_v4().simple().to_string();
-    let probe = format!("twined.check.{}", &random[..12]);
-    // It would receive nothing that anybody waits for, so that one which stays does no harm.
-    let filter = "attributes.recipient = \"nobody\"";
-    let filter = filter.to_owned();
-    // It expires in a day.
-    let made = admin::Wanted { filter, ..admin::Wanted::view_of(wanted.topic, &probe) };
-    if let Err(error) = admin.subscribe(&made).await {
+    let probe = probe_of(wanted.topic);
+    if let Err(error) = admin.subscribe(&probe).await {
         return failed(name.to_owned(), wanted, &error);
     }
-    match admin.delete_subscription(&probe).await {
+    match admin.delete_subscription(&probe.name).await {
         Ok(()) => Check::ok(name, "one was made and deleted"),
         Err(error) => Check::warn(
             name,
             format!("one was made, and cannot be deleted: {}", error.chain()),
-            format!("gcloud pubsub subscriptions delete {probe} --project {}", wanted.project),
+            format!(
+                "gcloud pubsub subscriptions delete {} --project {}",
+                probe.name, wanted.project
+            ),
         ),
     }
+}
+
+/// A subscription that receives nothing that anybody waits for, so that one which stays does no harm.
+/// It expires in a day.
+fn probe_of(topic: &str) -> admin::Wanted {
+    let random = Uuid::new_v4().simple().to_string();
+    let name = format!("twined.check.{}", &random[..12]);
+    let filter = "attributes.recipient = \"nobody\"".to_owned();
+    admin::Wanted { filter, ..admin::Wanted::view_of(topic, &name) }
 }
 
 /// What we may do, where somebody says.
@@ -194,7 +198,7 @@ async fn rights(connection: &Connection, wanted: Wanted<'_>) -> Vec<Check> {
 }
 
 /// Which of these rights on a resource whoever holds the connection has.
-pub async fn permitted(
+async fn permitted(
     connection: &Connection,
     resource: &str,
     rights: &[&str],
@@ -239,7 +243,7 @@ impl Asked {
 }
 
 /// A line that asks which of these rights another account has.
-pub fn ask_as(account: &str, resource: &str, rights: &[&str]) -> String {
+fn ask_as(account: &str, resource: &str, rights: &[&str]) -> String {
     let rights = serde_json::json!({ "permissions": rights });
     format!(
         "curl -s -H \"Authorization: Bearer $(gcloud auth print-access-token \

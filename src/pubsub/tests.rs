@@ -3,6 +3,7 @@
 //! to the server is a process of its own.
 
 use super::*;
+mod iam;
 use crate::event::Outgoing;
 use crate::pubsub::emulator::Emulator;
 use crate::pubsub::subscriber::Flow;
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::service::InterceptorLayer;
+use tonic::service::{InterceptorLayer, Routes};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 /// The folder that a process of [`speaking_process`] finds its server's key in.
@@ -167,13 +168,20 @@ async fn refusing_process() {
 /// An emulator behind TLS, and a connection to it as to Google.
 async fn served() -> (Connection, Bearers, JoinSet<()>) {
     let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
+    let routes = Emulator::new(emulator::Options::default()).routes(CancellationToken::new());
+    let (port, bearers, server) = serve(&folder, routes).await;
+    let endpoint = format!("https://localhost:{port}");
+    (Connection::google_at(&endpoint, "a-project").unwrap(), bearers, server)
+}
+
+/// Serves behind TLS, at a port of loopback.
+async fn serve(folder: &Path, routes: Routes) -> (u16, Bearers, JoinSet<()>) {
     let read = |name| std::fs::read(folder.join(name)).unwrap();
     let identity = Identity::from_pem(read("server.pem"), read("server.key"));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let bearers = Bearers::default();
     let seen = Arc::clone(&bearers);
-    let routes = Emulator::new(emulator::Options::default()).routes(CancellationToken::new());
     let mut server = JoinSet::new();
     server.spawn(async move {
         Server::builder()
@@ -190,8 +198,7 @@ async fn served() -> (Connection, Bearers, JoinSet<()>) {
             .await
             .unwrap();
     });
-    let endpoint = format!("https://localhost:{port}");
-    (Connection::google_at(&endpoint, "a-project").unwrap(), bearers, server)
+    (port, bearers, server)
 }
 
 /// A folder with two authorities, a server's key that the first vouches for, and a service account.
@@ -209,7 +216,8 @@ fn folder() -> TempDir {
     let issuer = authority("authority.pem");
     authority("stranger.pem");
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let names = ["localhost", "iamcredentials.googleapis.com"].map(str::to_owned);
+    let params = CertificateParams::new(names).unwrap();
     write("server.pem", params.signed_by(&key, &issuer).unwrap().pem());
     write("server.key", key.serialize_pem());
     let account = serde_json::json!({
@@ -227,15 +235,19 @@ fn folder() -> TempDir {
 }
 
 fn speak(folder: &Path, process: &str, authority: &str) -> Output {
+    speaking(folder, process, authority).output().unwrap()
+}
+
+fn speaking(folder: &Path, process: &str, authority: &str) -> Command {
     let name = format!("{}::{process}", module_path!().split_once("::").unwrap().1);
-    Command::new(std::env::current_exe().unwrap())
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .args(["--exact", &name, "--ignored", "--nocapture"])
         .env(FOLDER, folder)
         .env("SSL_CERT_FILE", folder.join(authority))
         .env_remove("SSL_CERT_DIR")
-        .env("GOOGLE_APPLICATION_CREDENTIALS", folder.join("account.json"))
-        .output()
-        .unwrap()
+        .env("GOOGLE_APPLICATION_CREDENTIALS", folder.join("account.json"));
+    command
 }
 
 #[tokio::test]
