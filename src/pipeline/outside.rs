@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
 /// For how long such a service may say nothing. The SDK acknowledges a question as soon as it
 /// has it; its parent gives up after 360 s.
@@ -74,7 +74,8 @@ impl Pipeline {
     /// Looks, later, whether the one who should answer has said that he has the question; where
     /// he has not, tells the asker how to remove what he left behind.
     pub(super) async fn look_outside(&self, run: RunId, message: &Message, subscription: String) {
-        info!(%run, subscription, "left to a service that runs outside");
+        // Of a subscription that was left behind, this is the first that an operator can see.
+        warn!(%run, subscription, "left to a service that runs outside");
         let view = Arc::clone(&self.parts.view);
         let publisher = self.parts.publisher.clone();
         let stop = self.stop.clone();
