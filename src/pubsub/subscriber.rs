@@ -1,17 +1,19 @@
 //! Receives messages: the official client, with its stream in a task of its own.
 //!
-//! The stream's `next` must not be cancelled while it opens, for it then loses messages, so it is
-//! never raced against anything: a stop goes through the stream's own shutdown, which also sends
-//! the last acks.
+//! A stream that says nothing for a while is given up for a new one, of a client of its own: it may
+//! be dead, and nobody would tell. (Seen: a connection that is half open; and the client itself,
+//! which after an outage sometimes never opened its stream again.) What a stream brought is answered
+//! through it all the same, also after it was given up.
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
 use crate::pubsub::{Admin, Connection, Delivery, Message, Receipt, Wanted};
 use google_cloud_pubsub::client::Subscriber as Client;
-use google_cloud_pubsub::subscriber::ShutdownBehavior;
 use google_cloud_pubsub::subscriber::handler::Handler;
+use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -26,6 +28,10 @@ const LEASE: Duration = Duration::from_secs(10);
 /// The pauses before a stream that has ended for good is opened again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
+/// After how long of silence a stream is given up. Where nothing is published that costs one call
+/// each time.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// How much may be in hand at once: the bound of the daemon's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Flow {
@@ -38,7 +44,7 @@ pub struct Flow {
 /// Receives the messages of one subscription.
 #[derive(Debug)]
 pub struct Subscriber {
-    client: Client,
+    connection: Connection,
     subscription: String,
     flow: Flow,
     restores: Option<Restores>,
@@ -51,6 +57,17 @@ struct Restores {
     wanted: Wanted,
     /// Told when a subscription was made: messages that were published before are not in it.
     made: Option<watch::Sender<Timestamp>>,
+}
+
+/// How a stream ended.
+enum Ended {
+    /// It said nothing for a while.
+    Silent,
+    /// It is gone, or nobody wants it any more.
+    Lost {
+        /// Whether anything came.
+        any: bool,
+    },
 }
 
 /// Why there is no subscriber.
@@ -80,15 +97,23 @@ impl Subscriber {
         subscription: &str,
         flow: Flow,
     ) -> Result<Self, SubscriberError> {
-        let client = Client::builder()
-            .with_endpoint(connection.endpoint.clone())
-            .with_credentials(connection.credentials.clone())
+        let subscription = connection.subscription(subscription);
+        let connection = connection.clone();
+        let subscriber = Self { connection, subscription, flow, restores: None };
+        // What is wrong with how it is made is told at once.
+        Box::pin(subscriber.client()).await?;
+        Ok(subscriber)
+    }
+
+    async fn client(&self) -> Result<Client, SubscriberError> {
+        let Connection { endpoint, credentials, .. } = &self.connection;
+        Client::builder()
+            .with_endpoint(endpoint)
+            .with_credentials(credentials.clone())
             .with_grpc_subchannel_count(1)
             .build()
             .await
-            .map_err(|source| SubscriberError { endpoint: connection.endpoint.clone(), source })?;
-        let subscription = connection.subscription(subscription);
-        Ok(Self { client, subscription, flow, restores: None })
+            .map_err(|source| SubscriberError { endpoint: endpoint.clone(), source })
     }
 
     /// Has it make the subscription and its topic anew where they are gone: somebody deleted them,
@@ -115,22 +140,40 @@ impl Subscriber {
     /// returns, the acks of all receipts that were answered have been sent.
     pub async fn run(self, deliveries: mpsc::Sender<Delivery>, stop: CancellationToken) {
         let (mut pause, longest) = BACKOFF;
+        // Streams that are over, until all that they brought is answered.
+        let mut over = JoinSet::new();
         while !stop.is_cancelled() && !deliveries.is_closed() {
-            if self.stream(&deliveries, &stop).await {
-                pause = BACKOFF.0;
+            while over.try_join_next().is_some() {}
+            match self.stream(&deliveries, &stop, &mut over).await {
+                Ended::Silent => continue,
+                Ended::Lost { any: true } => pause = BACKOFF.0,
+                Ended::Lost { any: false } => {}
             }
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => pause = longest.min(pause * 2),
             }
         }
+        while over.join_next().await.is_some() {}
     }
 
-    /// One stream, to its end. Says whether anything came.
-    async fn stream(&self, deliveries: &mpsc::Sender<Delivery>, stop: &CancellationToken) -> bool {
-        let mut stream = self
-            .client
-            .subscribe(&self.subscription)
+    /// One stream, to its end.
+    async fn stream(
+        &self,
+        deliveries: &mpsc::Sender<Delivery>,
+        stop: &CancellationToken,
+        over: &mut JoinSet<()>,
+    ) -> Ended {
+        let subscription = &self.subscription;
+        let client = match Box::pin(self.client()).await {
+            Ok(client) => client,
+            Err(error) => {
+                warn!(subscription, error = %Chain(&error), "failed to open a stream of messages");
+                return Ended::Lost { any: false };
+            }
+        };
+        let stream = client
+            .subscribe(subscription)
             .set_max_lease(LONGEST_LEASE)
             .set_max_lease_extension(LEASE)
             .set_max_outstanding_messages(self.flow.messages)
@@ -138,40 +181,39 @@ impl Subscriber {
             .set_shutdown_behavior(ShutdownBehavior::WaitForProcessing)
             .build();
         let shutdown = stream.shutdown_token();
-        let ending = stop.child_token();
-        let (ended, subscription) = (ending.clone(), &self.subscription);
-        let restores = self.restores.as_ref();
         // The stream goes at the end of this, before its shutdown is over: what is given back
         // would otherwise come again to it, and stay there for the time of a lease.
-        let receiving = async move {
-            let mut any = false;
-            while let Some(next) = stream.next().await {
-                match next {
-                    Ok((message, handler)) => {
-                        any = true;
-                        if deliveries.send(delivery(message, handler)).await.is_err() {
-                            break;
-                        }
-                    }
-                    Err(error) => {
-                        warn!(subscription, error = %Chain(&error), "lost the stream of messages");
-                        // Here and not when the stream has ended, which waits for what is held:
-                        // that may wait for the topic.
-                        if let Some(restores) = restores {
-                            restores.restore().await;
-                        }
+        let receiving = Box::pin(self.receive(stream, deliveries));
+        let ended = stop.run_until_cancelled(receiving).await;
+        over.spawn(async move { shutdown.shutdown().await });
+        ended.unwrap_or(Ended::Lost { any: true })
+    }
+
+    async fn receive(
+        &self,
+        mut stream: MessageStream,
+        deliveries: &mpsc::Sender<Delivery>,
+    ) -> Ended {
+        let subscription = &self.subscription;
+        let mut any = false;
+        loop {
+            match tokio::time::timeout(SILENCE, stream.next()).await {
+                Ok(Some(Ok((message, handler)))) => {
+                    any = true;
+                    if deliveries.send(delivery(message, handler)).await.is_err() {
+                        return Ended::Lost { any };
                     }
                 }
+                Ok(Some(Err(error))) => {
+                    warn!(subscription, error = %Chain(&error), "lost the stream of messages");
+                    if let Some(restores) = &self.restores {
+                        restores.restore().await;
+                    }
+                }
+                Ok(None) => return Ended::Lost { any },
+                Err(_) => return Ended::Silent,
             }
-            ended.cancel();
-            any
-        };
-        let stopping = async {
-            ending.cancelled().await;
-            shutdown.shutdown().await;
-        };
-        let (any, ()) = tokio::join!(receiving, stopping);
-        any
+        }
     }
 }
 

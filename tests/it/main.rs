@@ -5,6 +5,7 @@
 mod emulator;
 mod local;
 mod monitor;
+mod outage;
 mod pipeline;
 mod program;
 mod replicas;
