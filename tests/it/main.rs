@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
 
+mod api_server;
 mod emulator;
 mod local;
 mod monitor;
@@ -9,6 +10,7 @@ mod outage;
 mod pipeline;
 mod program;
 mod replicas;
+mod runner_calls;
 mod runner_contract;
 mod runner_kubernetes;
 mod runner_process;

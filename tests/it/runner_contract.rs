@@ -89,7 +89,11 @@ fn attributes(question: Uuid, recipient: &str) -> HashMap<String, String> {
 
 impl Watch {
     pub fn of(runner: &dyn Runner) -> Self {
-        Self { states: runner.states(), last: HashMap::new() }
+        Self::over(runner.states())
+    }
+
+    pub fn over(states: BoxStream<'static, RunState>) -> Self {
+        Self { states, last: HashMap::new() }
     }
 
     /// Waits until a run is as it should be.
@@ -119,6 +123,11 @@ impl Watch {
             Phase::Ended(end) => end,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Whether there is nothing more to hear for now.
+    pub fn is_quiet(&mut self) -> bool {
+        self.states.next().now_or_never().is_none()
     }
 
     /// Waits for the first run that is heard of.

@@ -88,16 +88,20 @@ impl Cluster {
     }
 
     async fn act(&self, action: Action) {
-        let done = match action {
-            Action::Stop(uid, reason, message) => self.stop_known(uid, reason, message).await,
-            Action::Enforce(uid) => self.enforce(uid).await,
-            Action::Evicted(uid, pod) => self.record_eviction(uid, pod).await,
-            Action::Pods(uid) => self.look_for_pods(uid).await,
-            Action::Events(uid) => self.look_at_events(uid).await,
+        let (uid, done) = match action {
+            Action::Stop(uid, reason, text) => (uid, self.stop_known(uid, reason, text).await),
+            Action::Enforce(uid) => (uid, self.enforce(uid).await),
+            Action::Evicted(uid, pod) => (uid, self.record_eviction(uid, pod).await),
+            Action::Job(uid) => (uid, self.look_for_known(uid).await),
+            Action::Pods(uid) => (uid, self.look_for_pods(uid).await),
+            Action::Events(uid) => (uid, self.look_at_events(uid).await),
         };
         match done {
-            // Another was faster, or it is gone: the watch will say.
-            Ok(()) | Err(CallError::Conflict(_) | CallError::Gone(_)) => {}
+            Ok(()) => {}
+            // Another was faster: the watch will say.
+            Err(CallError::Conflict(_)) => {}
+            // The watch may have been blind when it went.
+            Err(CallError::Gone(_)) => self.job_left(uid, false),
             Err(error) => warn!(error = %Chain(&error), "failed to see to a run"),
         }
     }
@@ -156,6 +160,11 @@ impl Cluster {
         });
         info!(run = %job.identity.run, %pod, "what it ran on was taken away");
         self.patch(&job.name, patch).await
+    }
+
+    async fn look_for_known(&self, uid: Uuid) -> Result<(), CallError> {
+        let Some(job) = self.job(uid) else { return Ok(()) };
+        self.look_for_job(uid, &job.name).await
     }
 
     async fn look_for_pods(&self, uid: Uuid) -> Result<(), CallError> {

@@ -11,7 +11,6 @@ use crate::runner::kubernetes::kueue::Kueue;
 use crate::runner::kubernetes::table::{JobBrief, Table};
 use crate::runner::kubernetes::watch;
 use crate::runner::states::{Listeners, Mailbox};
-use futures_util::StreamExt;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod, Secret};
 use kube::api::ListParams;
@@ -22,9 +21,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, watch as channel};
 use tokio::time::Instant;
 use uuid::Uuid;
-
-/// How many Jobs that went unseen are looked for at once.
-const LOOKS: usize = 8;
 
 /// What the tasks of a runner share.
 pub struct Cluster {
@@ -201,12 +197,16 @@ impl Cluster {
         let Some(uid) = watch::uid(&job.metadata) else { return };
         let settled =
             job.metadata.labels.as_ref().is_some_and(|all| all.contains_key(label::SETTLED));
+        // Its last version is later than what calls of ours may still answer of it.
+        if self.table(|table| table.get(uid).is_some()) {
+            self.saw_job(job);
+        }
         self.job_left(uid, settled);
     }
 
     /// A Job left. One that we ended is deleted by whoever dealt with its end; any other by a
     /// stranger.
-    fn job_left(&self, uid: Uuid, settled: bool) {
+    pub fn job_left(&self, uid: Uuid, settled: bool) {
         let ended =
             |table: &mut Table| table.get(uid).is_some_and(|(job, _)| job.stopped.is_some());
         if settled || self.table(ended) {
@@ -222,27 +222,31 @@ impl Cluster {
         self.tell_settled(state);
     }
 
-    /// All the Jobs that there are were seen. What is missing went while we did not see.
-    pub async fn jobs_are(&self, seen: &HashSet<Uuid>) {
-        let missing: Vec<(Uuid, String)> = self.table(|table| {
-            let uids = table.uids();
-            let missing = uids.difference(seen);
-            missing.filter_map(|uid| Some((*uid, table.get(*uid)?.0.name.clone()))).collect()
-        });
-        let jobs = self.jobs();
-        futures_util::stream::iter(missing)
-            .for_each_concurrent(LOOKS, async |(uid, name)| {
-                match self.calls.call(Verb::Get, jobs.get_opt(&name)).await {
-                    Ok(Some(job)) if watch::uid(&job.metadata) == Some(uid) => {
-                        let labels = job.metadata.labels.unwrap_or_default();
-                        self.job_left(uid, labels.contains_key(label::SETTLED));
-                    }
-                    Ok(_) => self.job_left(uid, false),
-                    // Not known: it stays until the next time.
-                    Err(_) => {}
-                }
-            })
-            .await;
+    /// All the Jobs that there are were listed.
+    pub fn jobs_are(&self, seen: &HashSet<Uuid>) {
+        self.table(|table| table.jobs_are(seen));
+    }
+
+    /// Sees whether a Job is there that a list left out.
+    pub async fn look_for_job(&self, uid: Uuid, name: &str) -> Result<(), CallError> {
+        match self.calls.call(Verb::Get, self.jobs().get_opt(name)).await? {
+            Some(job) if watch::uid(&job.metadata) == Some(uid) => self.found_job(uid, &job),
+            Some(_) | None => self.job_left(uid, false),
+        }
+        Ok(())
+    }
+
+    fn found_job(&self, uid: Uuid, job: &Job) {
+        let labels = job.metadata.labels.as_ref();
+        let label = |name| labels.and_then(|labels| labels.get(name)).map(String::as_str);
+        let topic = job::label_value(&self.options.network.topic);
+        if label(label::SETTLED).is_some() {
+            self.forget(uid);
+        } else if label(label::TOPIC) == Some(&topic) && job::identify(job).is_some() {
+            self.saw_job(job);
+        } else {
+            self.job_left(uid, false);
+        }
     }
 
     /// A pod is there, or has changed.

@@ -67,6 +67,8 @@ pub struct PodBrief {
     pub created: Timestamp,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// Its resource version.
+    pub version: String,
     /// What it says.
     pub state: PodState,
 }
@@ -80,6 +82,8 @@ pub enum Action {
     Enforce(Uuid),
     /// Put on record that a pod was taken away from a Job.
     Evicted(Uuid, Uuid),
+    /// See whether a Job is there that a list of all left out.
+    Job(Uuid),
     /// See what pods there are of a Job that is finished, for none was ever seen.
     Pods(Uuid),
     /// See what events say of a Job that has no pod, or of its pod that does not run.
@@ -122,6 +126,9 @@ impl Table {
         if let Some(entry) = self.entries.get_mut(&uid) {
             if !is_older(&job.version, &entry.job.version) {
                 entry.job = job;
+                // A list may have been made before the Job was.
+                entry.gone = false;
+                entry.missed = None;
             }
             return;
         }
@@ -138,6 +145,16 @@ impl Table {
         if let Some(entry) = self.entries.get_mut(&uid) {
             entry.gone = true;
             self.changed.insert(uid);
+        }
+    }
+
+    /// All the Jobs that there are were listed. What is not among them is to be looked for: it went
+    /// or was settled while we did not see, or was made while the list was.
+    pub fn jobs_are(&mut self, seen: &HashSet<Uuid>) {
+        for (uid, entry) in &mut self.entries {
+            if !entry.gone && !seen.contains(uid) {
+                entry.missed = Some(Timestamp(0));
+            }
         }
     }
 
@@ -324,11 +341,6 @@ impl Table {
         let first = RunId { question, retry: 0 };
         let uid = self.runs.get(&first).and_then(|jobs| jobs.first());
         uid.and_then(|uid| self.entries.get(uid)).map(|entry| entry.job.identity.depth)
-    }
-
-    /// The uids of all Jobs that are known.
-    pub fn uids(&self) -> HashSet<Uuid> {
-        self.entries.keys().copied().collect()
     }
 
     /// The Jobs that wait for our own limits, and those that count towards these: what has its

@@ -49,7 +49,7 @@ pub async fn jobs(cluster: Arc<Cluster>, listed: oneshot::Sender<()>) {
                 cluster.saw_job(&job);
             }
             Event::InitDone => {
-                cluster.jobs_are(&std::mem::take(&mut seen)).await;
+                cluster.jobs_are(&std::mem::take(&mut seen));
                 // Nobody may wait for it any more.
                 listed.take().map(|listed| listed.send(()));
             }
@@ -144,6 +144,7 @@ pub fn pod_brief(pod: &Pod, recipient: &str) -> Option<PodBrief> {
         name: pod.metadata.name.clone()?,
         created: moment(&pod.metadata).unwrap_or(Timestamp(0)),
         deleting: pod.metadata.deletion_timestamp.is_some(),
+        version: pod.metadata.resource_version.clone()?,
         state: reason::of_pod(pod, recipient),
     })
 }

@@ -2,7 +2,7 @@
 
 use crate::event::Timestamp;
 use crate::runner::kubernetes::reason::{self, PodState, Stuck};
-use crate::runner::kubernetes::table::{Action, EVICTIONS, JobBrief, PodBrief};
+use crate::runner::kubernetes::table::{Action, EVICTIONS, JobBrief, PodBrief, is_older};
 use crate::runner::{End, Phase, Reason, RunState};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,6 +16,10 @@ const PODS: usize = EVICTIONS + 2;
 /// often then. They cost a call each.
 const LOOK: Duration = Duration::from_secs(15);
 
+/// How soon a Job that a list left out is looked for again where the API server did not say whether
+/// it is there: in microseconds.
+const LOOK_AGAIN: i64 = 2_000_000;
+
 /// A Job and its pods.
 #[derive(Debug)]
 pub struct Entry {
@@ -23,6 +27,8 @@ pub struct Entry {
     pub job: JobBrief,
     /// Whether the Job is no more.
     pub gone: bool,
+    /// Where a list of all Jobs left it out: when it is to be looked for.
+    pub missed: Option<Timestamp>,
     /// Whether its pods were looked for after its end.
     pub looked: bool,
     /// Whether we gave it its turn.
@@ -58,6 +64,7 @@ impl Entry {
             events: job.identity.launched,
             job,
             gone: false,
+            missed: None,
             looked: false,
             released: false,
             waits: String::new(),
@@ -69,10 +76,14 @@ impl Entry {
         }
     }
 
-    /// A pod is there, or has changed.
+    /// A pod is there, or has changed. (What a call of ours answered may be older than what the
+    /// watch has said since.)
     pub fn pod(&mut self, pod: PodBrief) {
         if let Some(seen) = self.pods.iter_mut().find(|seen| seen.pod.uid == pod.uid) {
-            seen.pod = pod;
+            if !is_older(&pod.version, &seen.pod.version) {
+                // A list may have been made before the pod was.
+                *seen = Seen { pod, gone: false };
+            }
             return;
         }
         // What is said of a pod that is gone holds no longer for the next.
@@ -251,6 +262,10 @@ impl Entry {
     ) {
         if self.gone {
             return;
+        }
+        if self.missed.is_some_and(|due| due <= now) {
+            self.missed = Some(Timestamp(now.0 + LOOK_AGAIN));
+            actions.push(Action::Job(uid));
         }
         if self.job.end.is_some() {
             if self.pods.is_empty() && !self.looked && !self.never_ran() {

@@ -45,7 +45,8 @@ fn end(seconds: i64, reason: Reason) -> End {
 fn pod(number: u128, state: PodState) -> PodBrief {
     let created = at(i64::try_from(number).unwrap());
     let uid = Uuid::from_u128(number);
-    PodBrief { uid, name: format!("pod-{number}"), created, deleting: false, state }
+    let version = "1".into();
+    PodBrief { uid, name: format!("pod-{number}"), created, deleting: false, version, state }
 }
 
 fn waiting(stuck: Option<Stuck>) -> PodState {
@@ -272,6 +273,45 @@ fn an_older_word_does_not_undo_a_newer() {
     table.job(JobBrief { version: "10".into(), suspended: true, ..job(JOB, 0) });
     table.job(JobBrief { version: "9".into(), ..job(JOB, 0) });
     assert!(table.get(JOB).unwrap().0.suspended);
+}
+
+#[test]
+fn a_job_that_a_list_left_out_is_looked_for_until_it_is_known() {
+    let mut table = table();
+    table.job(job(JOB, 0));
+    table.jobs_are(&HashSet::new());
+    assert_eq!(table.actions(at(1)), [Action::Job(JOB)]);
+    // The call failed.
+    assert_eq!(table.actions(at(2)), []);
+    assert_eq!(table.actions(at(3)), [Action::Job(JOB)]);
+    table.job(job(JOB, 0));
+    assert_eq!(table.actions(at(6)), []);
+    assert!(matches!(told(&mut table), Some(Phase::Starting { .. })));
+}
+
+#[test]
+fn what_is_seen_again_is_not_gone_and_an_older_word_does_not_bring_it_back() {
+    let mut table = table();
+    let seen = |version: &str| JobBrief { version: version.into(), ..job(JOB, 0) };
+    let there = |table: &Table| table.get(JOB).unwrap().1;
+    table.job(seen("10"));
+    table.job_gone(JOB);
+    table.job(seen("9"));
+    assert!(!there(&table));
+    table.job(seen("10"));
+    assert!(there(&table));
+
+    // A pod that was made after the list of all pods.
+    let uid = Uuid::from_u128(1);
+    let seen = |version: &str| PodBrief { version: version.into(), ..pod(1, running(1)) };
+    table.pod(JOB, seen("10"), at(1));
+    table.pods_are(&HashSet::new());
+    table.pod(JOB, seen("9"), at(1));
+    assert!(!matches!(told(&mut table), Some(Phase::Running { .. })));
+    table.pod(JOB, seen("10"), at(1));
+    assert!(matches!(told(&mut table), Some(Phase::Running { .. })));
+    table.pod_gone(JOB, uid);
+    assert!(!matches!(told(&mut table), Some(Phase::Running { .. })));
 }
 
 #[test]

@@ -1,0 +1,137 @@
+//! As much of an API server as the calls of a runner need: Jobs by name, Secrets, no pods. What a
+//! cluster does only now and then it does when a test says so; what one does otherwise is tried on a
+//! real one, in `tests/cluster`.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri};
+use kube::Client;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+use uuid::Uuid;
+
+pub const NAMESPACE: &str = "twined";
+const JOBS: &str = "/apis/batch/v1/namespaces/twined/jobs";
+
+#[derive(Debug, Default)]
+pub struct ApiServer {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    jobs: BTreeMap<String, Value>,
+    version: u64,
+    /// What calls of a kind get instead of an answer: status and reason, and how often still.
+    faults: HashMap<Method, (u16, &'static str, usize)>,
+}
+
+type Answer = Result<Value, (u16, &'static str)>;
+
+impl ApiServer {
+    pub fn client(self: &Arc<Self>) -> Client {
+        let answer = async |State(server): State<Arc<Self>>, method, uri: Uri, body: Bytes| {
+            let answer = server.inner().answer(&method, &uri, &body);
+            let (code, body) = match answer {
+                Ok(object) => (200, object),
+                Err((code, reason)) => {
+                    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}});
+                    (
+                        code,
+                        with(status, json!({"status": "Failure", "reason": reason, "code": code})),
+                    )
+                }
+            };
+            (StatusCode::from_u16(code).unwrap(), body.to_string())
+        };
+        let router = Router::new().fallback(answer).with_state(Arc::clone(self));
+        Client::new(router, NAMESPACE)
+    }
+
+    /// The next calls of a kind fail so, as often as is said.
+    pub fn fail(&self, method: Method, code: u16, reason: &'static str, times: usize) {
+        self.inner().faults.insert(method, (code, reason, times));
+    }
+
+    /// Somebody changes a Job.
+    pub fn change(&self, name: &str, patch: Value) {
+        self.inner().patch(name, patch).unwrap();
+    }
+
+    /// Somebody deletes a Job.
+    pub fn delete(&self, name: &str) {
+        self.inner().jobs.remove(name).unwrap();
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+}
+
+impl Inner {
+    fn answer(&mut self, method: &Method, uri: &Uri, body: &Bytes) -> Answer {
+        if let Some((code, reason, left)) = self.faults.get_mut(method)
+            && *left > 0
+        {
+            *left -= 1;
+            return Err((*code, *reason));
+        }
+        let body = || serde_json::from_slice::<Value>(body).unwrap();
+        let name = uri.path().strip_prefix(JOBS).map(|name| name.trim_start_matches('/'));
+        match (method.as_str(), name) {
+            ("POST", Some("")) => self.create(body()),
+            ("GET", Some("")) => {
+                let items = self.jobs.values();
+                Ok(json!({"metadata": {}, "items": items.collect::<Vec<_>>()}))
+            }
+            ("GET", Some(name)) => self.jobs.get(name).cloned().ok_or((404, "NotFound")),
+            ("PATCH", Some(name)) => self.patch(name, body()),
+            ("DELETE", Some(name)) => self.jobs.remove(name).ok_or((404, "NotFound")),
+            ("POST", None) => Ok(body()),
+            _ => Ok(json!({"metadata": {}, "items": []})),
+        }
+    }
+
+    fn create(&mut self, job: Value) -> Answer {
+        let name = job["metadata"]["name"].as_str().unwrap().to_owned();
+        if self.jobs.contains_key(&name) {
+            return Err((409, "AlreadyExists"));
+        }
+        self.version += 1;
+        let made = json!({"uid": Uuid::new_v4(), "resourceVersion": self.version.to_string()});
+        let job = with(job, json!({ "metadata": made }));
+        self.jobs.insert(name, job.clone());
+        Ok(job)
+    }
+
+    fn patch(&mut self, name: &str, patch: Value) -> Answer {
+        let job = self.jobs.get_mut(name).ok_or((404, "NotFound"))?;
+        let (held, now) =
+            (&patch["metadata"]["resourceVersion"], &job["metadata"]["resourceVersion"]);
+        if !held.is_null() && held != now {
+            return Err((409, "Conflict"));
+        }
+        self.version += 1;
+        let version = json!({"metadata": {"resourceVersion": self.version.to_string()}});
+        *job = with(with(job.take(), patch), version);
+        Ok(job.clone())
+    }
+}
+
+/// A merge patch.
+fn with(mut object: Value, patch: Value) -> Value {
+    match (&mut object, patch) {
+        (Value::Object(fields), Value::Object(changes)) => {
+            for (name, change) in changes {
+                let field = fields.remove(&name).unwrap_or_default();
+                if !change.is_null() {
+                    fields.insert(name, with(field, change));
+                }
+            }
+            object
+        }
+        (_, patch) => patch,
+    }
+}

@@ -1,0 +1,124 @@
+//! What a runner makes of answers that a real cluster gives only now and then.
+
+use crate::api_server::{ApiServer, NAMESPACE};
+use crate::runner_contract::{Ask, GOOD, Watch};
+use axum::http::Method;
+use serde_json::json;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use twined::event::SruidBuf;
+use twined::runner::kubernetes::Options;
+use twined::runner::kubernetes::acts;
+use twined::runner::kubernetes::call::Calls;
+use twined::runner::kubernetes::cluster::Cluster;
+use twined::runner::kubernetes::job::{Network, label};
+use twined::runner::kubernetes::kueue::Kueue;
+use twined::runner::kubernetes::settings::{Fields, Settings};
+use twined::runner::{Launch, Phase, Reason, RunnerError};
+
+/// A runner without its watches.
+struct World {
+    server: Arc<ApiServer>,
+    cluster: Arc<Cluster>,
+}
+
+impl World {
+    fn new(settings: &str) -> Self {
+        let server = Arc::<ApiServer>::default();
+        let cluster = replica(&server, settings, "one");
+        Self { server, cluster }
+    }
+
+    async fn launch(&self, ask: &Ask) -> Result<(), RunnerError> {
+        let recipient: SruidBuf = ask.recipient.parse().unwrap();
+        let launch = Launch {
+            run: ask.run,
+            recipient: &recipient,
+            parent_question: ask.parent_question,
+            attributes: &ask.attributes,
+            inputs: ask.inputs,
+        };
+        self.cluster.launch(&launch).await
+    }
+
+    fn acts(&self) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(acts::act(Arc::clone(&self.cluster)));
+        tasks
+    }
+
+    fn watch(&self) -> Watch {
+        Watch::over(self.cluster.listen().stream())
+    }
+}
+
+fn replica(server: &Arc<ApiServer>, settings: &str, identity: &str) -> Arc<Cluster> {
+    let options = Options {
+        network: Network {
+            namespace: NAMESPACE.into(),
+            images: "registry.test".into(),
+            topic: "tests.octue.twined.services".into(),
+            environment: Vec::new(),
+        },
+        settings: Arc::new(Settings::read(settings, Fields::default()).unwrap()),
+        lease: "twined".into(),
+        identity: identity.into(),
+        launches: 8,
+    };
+    let leads = (watch::channel(true).1, watch::channel(None).1);
+    Cluster::new(options, server.client(), Calls::new(), Kueue::new(), leads)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_was_made_while_all_were_listed_is_not_taken_for_deleted() {
+    let world = World::new("");
+    let ask = Ask::of(GOOD);
+    world.launch(&ask).await.unwrap();
+    let mut watch = world.watch();
+    let _acts = world.acts();
+
+    world.cluster.jobs_are(&HashSet::new());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    assert!(world.cluster.has(ask.run).await.unwrap());
+    watch.until(ask.run, |phase| matches!(phase, Phase::Starting { .. })).await;
+    assert!(watch.is_quiet());
+}
+
+#[tokio::test]
+async fn a_job_that_went_while_nobody_saw_is_missed_though_the_api_server_fails_for_a_while() {
+    let world = World::new("");
+    let (deleted, settled, strangers) = (Ask::of(GOOD), Ask::of(GOOD), Ask::of(GOOD));
+    for ask in [&deleted, &settled, &strangers] {
+        world.launch(ask).await.unwrap();
+    }
+    let label = |name: &str, value: &str| json!({"metadata": {"labels": {name: value}}});
+    world.server.delete(&deleted.run.to_string());
+    world.server.change(&settled.run.to_string(), label(label::SETTLED, "true"));
+    world.server.change(&strangers.run.to_string(), label(label::TOPIC, "another"));
+    world.server.fail(Method::GET, 500, "InternalError", 4);
+    let mut watch = world.watch();
+    let _acts = world.acts();
+
+    world.cluster.jobs_are(&HashSet::new());
+
+    for ask in [&deleted, &strangers] {
+        assert_eq!(watch.end(ask.run).await.reason, Reason::Deleted);
+    }
+    watch.until(settled.run, |phase| *phase == Phase::Settled).await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_not_there_when_it_is_to_be_ended_was_deleted() {
+    let world = World::new("waiting: 1s");
+    let ask = Ask::of(GOOD);
+    world.launch(&ask).await.unwrap();
+    world.server.delete(&ask.run.to_string());
+    let mut watch = world.watch();
+    let _acts = world.acts();
+
+    assert_eq!(watch.end(ask.run).await.reason, Reason::Deleted);
+}
