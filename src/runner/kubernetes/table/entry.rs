@@ -45,6 +45,8 @@ pub struct Entry {
     told: Option<(Phase, usize)>,
     /// What it is stuck with, and since when.
     stuck: Option<(Stuck, Timestamp)>,
+    /// Until when it ran, as far as was seen here.
+    ran: Option<Timestamp>,
     /// When events were last looked at.
     events: Timestamp,
 }
@@ -73,6 +75,7 @@ impl Entry {
             pods: Vec::new(),
             told: None,
             stuck: None,
+            ran: None,
         }
     }
 
@@ -315,9 +318,7 @@ impl Entry {
         {
             return Some(refused.clone());
         }
-        let running = matches!(self.live(), Some(PodBrief { state: PodState::Running { .. }, .. }));
-        let launched = self.job.identity.launched;
-        if !running && now.seconds_since(launched) > patience.as_secs_f64() {
+        if now.seconds_since(self.waits_since(now)) > patience.as_secs_f64() {
             let patience = words(patience);
             let waits =
                 if self.waits.is_empty() { "It did not get its turn." } else { &self.waits };
@@ -351,6 +352,19 @@ impl Entry {
         told
     }
 
+    /// Since when it waits: since its launch, or since what it ran on was taken away.
+    fn waits_since(&mut self, now: Timestamp) -> Timestamp {
+        let running = matches!(self.live(), Some(PodBrief { state: PodState::Running { .. }, .. }));
+        let ended = self.pods.iter().filter_map(Seen::ran_until).max();
+        // Nobody says when those ended that were gone before we came.
+        let unseen = self.ran.or(ended).is_none() && !self.job.evicted.is_empty();
+        if running || unseen {
+            self.ran = Some(now);
+        }
+        let launched = self.job.identity.launched;
+        [self.ran, ended].into_iter().flatten().fold(launched, Timestamp::max)
+    }
+
     /// Whether it has had its turn for a while, and neither runs nor says why not.
     fn wants_a_look(&self, now: Timestamp) -> bool {
         let waits = match self.live().map(|pod| &pod.state) {
@@ -377,6 +391,15 @@ impl Seen {
     fn started(&self) -> Option<Timestamp> {
         match &self.pod.state {
             PodState::Ended { end, .. } => end.started,
+            PodState::Running { since, .. } => Some(*since),
+            PodState::Waiting { .. } => None,
+        }
+    }
+
+    /// Until when it ran at least; none where it never did.
+    fn ran_until(&self) -> Option<Timestamp> {
+        match &self.pod.state {
+            PodState::Ended { end, .. } => end.started.map(|_| end.at),
             PodState::Running { since, .. } => Some(*since),
             PodState::Waiting { .. } => None,
         }

@@ -241,6 +241,30 @@ fn a_question_waits_no_longer_than_it_may() {
 }
 
 #[test]
+fn what_ran_for_long_and_was_taken_away_may_wait_anew() {
+    let evicted = vec![Uuid::from_u128(1)];
+    let waits = JobBrief { suspended: true, evicted, ..job(JOB, 0) };
+    let is_over = |actions: &[Action]| matches!(actions, [Action::Stop(_, Reason::Waited, _)]);
+    let mut table = table();
+    table.job(job(JOB, 0));
+    table.pod(JOB, pod(1, running(5)), at(5));
+    assert_eq!(table.actions(at(4000)), []);
+    let end = End { started: Some(at(5)), ..end(4001, Reason::Evicted) };
+    table.pod(JOB, pod(1, PodState::Ended { end, disrupted: true }), at(4001));
+    assert!(!table.actions(at(4002)).iter().any(|action| matches!(action, Action::Stop(..))));
+    table.job(waits.clone());
+    assert_eq!(table.actions(at(7601)), []);
+    assert!(is_over(&table.actions(at(7602))));
+
+    // After a restart, where its pod is no more.
+    let mut table = self::table();
+    table.job(waits);
+    assert_eq!(table.actions(at(5000)), []);
+    assert_eq!(table.actions(at(8600)), []);
+    assert!(is_over(&table.actions(at(8601))));
+}
+
+#[test]
 fn a_deleted_job_has_ended_when_its_pods_have() {
     let mut table = table();
     table.job(job(JOB, 0));
