@@ -32,22 +32,13 @@ const AT_ONCE: usize = 16;
 /// How many events of one object are read.
 const EVENTS: u32 = 50;
 
-/// How many Jobs are looked into at a time, of those that wait: a call each, so that thousands of
-/// pods that wait for machines do not cost the API server thousands of calls.
-const LOOKS: usize = 8;
-
 /// Does what is to be done, for ever.
 pub async fn act(cluster: Arc<Cluster>) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let mut looks = 0;
-        let mut actions = cluster.table(|table| table.actions(Timestamp::now()));
-        actions.retain(|action| {
-            looks += usize::from(matches!(action, Action::Events(_)));
-            !matches!(action, Action::Events(_)) || looks <= LOOKS
-        });
+        let actions = cluster.table(|table| table.actions(Timestamp::now()));
         futures_util::stream::iter(actions)
             .for_each_concurrent(AT_ONCE, |action| cluster.act(action))
             .await;

@@ -25,6 +25,10 @@ use uuid::Uuid;
 /// How often what a run is on may be taken away before the run ends for it.
 pub const EVICTIONS: usize = 3;
 
+/// How many Jobs are looked into at a time, of those that wait: a call each, so that thousands of
+/// pods that wait for machines do not cost the API server thousands of calls.
+const LOOKS: usize = 8;
+
 /// For how long a pod is remembered whose Job is not known (yet): the two watches are apart by far
 /// less. Pods of Jobs that are settled are never known, and must not pile up.
 const STRAYS: Duration = Duration::from_secs(60);
@@ -294,9 +298,17 @@ impl Table {
     pub fn actions(&mut self, now: Timestamp) -> Vec<Action> {
         let patience = i64::try_from(STRAYS.as_micros()).unwrap_or(i64::MAX);
         self.strays.retain(|_, (since, _)| now.0 - since.0 < patience);
-        let mut actions = Vec::new();
+        let (mut actions, mut looks) = (Vec::new(), Vec::new());
         for (uid, entry) in &mut self.entries {
-            entry.actions(*uid, self.patience, now, &mut actions);
+            let wants = entry.actions(*uid, self.patience, now, &mut actions);
+            looks.extend(wants.map(|since| (since, *uid)));
+        }
+        looks.sort_unstable();
+        for (_, uid) in looks.into_iter().take(LOOKS) {
+            if let Some(entry) = self.entries.get_mut(&uid) {
+                entry.events = now;
+                actions.push(Action::Events(uid));
+            }
         }
         actions
     }

@@ -48,7 +48,7 @@ pub struct Entry {
     /// Until when it ran, as far as was seen here.
     ran: Option<Timestamp>,
     /// When events were last looked at.
-    events: Timestamp,
+    pub events: Timestamp,
 }
 
 #[derive(Debug)]
@@ -255,16 +255,17 @@ impl Entry {
         }
     }
 
-    /// What is to be done about it.
+    /// What is to be done about it. Where it wants a look at what events say of it, this says since
+    /// when: how many are had at a time is not its own affair.
     pub fn actions(
         &mut self,
         uid: Uuid,
         patience: Duration,
         now: Timestamp,
         actions: &mut Vec<Action>,
-    ) {
+    ) -> Option<Timestamp> {
         if self.gone {
-            return;
+            return None;
         }
         if self.missed.is_some_and(|due| due <= now) {
             self.missed = Some(Timestamp(now.0 + LOOK_AGAIN));
@@ -274,7 +275,7 @@ impl Entry {
             if self.pods.is_empty() && !self.looked && !self.never_ran() {
                 actions.push(Action::Pods(uid));
             }
-            return;
+            return None;
         }
         for pod in self.taken_away() {
             actions.push(Action::Evicted(uid, pod));
@@ -283,14 +284,13 @@ impl Entry {
             if !self.job.suspended && !self.job.deadline {
                 actions.push(Action::Enforce(uid));
             }
-            return;
+            return None;
         }
         if let Some((reason, message)) = self.hopeless(patience, now) {
             actions.push(Action::Stop(uid, reason, message));
-        } else if self.wants_a_look(now) {
-            self.events = now;
-            actions.push(Action::Events(uid));
+            return None;
         }
+        self.wants_a_look(now).then_some(self.events)
     }
 
     /// The pods that were taken away, and are not on record as such.

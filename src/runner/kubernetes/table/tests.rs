@@ -265,6 +265,26 @@ fn what_ran_for_long_and_was_taken_away_may_wait_anew() {
 }
 
 #[test]
+fn of_many_that_want_a_look_those_have_it_that_were_not_looked_at_for_longest() {
+    let many = u128::try_from(3 * LOOKS).unwrap();
+    let mut table = table();
+    for number in 0..many {
+        table.job(job(Uuid::from_u128(number), 0));
+    }
+    let mut looked = HashSet::new();
+    for second in 20..23 {
+        let actions = table.actions(at(second));
+        assert_eq!(actions.len(), LOOKS);
+        looked.extend(actions.into_iter().map(|action| match action {
+            Action::Events(uid) => uid,
+            other => panic!("{other:?}"),
+        }));
+    }
+    assert_eq!(looked.len(), 3 * LOOKS);
+    assert_eq!(table.actions(at(23)), []);
+}
+
+#[test]
 fn a_deleted_job_has_ended_when_its_pods_have() {
     let mut table = table();
     table.job(job(JOB, 0));
