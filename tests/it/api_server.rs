@@ -23,9 +23,10 @@ pub struct ApiServer {
 #[derive(Debug, Default)]
 struct Inner {
     jobs: BTreeMap<String, Value>,
+    secrets: usize,
     version: u64,
     /// What calls of a kind get instead of an answer: status and reason, and how often still.
-    faults: HashMap<Method, (u16, &'static str, usize)>,
+    faults: HashMap<(Method, &'static str), (u16, &'static str, usize)>,
 }
 
 type Answer = Result<Value, (u16, &'static str)>;
@@ -50,9 +51,17 @@ impl ApiServer {
         Client::new(router, NAMESPACE)
     }
 
-    /// The next calls of a kind fail so, as often as is said.
-    pub fn fail(&self, method: Method, code: u16, reason: &'static str, times: usize) {
-        self.inner().faults.insert(method, (code, reason, times));
+    /// The next calls of a method on `jobs`, or `secrets`, fail so, as often as is said.
+    pub fn fail(&self, call: (Method, &'static str), fault: (u16, &'static str), times: usize) {
+        self.inner().faults.insert(call, (fault.0, fault.1, times));
+    }
+
+    pub fn job(&self, name: &str) -> Option<Value> {
+        self.inner().jobs.get(name).cloned()
+    }
+
+    pub fn secrets(&self) -> usize {
+        self.inner().secrets
     }
 
     /// Somebody changes a Job.
@@ -72,14 +81,15 @@ impl ApiServer {
 
 impl Inner {
     fn answer(&mut self, method: &Method, uri: &Uri, body: &Bytes) -> Answer {
-        if let Some((code, reason, left)) = self.faults.get_mut(method)
+        let name = uri.path().strip_prefix(JOBS).map(|name| name.trim_start_matches('/'));
+        let resource = if name.is_some() { "jobs" } else { "secrets" };
+        if let Some((code, reason, left)) = self.faults.get_mut(&(method.clone(), resource))
             && *left > 0
         {
             *left -= 1;
             return Err((*code, *reason));
         }
         let body = || serde_json::from_slice::<Value>(body).unwrap();
-        let name = uri.path().strip_prefix(JOBS).map(|name| name.trim_start_matches('/'));
         match (method.as_str(), name) {
             ("POST", Some("")) => self.create(body()),
             ("GET", Some("")) => {
@@ -89,7 +99,10 @@ impl Inner {
             ("GET", Some(name)) => self.jobs.get(name).cloned().ok_or((404, "NotFound")),
             ("PATCH", Some(name)) => self.patch(name, body()),
             ("DELETE", Some(name)) => self.jobs.remove(name).ok_or((404, "NotFound")),
-            ("POST", None) => Ok(body()),
+            ("POST", None) => {
+                self.secrets += 1;
+                Ok(body())
+            }
             _ => Ok(json!({"metadata": {}, "items": []})),
         }
     }

@@ -3,13 +3,13 @@
 use crate::api_server::{ApiServer, NAMESPACE};
 use crate::runner_contract::{Ask, GOOD, Watch};
 use axum::http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use twined::event::SruidBuf;
+use twined::event::{Inputs, SruidBuf};
 use twined::runner::kubernetes::Options;
 use twined::runner::kubernetes::acts;
 use twined::runner::kubernetes::call::Calls;
@@ -17,7 +17,7 @@ use twined::runner::kubernetes::cluster::Cluster;
 use twined::runner::kubernetes::job::{Network, label};
 use twined::runner::kubernetes::kueue::Kueue;
 use twined::runner::kubernetes::settings::{Fields, Settings};
-use twined::runner::{Launch, Phase, Reason, RunnerError};
+use twined::runner::{End, Launch, Phase, Reason, RunState, RunnerError};
 
 /// A runner without its watches.
 struct World {
@@ -99,7 +99,7 @@ async fn a_job_that_went_while_nobody_saw_is_missed_though_the_api_server_fails_
     world.server.delete(&deleted.run.to_string());
     world.server.change(&settled.run.to_string(), label(label::SETTLED, "true"));
     world.server.change(&strangers.run.to_string(), label(label::TOPIC, "another"));
-    world.server.fail(Method::GET, 500, "InternalError", 4);
+    world.server.fail((Method::GET, "jobs"), (500, "InternalError"), 4);
     let mut watch = world.watch();
     let _acts = world.acts();
 
@@ -121,4 +121,74 @@ async fn a_job_that_is_not_there_when_it_is_to_be_ended_was_deleted() {
     let _acts = world.acts();
 
     assert_eq!(watch.end(ask.run).await.reason, Reason::Deleted);
+}
+
+// === Made, or not ===
+
+/// What a quota answers where others use it at the same moment.
+const QUOTA: (u16, &str) = (409, "Conflict");
+
+#[tokio::test]
+async fn what_a_quota_does_not_let_be_made_at_once_is_not_taken_for_made() {
+    let world = World::new("");
+    let large = format!("{{\"n\": \"{}\"}}", "x".repeat(200_000)).leak();
+    let inputs = Inputs { input_values: Some(large), ..Inputs::default() };
+    let ask = Ask { inputs, ..Ask::of(GOOD) };
+
+    world.server.fail((Method::POST, "jobs"), QUOTA, 1);
+    assert!(matches!(world.launch(&ask).await, Err(RunnerError::Unavailable { .. })));
+    world.server.fail((Method::POST, "secrets"), QUOTA, 1);
+    assert!(matches!(world.launch(&ask).await, Err(RunnerError::Unavailable { .. })));
+    assert_eq!(world.server.secrets(), 0);
+
+    world.launch(&ask).await.unwrap();
+    assert_eq!(world.server.secrets(), 1);
+}
+
+// === Run again ===
+
+const RETRIES: &str = "
+rules:
+  - services: [\"test/*\"]
+    retry: {failed: {times: 2, backoff: 1s}, waited: {times: 2, backoff: 1s}}
+";
+
+impl World {
+    /// How a run ended that was seen to.
+    async fn ended(&self, ask: &Ask) -> (RunState, End) {
+        let mut watch = self.watch();
+        let state = watch.until(ask.run, |phase| matches!(phase, Phase::Ended(_))).await;
+        let Phase::Ended(end) = state.phase.clone() else { panic!("{state:?}") };
+        (state, end)
+    }
+
+    /// A run fails, as the watch sees it.
+    async fn fail(&self, ask: &Ask, name: &str) -> (RunState, End) {
+        let failed = json!({"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"});
+        self.see(name, json!({"status": {"conditions": [failed]}}));
+        let _acts = self.acts();
+        self.ended(ask).await
+    }
+
+    fn see(&self, name: &str, change: Value) {
+        self.server.change(name, change);
+        let job = self.server.job(name).unwrap();
+        self.cluster.saw_job(&serde_json::from_value(job).unwrap());
+        self.cluster.tell();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_attempt_is_made_before_the_run_is_told_to_run_again() {
+    let world = World::new(RETRIES);
+    let ask = Ask::of(GOOD);
+    world.launch(&ask).await.unwrap();
+    let (state, end) = world.fail(&ask, &ask.run.to_string()).await;
+
+    world.server.fail((Method::POST, "jobs"), QUOTA, 1);
+    world.cluster.again(&state, &end).await.unwrap_err();
+    let again = world.cluster.again(&state, &end).await.unwrap().unwrap();
+
+    assert_eq!(again.attempt, 1);
+    assert!(world.server.job(&format!("{}-a1", ask.run)).is_some());
 }

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! An error divides the world the way the caller must act: never again as it is (`Refused`), look
-//! again at what is there (`Conflict`, `Gone`), or later (`Unavailable`). A right that is missing
+//! again at what is there (`Exists`, `Conflict`, `Gone`), or later (`Unavailable`). A right that is missing
 //! and a quota that is used up are `Unavailable`: an operator can mend either, and no question is
 //! to fail for it at once.
 //!
@@ -50,7 +50,11 @@ pub enum CallError {
     /// 400 or 422: it would be refused again. The words are for the asker.
     #[error("the API server refused it: {0}")]
     Refused(String),
-    /// 409: there is one of that name already, or it is not what it was when we looked.
+    /// 409 `AlreadyExists`: there is one of that name already.
+    #[error("there is one already: {0}")]
+    Exists(String),
+    /// Any other 409: it is not what it was when we looked. Where something was to be made, that is
+    /// the namespace's quota, which others used at the same moment: then it was not made.
     #[error("it is in conflict with what is there: {0}")]
     Conflict(String),
     /// 404: it is not there, nor perhaps the namespace.
@@ -137,7 +141,7 @@ impl CallError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Forbidden(_) | Self::Unavailable(_) => true,
-            Self::Refused(_) | Self::Conflict(_) | Self::Gone(_) => false,
+            Self::Refused(_) | Self::Exists(_) | Self::Conflict(_) | Self::Gone(_) => false,
         }
     }
 
@@ -145,6 +149,7 @@ impl CallError {
     pub fn words(&self) -> &str {
         match self {
             Self::Refused(words)
+            | Self::Exists(words)
             | Self::Conflict(words)
             | Self::Gone(words)
             | Self::Forbidden(words)
@@ -161,12 +166,13 @@ impl From<kube::Error> for CallError {
         let words = if status.message.is_empty() {
             format!("{} {}", status.code, status.reason)
         } else {
-            status.message
+            status.message.clone()
         };
         match status.code {
             400 | 422 => Self::Refused(words),
             401 | 403 => Self::Forbidden(words),
             404 => Self::Gone(words),
+            409 if status.reason == "AlreadyExists" => Self::Exists(words),
             409 => Self::Conflict(words),
             _ => Self::Unavailable(words),
         }
@@ -283,6 +289,8 @@ mod tests {
             assert_eq!(error.is_transient(), transient, "{code}");
             assert_eq!(error.words(), quota);
         }
+        let there = failed(api(409, "AlreadyExists", "jobs.batch \"q\" already exists")).await;
+        assert!(matches!(there, CallError::Exists(_)), "{there:?}");
     }
 
     #[tokio::test]

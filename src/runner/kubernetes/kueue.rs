@@ -187,7 +187,10 @@ impl Kueue {
                 // Not by the watcher: its own pause starts anew with each try.
                 Some(LOOK)
             }
-            CallError::Refused(_) | CallError::Conflict(_) | CallError::Unavailable(_) => {
+            CallError::Refused(_)
+            | CallError::Exists(_)
+            | CallError::Conflict(_)
+            | CallError::Unavailable(_) => {
                 if news {
                     debug!(error = %Chain(&error), "the watch of workloads begins anew");
                 }

@@ -54,7 +54,7 @@ impl Cluster {
         let body = self.templates.body(&order).map_err(refused)?;
         let job = match self.create(body).await {
             Ok(job) => job,
-            Err(CallError::Conflict(_)) => self.find(&order).await?,
+            Err(CallError::Exists(_)) => self.find(&order).await?,
             Err(CallError::Refused(words)) => return Err(refused(by_api_server(&words))),
             Err(error) => return Err(failed("launch", question, error)),
         };
@@ -105,7 +105,7 @@ impl Cluster {
         for secret in inputs::secrets(job, launch.inputs) {
             let (secrets, how) = (self.secrets(), PostParams::default());
             match self.calls.call(Verb::Create, secrets.create(&how, &secret)).await {
-                Ok(_) | Err(CallError::Conflict(_)) => {}
+                Ok(_) | Err(CallError::Exists(_)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -157,7 +157,7 @@ impl Cluster {
         let body = serde_json::to_vec(&next).expect("a Job has text keys and whole numbers");
         match self.create(body).await {
             Ok(job) => self.made_job(&job),
-            Err(CallError::Conflict(_)) => {}
+            Err(CallError::Exists(_)) => {}
             // It stays ended, and is told so.
             Err(CallError::Refused(words)) => {
                 warn!(run = %state.run, words, "the API server refused to run it again");

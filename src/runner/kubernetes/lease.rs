@@ -144,7 +144,7 @@ impl Leader {
                 next
             }
             // Another was faster: it is the holder now, and its time counts from our next look.
-            Err(CallError::Conflict(_)) => start + LOOK,
+            Err(CallError::Exists(_) | CallError::Conflict(_)) => start + LOOK,
             Err(error) => {
                 self.complain(&error);
                 // Never at once: an API server that is down is not to be pressed.
