@@ -14,7 +14,7 @@ use twined::runner::kubernetes::Options;
 use twined::runner::kubernetes::acts;
 use twined::runner::kubernetes::call::Calls;
 use twined::runner::kubernetes::cluster::Cluster;
-use twined::runner::kubernetes::job::{Network, label};
+use twined::runner::kubernetes::job::{Network, annotation, label};
 use twined::runner::kubernetes::kueue::Kueue;
 use twined::runner::kubernetes::settings::{Fields, Settings};
 use twined::runner::{End, Launch, Phase, Reason, RunState, RunnerError};
@@ -125,15 +125,20 @@ async fn a_job_that_is_not_there_when_it_is_to_be_ended_was_deleted() {
 
 // === Made, or not ===
 
+/// A question that no argument holds.
+fn large() -> Ask {
+    let values = format!("{{\"n\": \"{}\"}}", "x".repeat(200_000)).leak();
+    let inputs = Inputs { input_values: Some(values), ..Inputs::default() };
+    Ask { inputs, ..Ask::of(GOOD) }
+}
+
 /// What a quota answers where others use it at the same moment.
 const QUOTA: (u16, &str) = (409, "Conflict");
 
 #[tokio::test]
 async fn what_a_quota_does_not_let_be_made_at_once_is_not_taken_for_made() {
     let world = World::new("");
-    let large = format!("{{\"n\": \"{}\"}}", "x".repeat(200_000)).leak();
-    let inputs = Inputs { input_values: Some(large), ..Inputs::default() };
-    let ask = Ask { inputs, ..Ask::of(GOOD) };
+    let ask = large();
 
     world.server.fail((Method::POST, "jobs"), QUOTA, 1);
     assert!(matches!(world.launch(&ask).await, Err(RunnerError::Unavailable { .. })));
@@ -148,6 +153,7 @@ async fn what_a_quota_does_not_let_be_made_at_once_is_not_taken_for_made() {
 // === Run again ===
 
 const RETRIES: &str = "
+running: {network: 1}
 rules:
   - services: [\"test/*\"]
     retry: {failed: {times: 2, backoff: 1s}, waited: {times: 2, backoff: 1s}}
@@ -167,6 +173,14 @@ impl World {
         let failed = json!({"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"});
         self.see(name, json!({"status": {"conditions": [failed]}}));
         let _acts = self.acts();
+        self.ended(ask).await
+    }
+
+    /// A run is ended while it waits for its turn.
+    async fn stop(&self, ask: &Ask) -> (RunState, End) {
+        let stopped = json!({"reason": "waited", "message": "It waited.", "at": 1}).to_string();
+        let name = ask.run.to_string();
+        self.see(&name, json!({"metadata": {"annotations": {annotation::STOPPED: stopped}}}));
         self.ended(ask).await
     }
 
@@ -191,4 +205,53 @@ async fn the_next_attempt_is_made_before_the_run_is_told_to_run_again() {
 
     assert_eq!(again.attempt, 1);
     assert!(world.server.job(&format!("{}-a1", ask.run)).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_job_whose_secrets_all_attempts_have_is_kept_for_the_last() {
+    const DAY: i64 = 24 * 3600;
+    let world = World::new(RETRIES);
+    let ask = large();
+    let names = [ask.run.to_string(), format!("{}-a1", ask.run)];
+    let kept = || world.server.job(&names[0]).unwrap()["spec"]["ttlSecondsAfterFinished"].as_i64();
+    world.launch(&ask).await.unwrap();
+
+    let (state, end) = world.fail(&ask, &names[0]).await;
+    world.cluster.again(&state, &end).await.unwrap().unwrap();
+    // It waits for a day and runs for a week, and is kept for a day.
+    assert!(kept() > Some(9 * DAY));
+    let (state, end) = world.fail(&ask, &names[1]).await;
+    world.cluster.again(&state, &end).await.unwrap().unwrap();
+
+    assert!(kept() > Some(17 * DAY));
+    for name in names {
+        let job = world.server.job(&name).unwrap();
+        assert_eq!(job["metadata"]["labels"][label::SETTLED], "true");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_too_long_waits_no_more_when_the_next_attempt_does() {
+    let world = World::new(RETRIES);
+    let ask = Ask::of(GOOD);
+    world.launch(&ask).await.unwrap();
+    let (state, end) = world.stop(&ask).await;
+
+    world.cluster.again(&state, &end).await.unwrap().unwrap();
+
+    assert!(world.server.job(&ask.run.to_string()).is_none());
+    assert!(world.server.job(&format!("{}-a1", ask.run)).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_too_long_and_owns_secrets_is_not_run_again() {
+    let world = World::new(RETRIES);
+    let ask = large();
+    world.launch(&ask).await.unwrap();
+    let (state, end) = world.stop(&ask).await;
+
+    assert_eq!(world.cluster.again(&state, &end).await.unwrap(), None);
+
+    world.cluster.settle(ask.run).await.unwrap();
+    assert!(world.server.job(&ask.run.to_string()).is_none());
 }

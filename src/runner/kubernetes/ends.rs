@@ -156,7 +156,7 @@ impl Cluster {
     }
 
     /// Deletes a Job with its pods, this one and none of the same name that came after it.
-    async fn delete(&self, job: &JobBrief) -> Result<(), CallError> {
+    pub async fn delete(&self, job: &JobBrief) -> Result<(), CallError> {
         let preconditions =
             Preconditions { uid: Some(job.uid.to_string()), resource_version: None };
         let params = DeleteParams::background().preconditions(preconditions);

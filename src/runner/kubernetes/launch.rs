@@ -11,13 +11,15 @@
 //! A call that timed out may have been done: the question is held, and the next try finds the Job.
 //! Specs are never compared, for Kueue and Autopilot change them; labels are.
 
+use crate::chain::Chain;
 use crate::event::Timestamp;
 use crate::runner::kubernetes::call::{CallError, Verb};
 use crate::runner::kubernetes::cluster::Cluster;
 use crate::runner::kubernetes::failed;
 use crate::runner::kubernetes::inputs;
-use crate::runner::kubernetes::job::{self, Gate, Order, Refusal, label};
+use crate::runner::kubernetes::job::{self, Gate, Order, Refusal, annotation, label};
 use crate::runner::kubernetes::table::JobBrief;
+use crate::runner::kubernetes::watch;
 use crate::runner::{Again, End, Launch, RunState, RunnerError};
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::PostParams;
@@ -27,7 +29,8 @@ use std::time::Duration;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-/// For how long, in seconds, the Job of an attempt is kept after the next one's longest run.
+/// For how long, in seconds, the Job of the first attempt is kept after the longest that the last one
+/// may take.
 const KEPT: i32 = 24 * 3600;
 
 // === impl Cluster ===
@@ -143,6 +146,13 @@ impl Cluster {
         };
         let job = self.calls.call(Verb::Get, self.jobs().get_opt(&last.name)).await;
         let Some(job) = job.map_err(failed)? else { return Ok(None) };
+        let Some(last) = watch::job_brief(&job) else { return Ok(None) };
+        let annotations = job.metadata.annotations.as_ref();
+        let mounts = annotations.is_some_and(|all| all.contains_key(annotation::INPUTS));
+        // It has to be deleted, and the Secrets of the first go with it: the next has none then.
+        if last.may_yet_run() && mounts && state.attempt == 0 {
+            return Ok(None);
+        }
         let attempt = state.attempt + 1;
         let gate = Gate::of(&self.options.settings, &service);
         // Twice as long each time.
@@ -165,8 +175,12 @@ impl Cluster {
             }
             Err(error) => return Err(failed(error)),
         }
-        self.keep_for_the_next(&last, service.deadline).await.map_err(failed)?;
-        self.forget(last.uid);
+        if mounts {
+            let longest = self.options.settings.waiting + service.deadline + pause;
+            let first = job::name(state.run, 0);
+            self.keep(&first, kept(longest, attempt)).await.map_err(failed)?;
+        }
+        self.replace(&last).await.map_err(failed)?;
         let message = format!(
             "{} It runs again, by itself: attempt {} of {}{}.",
             end.message,
@@ -177,19 +191,40 @@ impl Cluster {
         Ok(Some(Again { attempt, message }))
     }
 
-    /// The Job of the attempt before is dealt with. Its Secrets are the next one's too, so it stays
-    /// for as long as that may run.
-    async fn keep_for_the_next(&self, job: &JobBrief, deadline: Duration) -> Result<(), CallError> {
-        let seconds = i32::try_from(deadline.as_secs()).unwrap_or(i32::MAX).saturating_add(KEPT);
-        let patch = json!({
-            "metadata": { "labels": { label::SETTLED: "true" } },
-            "spec": { "ttlSecondsAfterFinished": seconds },
-        });
-        match self.patch(&job.name, patch).await {
+    /// The Job of the first attempt owns the Secrets of all: it stays for as long as they may run.
+    async fn keep(&self, first: &str, seconds: i32) -> Result<(), CallError> {
+        let patch = json!({ "spec": { "ttlSecondsAfterFinished": seconds } });
+        match self.patch(first, patch).await {
             Ok(()) | Err(CallError::Gone(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
+
+    /// The Job of the attempt before is dealt with. One that waits goes: its queue would give it a
+    /// turn beside the next, and until then it would hold its place there.
+    async fn replace(&self, last: &JobBrief) -> Result<(), CallError> {
+        if last.may_yet_run() {
+            match self.delete(last).await {
+                Ok(()) | Err(CallError::Gone(_)) => self.forget(last.uid),
+                // What is known and ended does not run, and goes with the rest of its run.
+                Err(error) => warn!(job = last.name, error = %Chain(&error), "failed to delete"),
+            }
+            return Ok(());
+        }
+        let settled = json!({ "metadata": { "labels": { label::SETTLED: "true" } } });
+        match self.patch(&last.name, settled).await {
+            Ok(()) | Err(CallError::Gone(_)) => self.forget(last.uid),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// For how long, in seconds, the first Job is kept where so many attempts follow it, each of which
+/// takes so long at most.
+fn kept(longest: Duration, attempts: u32) -> i32 {
+    let seconds = longest.saturating_mul(attempts).as_secs();
+    i32::try_from(seconds).unwrap_or(i32::MAX).saturating_add(KEPT)
 }
 
 /// What the next attempt has of memory, where that is more.

@@ -108,6 +108,15 @@ pub struct Table {
     changed: HashSet<Uuid>,
 }
 
+// === impl JobBrief ===
+
+impl JobBrief {
+    /// Whether it may yet run though it was ended: it waited then, so it has no deadline.
+    pub fn may_yet_run(&self) -> bool {
+        self.end.is_none() && self.stopped.is_some() && (self.suspended || !self.deadline)
+    }
+}
+
 // === impl Table ===
 
 impl Table {
