@@ -255,3 +255,16 @@ async fn what_waited_too_long_and_owns_secrets_is_not_run_again() {
     world.cluster.settle(ask.run).await.unwrap();
     assert!(world.server.job(&ask.run.to_string()).is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_got_its_turn_after_it_was_ended_is_not_left_to_run() {
+    let world = World::new(RETRIES);
+    let ask = Ask::of(GOOD);
+    world.launch(&ask).await.unwrap();
+    world.stop(&ask).await;
+    world.see(&ask.run.to_string(), json!({"spec": {"suspend": false}}));
+
+    world.cluster.settle(ask.run).await.unwrap();
+
+    assert!(world.server.job(&ask.run.to_string()).is_none());
+}

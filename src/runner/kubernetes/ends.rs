@@ -141,7 +141,7 @@ impl Cluster {
             let unwanted = job.stopped.as_ref().is_some_and(|it| cancelled(&it.reason));
             let done = match there {
                 false => Ok(()),
-                true if unwanted || job.suspended => self.delete(&job).await,
+                true if unwanted || job.suspended || job.may_yet_run() => self.delete(&job).await,
                 true => {
                     let labels = json!({ "metadata": { "labels": { label::SETTLED: "true" } } });
                     self.patch(&job.name, labels).await
