@@ -220,6 +220,25 @@ def delete(network, parent, cascade):
     )
 
 
+# === On a node that is down ===
+
+
+@pytest.mark.long
+def test_a_question_whose_node_never_says_that_its_pod_is_gone_can_be_cancelled(fake):
+    fake.settings["defaults"]["environment"] |= {"FAKE_STOP": "1h"}
+    with fake.daemon(), fake.parent("tests/echo:local") as parent:
+        pod = fake.wait_for_run(parent.question_uuid)["metadata"]["name"]
+
+        parent.cancel()
+
+        assert parent.exception(within=150)["exception_type"] == "InterruptedError"
+        (left,) = fake.pods(parent.question_uuid)
+        assert left["metadata"]["deletionTimestamp"] and left["status"]["phase"] == "Running"
+        fake.cluster.kubectl(
+            "delete", "pod", pod, "-n", fake.namespace, "--force", "--grace-period=0"
+        )
+
+
 # === Made before us ===
 
 

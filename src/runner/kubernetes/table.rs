@@ -69,8 +69,8 @@ pub struct PodBrief {
     pub name: String,
     /// When it was made.
     pub created: Timestamp,
-    /// Whether it is being deleted.
-    pub deleting: bool,
+    /// By when it is to be gone, where it is being deleted.
+    pub deleting: Option<Timestamp>,
     /// Its resource version.
     pub version: String,
     /// What it says.
@@ -311,6 +311,10 @@ impl Table {
         for (uid, entry) in &mut self.entries {
             let wants = entry.actions(*uid, self.patience, now, &mut actions);
             looks.extend(wants.map(|since| (since, *uid)));
+            // No watch says that time has passed.
+            if entry.left_behind(now).is_some() {
+                self.changed.insert(*uid);
+            }
         }
         looks.sort_unstable();
         for (_, uid) in looks.into_iter().take(LOOKS) {

@@ -14,7 +14,7 @@ use futures_util::{Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, DefaultBackoff, Event, watcher};
 use kube::{Api, Resource};
@@ -142,8 +142,8 @@ pub fn pod_brief(pod: &Pod, recipient: &str) -> Option<PodBrief> {
     Some(PodBrief {
         uid: uid(&pod.metadata)?,
         name: pod.metadata.name.clone()?,
-        created: moment(&pod.metadata).unwrap_or(Timestamp(0)),
-        deleting: pod.metadata.deletion_timestamp.is_some(),
+        created: moment(pod.metadata.creation_timestamp.as_ref()).unwrap_or(Timestamp(0)),
+        deleting: moment(pod.metadata.deletion_timestamp.as_ref()),
         version: pod.metadata.resource_version.clone()?,
         state: reason::of_pod(pod, recipient),
     })
@@ -164,6 +164,6 @@ fn parse(text: &str) -> Option<Uuid> {
     Uuid::try_parse(text).ok()
 }
 
-fn moment(metadata: &ObjectMeta) -> Option<Timestamp> {
-    Some(Timestamp(metadata.creation_timestamp.as_ref()?.0.as_microsecond()))
+fn moment(time: Option<&Time>) -> Option<Timestamp> {
+    Some(Timestamp(time?.0.as_microsecond()))
 }

@@ -20,6 +20,10 @@ const LOOK: Duration = Duration::from_secs(15);
 /// it is there: in microseconds.
 const LOOK_AGAIN: i64 = 2_000_000;
 
+/// How long after a pod was to be gone it is taken for gone, where its Job is over: its node is down,
+/// and may never say. A kubelet that is up is late by seconds.
+const LEFT_BEHIND: Duration = Duration::from_secs(60);
+
 /// A Job and its pods.
 #[derive(Debug)]
 pub struct Entry {
@@ -174,6 +178,9 @@ impl Entry {
     /// How far the run is; none where that cannot be told yet.
     fn phase(&self, now: Timestamp) -> Option<Phase> {
         let launched = self.job.identity.launched;
+        if let Some(at) = self.left_behind(now) {
+            return Some(Phase::Ended(self.deleted(at)));
+        }
         let live = self.live();
         if live.is_none() {
             if self.gone {
@@ -199,6 +206,17 @@ impl Entry {
                 Phase::Starting { since: launched, why: why(events) }
             }
         })
+    }
+
+    /// Since when all of it is over but for a pod that does not go, where that is long enough.
+    pub fn left_behind(&self, now: Timestamp) -> Option<Timestamp> {
+        let over = match &self.job.stopped {
+            Some(stopped) => Timestamp(stopped.at),
+            None if self.gone => self.job.identity.launched,
+            None => return None,
+        };
+        let at = self.live()?.deleting?.max(over);
+        (now.seconds_since(at) >= LEFT_BEHIND.as_secs_f64()).then_some(at)
     }
 
     /// Whether it was ended before it had a pod.
@@ -410,7 +428,7 @@ impl Seen {
         match &self.pod.state {
             PodState::Ended { disrupted: true, .. } => true,
             // A Job that is suspended again has its pods deleted.
-            PodState::Running { .. } => suspended && (self.gone || self.pod.deleting),
+            PodState::Running { .. } => suspended && (self.gone || self.pod.deleting.is_some()),
             PodState::Ended { end, .. } => suspended && end.reason == Reason::Deleted,
             PodState::Waiting { .. } => false,
         }

@@ -46,7 +46,7 @@ fn pod(number: u128, state: PodState) -> PodBrief {
     let created = at(i64::try_from(number).unwrap());
     let uid = Uuid::from_u128(number);
     let version = "1".into();
-    PodBrief { uid, name: format!("pod-{number}"), created, deleting: false, version, state }
+    PodBrief { uid, name: format!("pod-{number}"), created, deleting: None, version, state }
 }
 
 fn waiting(stuck: Option<Stuck>) -> PodState {
@@ -227,7 +227,7 @@ fn a_queue_that_wants_its_room_back_evicts() {
     table.pod(JOB, pod(1, running(1)), at(1));
     table.job(JobBrief { suspended: true, ..job(JOB, 0) });
     assert_eq!(table.actions(at(2)), []);
-    table.pod(JOB, PodBrief { deleting: true, ..pod(1, running(1)) }, at(2));
+    table.pod(JOB, PodBrief { deleting: Some(at(2)), ..pod(1, running(1)) }, at(2));
     assert_eq!(table.actions(at(3)), [Action::Evicted(JOB, Uuid::from_u128(1))]);
 }
 
@@ -282,6 +282,40 @@ fn of_many_that_want_a_look_those_have_it_that_were_not_looked_at_for_longest() 
     }
     assert_eq!(looked.len(), 3 * LOOKS);
     assert_eq!(table.actions(at(23)), []);
+}
+
+#[test]
+fn a_pod_that_never_goes_does_not_keep_its_run_from_its_end() {
+    let leaves = |by| PodBrief { deleting: Some(at(by)), ..pod(1, running(5)) };
+    let stopped = Some(Stopped { reason: "cancelled".into(), message: "c".into(), at: 10 });
+    let ended_at = |table: &mut Table, now| {
+        assert_eq!(table.actions(at(now)), []);
+        let phase = table.changes(at(now)).pop().map(|state| state.phase);
+        match phase {
+            Some(Phase::Ended(end)) => Some((end.reason, end.at)),
+            _ => None,
+        }
+    };
+    let mut table = table();
+    table.job(JobBrief { stopped, deadline: true, ..job(JOB, 0) });
+    table.pod(JOB, leaves(13), at(10));
+    assert_eq!(ended_at(&mut table, 72), None);
+    assert_eq!(ended_at(&mut table, 73), Some((Reason::Cancelled, at(13))), "nothing else changed");
+    assert_eq!(ended_at(&mut table, 74), None, "once");
+
+    // Its Job was deleted by somebody.
+    let mut table = self::table();
+    table.job(job(JOB, 0));
+    table.pod(JOB, leaves(13), at(10));
+    table.job_gone(JOB);
+    assert_eq!(ended_at(&mut table, 72), None);
+    assert_eq!(ended_at(&mut table, 73), Some((Reason::Deleted, at(13))));
+
+    // What is only to go may still end by itself.
+    let mut table = self::table();
+    table.job(job(JOB, 0));
+    table.pod(JOB, leaves(13), at(10));
+    assert_eq!(ended_at(&mut table, 600), None);
 }
 
 #[test]
