@@ -104,6 +104,10 @@ impl Cluster {
         message: String,
     ) -> Result<(), CallError> {
         let Some(job) = self.job(uid) else { return Ok(()) };
+        // Others were seen to first, and the version that its end is to hold for is that of now.
+        if !self.table(|table| table.is_hopeless(uid, Timestamp::now())) {
+            return Ok(());
+        }
         info!(run = %job.identity.run, reason = reason.label(), "ended: it will not go on");
         self.stop(&job.name, &job.version, job.suspended, reason, message).await
     }

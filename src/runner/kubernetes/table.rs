@@ -326,6 +326,12 @@ impl Table {
         actions
     }
 
+    /// Whether a Job is still to be ended: what it waited for may have come since that was decided.
+    pub fn is_hopeless(&mut self, uid: Uuid, now: Timestamp) -> bool {
+        let entry = self.entries.get_mut(&uid);
+        entry.is_some_and(|entry| entry.is_hopeless(self.patience, now))
+    }
+
     /// The Job of a run's last attempt.
     pub fn latest(&self, run: RunId) -> Option<Uuid> {
         let jobs = self.runs.get(&run)?.iter();

@@ -320,6 +320,12 @@ impl Entry {
             .filter(|uid| !self.job.evicted.contains(uid))
     }
 
+    /// Whether it is to be ended, and was not yet.
+    pub fn is_hopeless(&mut self, patience: Duration, now: Timestamp) -> bool {
+        let over = self.gone || self.job.end.is_some() || self.job.stopped.is_some();
+        !over && self.hopeless(patience, now).is_some()
+    }
+
     /// Why it is to be ended, where it will not come to an end by itself.
     fn hopeless(&mut self, patience: Duration, now: Timestamp) -> Option<(Reason, String)> {
         if self.job.evicted.len() > EVICTIONS {

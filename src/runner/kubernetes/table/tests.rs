@@ -175,7 +175,10 @@ fn what_got_going_in_time_is_not_ended() {
     table.actions(at(20));
     table.pod(JOB, pod(1, waiting(Some(stuck))), at(21));
     assert_eq!(table.actions(at(40)), []);
-    table.pod(JOB, pod(1, running(41)), at(41));
+    assert!(!table.is_hopeless(JOB, at(69)));
+    assert!(table.is_hopeless(JOB, at(70)));
+    table.pod(JOB, pod(1, running(70)), at(70));
+    assert!(!table.is_hopeless(JOB, at(70)), "since that was decided");
     assert_eq!(table.actions(at(4000)), []);
 }
 
