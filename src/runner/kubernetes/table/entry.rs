@@ -231,6 +231,11 @@ impl Entry {
         let recipient = self.job.identity.recipient.as_str();
         match (self.own_end(), self.pods.last()) {
             (Some(own), _) => End { at: own.at.max(end.at), ..own.clone() },
+            // The Job controller saw the end of a pod that went before we did.
+            (None, Some(_)) if end.reason == Reason::Exited => {
+                let started = self.pods.iter().find_map(Seen::started);
+                End { started, ..end.clone() }
+            }
             (None, Some(seen)) => reason::of_vanished(Some(&seen.pod.state), end.at, recipient),
             (None, None) => end.clone(),
         }

@@ -106,6 +106,18 @@ fn an_end_is_told_once_though_its_pod_goes_later() {
 }
 
 #[test]
+fn a_job_that_is_complete_has_ended_so_though_its_pod_was_seen_to_run_and_went() {
+    for (said, told) in [(Reason::Exited, Reason::Exited), (Reason::Failed, Reason::Deleted)] {
+        let mut table = table();
+        table.job(job(JOB, 0));
+        table.pod(JOB, pod(1, running(5)), at(5));
+        table.pods_are(&HashSet::new());
+        table.job(JobBrief { end: Some(end(10, said)), ..job(JOB, 0) });
+        assert_eq!(reason_told(&mut table), told);
+    }
+}
+
+#[test]
 fn a_finished_job_whose_pod_was_not_seen_is_looked_into_first() {
     let mut table = table();
     table.job(JobBrief { end: Some(end(10, Reason::Deadline)), ..job(JOB, 0) });
