@@ -380,20 +380,13 @@ impl Table {
         let live = self.entries.values().filter(|entry| !entry.gone && entry.job.end.is_none());
         let (mut waiting, mut running) = (Vec::new(), Vec::new());
         for entry in live {
-            match entry.job.suspended && !entry.released {
+            match entry.job.suspended {
                 true if entry.job.gated && entry.job.stopped.is_none() => waiting.push(&entry.job),
                 true => {}
                 false => running.push(&entry.job),
             }
         }
         (waiting, running)
-    }
-
-    /// A Job was given its turn: it counts, though the watch has not said so yet.
-    pub fn released(&mut self, uid: Uuid) {
-        if let Some(entry) = self.entries.get_mut(&uid) {
-            entry.released = true;
-        }
     }
 }
 

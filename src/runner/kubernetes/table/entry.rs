@@ -35,8 +35,6 @@ pub struct Entry {
     pub missed: Option<Timestamp>,
     /// Whether its pods were looked for after its end.
     pub looked: bool,
-    /// Whether we gave it its turn.
-    pub released: bool,
     /// What it waits for, as its queue says.
     pub waits: String,
     /// Why its queue will never have room for it.
@@ -72,7 +70,6 @@ impl Entry {
             gone: false,
             missed: None,
             looked: false,
-            released: false,
             waits: String::new(),
             refused: None,
             from_events: None,

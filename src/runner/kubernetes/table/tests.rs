@@ -408,14 +408,14 @@ fn what_is_seen_again_is_not_gone_and_an_older_word_does_not_bring_it_back() {
 }
 
 #[test]
-fn only_what_waits_for_us_is_gated_and_what_was_released_counts_at_once() {
+fn only_what_waits_for_us_is_gated_and_what_was_released_counts() {
     let mut table = table();
     table.job(JobBrief { suspended: true, gated: true, ..job(JOB, 0) });
     let kueues = Uuid::from_u128(2);
     table.job(JobBrief { suspended: true, ..job(kueues, 0) });
     let (waiting, running) = table.gated();
     assert_eq!((waiting.len(), running.len()), (1, 0));
-    table.released(JOB);
+    table.job(JobBrief { gated: true, ..job(JOB, 0) });
     let (waiting, running) = table.gated();
     assert_eq!((waiting.len(), running.len()), (0, 1));
 }
