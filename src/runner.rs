@@ -43,8 +43,8 @@ pub trait Runner: Debug + Send + Sync {
     }
 
     /// Claims the duty to report how a run ended, by the uuid of the report. Of several daemons
-    /// that watch the same runs one gets it; who has it may ask again. A claim that is over 30 s
-    /// old and whose report is still not on record is taken over by whoever asks then.
+    /// that watch the same runs one gets it; who has it may ask again. A claim that another has
+    /// seen for 30 s, and whose report is still not on record, it takes over when it asks then.
     /// Where the runs are one daemon's, all reports are.
     async fn claim(&self, _run: RunId, _report: Uuid) -> Result<Claim, RunnerError> {
         Ok(Claim::Ours)

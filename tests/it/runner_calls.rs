@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use twined::event::{Inputs, SruidBuf};
+use twined::event::{Inputs, SruidBuf, Timestamp};
 use twined::runner::kubernetes::Options;
 use twined::runner::kubernetes::acts;
 use twined::runner::kubernetes::call::Calls;
@@ -17,7 +17,8 @@ use twined::runner::kubernetes::cluster::Cluster;
 use twined::runner::kubernetes::job::{Network, annotation, label};
 use twined::runner::kubernetes::kueue::Kueue;
 use twined::runner::kubernetes::settings::{Fields, Settings};
-use twined::runner::{End, Launch, Phase, Reason, RunState, RunnerError};
+use twined::runner::{Claim, End, Launch, Phase, Reason, RunState, RunnerError};
+use uuid::Uuid;
 
 /// A runner without its watches.
 struct World {
@@ -267,4 +268,40 @@ async fn what_got_its_turn_after_it_was_ended_is_not_left_to_run() {
     world.cluster.settle(ask.run).await.unwrap();
 
     assert!(world.server.job(&ask.run.to_string()).is_none());
+}
+
+// === Who reports ===
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_is_taken_over_when_it_was_seen_for_long_enough_whatever_clock_made_it() {
+    let world = World::new("");
+    let other = replica(&world.server, "", "other");
+    let (ask, report) = (Ask::of(GOOD), Uuid::nil());
+    let name = ask.run.to_string();
+    world.launch(&ask).await.unwrap();
+    other.saw_job(&serde_json::from_value(world.server.job(&name).unwrap()).unwrap());
+    let claims = |cluster: &Arc<Cluster>| {
+        let cluster = Arc::clone(cluster);
+        async move { cluster.claim(ask.run, report).await.unwrap() }
+    };
+
+    assert_eq!(claims(&world.cluster).await, Claim::Ours);
+    let claim = world.server.job(&name).unwrap()["metadata"]["annotations"][annotation::REPORT]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    // Its clock is years behind.
+    let year = Timestamp::now().to_string()[..4].to_owned();
+    let old =
+        json!({"metadata": {"annotations": {annotation::REPORT: claim.replace(&year, "2001")}}});
+    world.server.change(&name, old);
+    assert_eq!(claims(&other).await, Claim::Theirs);
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    assert_eq!(claims(&other).await, Claim::Theirs);
+    assert_eq!(claims(&world.cluster).await, Claim::Ours, "made anew");
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    assert_eq!(claims(&other).await, Claim::Theirs);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(claims(&other).await, Claim::Ours);
+    assert_eq!(claims(&world.cluster).await, Claim::Theirs);
 }

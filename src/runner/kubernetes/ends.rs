@@ -12,11 +12,13 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Preconditions};
 use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-/// For how long a claim holds without its report: far longer than a publication takes, and short
-/// beside an asker's patience of 6 minutes.
-const CLAIM: f64 = 30.0;
+/// For how long a claim holds without its report, from when it was first seen here: far longer than a
+/// publication takes, and short beside an asker's patience of 6 minutes.
+const CLAIM: Duration = Duration::from_secs(30);
 
 /// How often a change is tried again that was overtaken by another.
 const TRIES: usize = 5;
@@ -88,15 +90,14 @@ impl Cluster {
             Some(job) if watch::uid(&job.metadata) == Some(uid) => job,
             Some(_) | None => return Ok(by_lead()),
         };
-        let now = Timestamp::now();
         let claimed = job.metadata.annotations.as_ref().and_then(|all| all.get(annotation::REPORT));
-        if let Some((_, holder, since)) = claimed.and_then(|text| read_claim(text))
-            && holder != self.options.identity
-            && now.seconds_since(since) < CLAIM
+        if let Some(claim) = claimed
+            && holder(claim).is_some_and(|holder| holder != self.options.identity)
+            && self.table(|table| table.claimed(uid, claim, Instant::now())) < CLAIM
         {
             return Ok(Claim::Theirs);
         }
-        let claim = format!("{report} {now} {}", self.options.identity);
+        let claim = format!("{report} {} {}", Timestamp::now(), self.options.identity);
         let patch = json!({
             "metadata": {
                 "resourceVersion": job.metadata.resource_version,
@@ -169,12 +170,9 @@ impl Cluster {
     }
 }
 
-/// `<report> <time> <who>`.
-fn read_claim(text: &str) -> Option<(Uuid, &str, Timestamp)> {
-    let mut parts = text.splitn(3, ' ');
-    let report = parts.next()?.parse().ok()?;
-    let since = Timestamp::parse(parts.next()?)?;
-    Some((report, parts.next()?, since))
+/// Who made a claim: `<report> <time> <who>`.
+fn holder(claim: &str) -> Option<&str> {
+    claim.splitn(3, ' ').nth(2)
 }
 
 #[cfg(test)]
@@ -182,11 +180,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_claim_says_who_claimed_what_and_when() {
+    fn a_claim_says_who_made_it() {
         let (report, since) = (Uuid::from_u128(7), Timestamp(1_712_832_408_236_064));
-        let claim = format!("{report} {since} twined-5f6 a");
-        assert_eq!(read_claim(&claim), Some((report, "twined-5f6 a", since)));
-        assert_eq!(read_claim("not a claim"), None);
-        assert_eq!(read_claim(""), None);
+        assert_eq!(holder(&format!("{report} {since} twined-5f6 a")), Some("twined-5f6 a"));
+        assert_eq!(holder("no claim"), None);
+        assert_eq!(holder(""), None);
     }
 }

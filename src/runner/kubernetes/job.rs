@@ -80,7 +80,7 @@ pub mod annotation {
     pub const STOPPED: &str = "twined.octue.com/stopped";
     /// The uids of the pods that were taken away from it, with commas.
     pub const EVICTED: &str = "twined.octue.com/evicted";
-    /// Who reports its end: `<uuid of the report> <ISO 8601>`.
+    /// Who reports its end: `<uuid of the report> <ISO 8601> <which replica>`.
     pub const REPORT: &str = "twined.octue.com/report";
 }
 

@@ -20,6 +20,7 @@ use crate::runner::{End, Reason, RunState};
 use entry::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// How often what a run is on may be taken away before the run ends for it.
@@ -272,6 +273,19 @@ impl Table {
             {
                 entry.waits.clone_from(why);
                 self.changed.insert(*uid);
+            }
+        }
+    }
+
+    /// For how long a claim on the report of a Job has been seen here. It names the moment in which it
+    /// was made, so one that is made anew is another; but that moment is of another host's clock.
+    pub fn claimed(&mut self, uid: Uuid, claim: &str, now: Instant) -> Duration {
+        let Some(entry) = self.entries.get_mut(&uid) else { return Duration::ZERO };
+        match &entry.claim {
+            Some((known, since)) if known == claim => now.duration_since(*since),
+            Some(_) | None => {
+                entry.claim = Some((claim.to_owned(), now));
+                Duration::ZERO
             }
         }
     }

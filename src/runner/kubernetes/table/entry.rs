@@ -7,6 +7,7 @@ use crate::runner::{End, Phase, Reason, RunState};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// How many pods of a Job are remembered: those that were taken away, and the last.
@@ -35,6 +36,8 @@ pub struct Entry {
     pub missed: Option<Timestamp>,
     /// Whether its pods were looked for after its end.
     pub looked: bool,
+    /// Who else was seen to have claimed the report of its end, and since when that was.
+    pub claim: Option<(String, Instant)>,
     /// What it waits for, as its queue says.
     pub waits: String,
     /// Why its queue will never have room for it.
@@ -70,6 +73,7 @@ impl Entry {
             gone: false,
             missed: None,
             looked: false,
+            claim: None,
             waits: String::new(),
             refused: None,
             from_events: None,
