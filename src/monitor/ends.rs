@@ -21,17 +21,19 @@
 //! that ended without an error, and so most likely answered, is given time for that before the
 //! fence is sent. Only the one who has claimed the report speaks, behind a fence of that claim, and makes
 //! sure that the claim is fresh before he does: by the asker a second exception is taken for the
-//! answer of his next attempt.
+//! answer of his next attempt. A run may pause before it runs again: its asker hears that it is not
+//! lost meanwhile.
 
 use crate::chain::Chain;
 use crate::event::RunId;
-use crate::monitor::report::{About, Level, Report};
+use crate::monitor::report::{About, HEARTBEAT_INTERVAL, Level, Report};
 use crate::monitor::voice::{A_MOMENT, pause};
 use crate::monitor::{Counted, Monitor};
-use crate::runner::{Claim, End, Reason, RunState};
+use crate::runner::{Again, Claim, End, Reason, RunState};
 use crate::store::Record;
+use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +49,10 @@ const FRESH: Duration = Duration::from_secs(20);
 
 /// How long who does not lead leaves it to the leader to settle what is on record.
 const SETTLE_LATER: Duration = Duration::from_secs(5);
+
+/// For how long it is tried to run a run again that the runner cannot take, before its asker is told
+/// of its end: as long as a question is held that cannot be launched.
+const HELD: Duration = Duration::from_secs(900);
 
 /// Whether a run had a word of its own.
 enum Judged {
@@ -171,8 +177,11 @@ impl Monitor {
         if record.cancelled || end.reason == Reason::Cancelled {
             return false;
         }
-        let again = self.insist(state.run, || self.parts.runner.again(state, end)).await;
-        let Some(Some(again)) = again else { return false };
+        let again = tokio::select! {
+            again = self.try_again(state, end) => again,
+            never = self.say_held(state, end) => match never {},
+        };
+        let Some(again) = again else { return false };
         info!(run = %state.run, attempt = again.attempt, "runs again");
         let (about, now) = (About::of(state), self.clock.now());
         if let Some(heartbeat) = about.again(now)
@@ -184,6 +193,38 @@ impl Monitor {
             self.say(note).await;
         }
         true
+    }
+
+    /// Has the runner run it again: none where it does not, or cannot for too long.
+    async fn try_again(&self, state: &RunState, end: &End) -> Option<Again> {
+        let run = state.run;
+        let unavailable = &OnceLock::new();
+        let again = self.insist(run, || async {
+            match self.parts.runner.again(state, end).await {
+                Err(error) if unavailable.get_or_init(Instant::now).elapsed() >= HELD => {
+                    error!(%run, error = %Chain(&error), "it is given up to run it again");
+                    Ok(None)
+                }
+                again => again,
+            }
+        });
+        again.await.flatten()
+    }
+
+    /// Says now and then that a run is not lost which does not run again yet.
+    async fn say_held(&self, state: &RunState, end: &End) -> Infallible {
+        let next = About { attempt: state.attempt + 1, ..About::of(state) };
+        loop {
+            tokio::time::sleep(Duration::from_secs(HEARTBEAT_INTERVAL as u64)).await;
+            let now = self.clock.now();
+            // Of its end, so that one who goes on for another does not say again what was said.
+            let slot = now.seconds_since(end.at) as i64 / HEARTBEAT_INTERVAL;
+            if let Some(heartbeat) = next.held(now, slot)
+                && self.say(heartbeat).await
+            {
+                self.metrics.heartbeats.increment(1);
+            }
+        }
     }
 
     /// Tells the asker that the run has ended, and waits until that is on record.

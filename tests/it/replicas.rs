@@ -1,6 +1,6 @@
 //! Several monitors of the same runs, and all that a runner may tell them.
 
-use crate::pipeline::{World, passing, question};
+use crate::pipeline::{World, pass, passing, question};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use std::collections::HashMap;
@@ -33,6 +33,10 @@ struct Cluster {
     /// What it was told to do, by whom.
     calls: watch::Sender<Vec<(usize, &'static str)>>,
     again: Option<Again>,
+    /// How long it takes to run again.
+    pause: Duration,
+    /// Whether nothing can be run again.
+    is_full: bool,
 }
 
 /// A runner as one replica has it.
@@ -73,8 +77,13 @@ impl Runner for Replica {
         }
     }
 
-    async fn again(&self, _: &RunState, _: &End) -> Result<Option<Again>, RunnerError> {
+    async fn again(&self, state: &RunState, _: &End) -> Result<Option<Again>, RunnerError> {
         self.called("again");
+        tokio::time::sleep(self.cluster.pause).await;
+        if self.cluster.is_full {
+            let (question, source) = (state.run.question, "its quota is full".into());
+            return Err(RunnerError::Unavailable { verb: "run again", question, source });
+        }
         Ok(self.cluster.again.clone())
     }
 
@@ -122,8 +131,13 @@ impl Cluster {
     }
 
     async fn wait_for_call(&self, verb: &str) {
+        self.wait_for_calls(verb, 1).await;
+    }
+
+    async fn wait_for_calls(&self, verb: &str, count: usize) {
         let mut calls = self.calls.subscribe();
-        let called = calls.wait_for(|calls| calls.iter().any(|(_, other)| *other == verb));
+        let called = calls
+            .wait_for(|calls| calls.iter().filter(|(_, other)| *other == verb).count() >= count);
         tokio::time::timeout(DEADLINE, called).await.unwrap().unwrap();
     }
 
@@ -307,6 +321,49 @@ async fn a_run_that_may_run_again_does_and_its_asker_reads_of_it_but_hears_no_ex
     let found = kinds(&world, uuid).await;
     assert!(!found.contains(&"exception".to_owned()), "{found:?}");
     assert_eq!(cluster.count("again"), 1);
+}
+
+#[tokio::test]
+async fn a_run_that_pauses_before_it_runs_again_is_heard_of() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let again = Some(Again { attempt: 1, message: "It runs again.".into() });
+    let pause = Duration::from_secs(200);
+    let cluster = Arc::new(Cluster { again, pause, ..Cluster::default() });
+    cluster.tell(ended(&asked, Reason::Memory));
+    world.publisher.publish(asked.clone()).await.unwrap();
+    let _replicas = Replicas::start(&world, &cluster, &[true]);
+
+    // The fence, one while it pauses, and one when it runs.
+    let said = ["heartbeat", "heartbeat", "heartbeat", "question"];
+    world.work_until(passing(wait_for(&world, uuid, &said))).await;
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_be_run_again_is_given_up_after_a_while() {
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let cluster = Arc::new(Cluster { is_full: true, ..Cluster::default() });
+    cluster.tell(ended(&asked, Reason::Memory));
+    world.publisher.publish(asked).await.unwrap();
+    let _replicas = Replicas::start(&world, &cluster, &[true]);
+
+    world
+        .work_until(async {
+            // The first has failed.
+            cluster.wait_for_calls("again", 2).await;
+            pass(Duration::from_secs(800)).await;
+            let early = cluster.wait_until_settled();
+            tokio::time::timeout(Duration::from_secs(1), early).await.unwrap_err();
+            pass(Duration::from_secs(100)).await;
+            cluster.wait_until_settled().await;
+        })
+        .await;
+
+    let found = kinds(&world, uuid).await;
+    assert_eq!(found.iter().filter(|kind| *kind == "exception").count(), 1, "{found:?}");
 }
 
 #[tokio::test]
