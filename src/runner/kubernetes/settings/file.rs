@@ -75,7 +75,8 @@ pub struct Fields {
     pub command: Option<Vec<String>>,
     /// How a question comes in that no argument holds.
     pub inputs: Option<Road>,
-    /// How often it is run again, by the reason of its end.
+    /// How often it is run again, by the reason of its end. (A question that no argument holds is
+    /// not, where it was ended while it waited for its first turn.)
     pub retry: Retries,
     /// What its pods are kept from.
     pub security: Option<Security>,
