@@ -215,7 +215,8 @@ fn after_deletion(subject: Subject, terminated: &ContainerStateTerminated) -> bo
     let Some(deletion) = words::moment(subject.pod.metadata.deletion_timestamp.as_ref()) else {
         return false;
     };
-    let grace = subject.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
+    // The kubelet's own deletion, when all has ended, leaves a grace of 0 and counts a second.
+    let grace = subject.pod.metadata.deletion_grace_period_seconds.unwrap_or_default().max(1);
     let asked = deletion.0.saturating_sub(grace.saturating_mul(1_000_000));
     words::moment(terminated.finished_at.as_ref()).is_none_or(|finished| finished.0 >= asked)
 }

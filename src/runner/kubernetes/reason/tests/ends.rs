@@ -358,15 +358,18 @@ fn a_deadline_that_a_run_outlived_is_told_with_its_number() {
 
 #[test]
 fn a_pod_deleted_by_hand_is_told_so_and_one_removed_after_its_end_is_not() {
-    let deleted = |deletion: &str, code| {
+    let of = |deletion: &str, grace, code| {
         merged(&json!({
-            "metadata": { "deletionTimestamp": deletion, "deletionGracePeriodSeconds": 3 },
+            "metadata": { "deletionTimestamp": deletion, "deletionGracePeriodSeconds": grace },
             "status": { "phase": "Failed", "containerStatuses": terminated(code, "Error", "x\n") },
         }))
     };
+    let deleted = |deletion: &str, code| of(deletion, 3, code);
     let end =
         told("hand", &deleted("2026-11-25T12:01:00Z", 143), Reason::Deleted, false, &["hand"]);
     assert_eq!(end.tail, ["x\n"]);
+    // As it is seen at last: the container ended within the second in which that was asked for.
+    told("last", &of("2026-11-25T12:01:01Z", 0, 143), Reason::Deleted, false, &["hand"]);
     told("later", &deleted("2026-11-25T12:05:00Z", 3), Reason::Failed, false, &["exit code 3"]);
 
     let never = merged(&json!({
