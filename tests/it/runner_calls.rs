@@ -305,3 +305,14 @@ async fn a_claim_is_taken_over_when_it_was_seen_for_long_enough_whatever_clock_m
     assert_eq!(claims(&other).await, Claim::Ours);
     assert_eq!(claims(&world.cluster).await, Claim::Theirs);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_changed_while_its_report_was_claimed_is_looked_at_again() {
+    let world = World::new("");
+    let ask = Ask::of(GOOD);
+    world.launch(&ask).await.unwrap();
+
+    world.server.fail((Method::PATCH, "jobs"), (409, "Conflict"), 2);
+
+    assert_eq!(world.cluster.claim(ask.run, Uuid::nil()).await.unwrap(), Claim::Ours);
+}

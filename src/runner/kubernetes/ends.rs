@@ -86,31 +86,36 @@ impl Cluster {
         });
         let by_lead = || if *self.leads.borrow() { Claim::Ours } else { Claim::Theirs };
         let Some((name, uid)) = latest else { return Ok(by_lead()) };
-        let job = match self.calls.call(Verb::Get, self.jobs().get_opt(&name)).await? {
-            Some(job) if watch::uid(&job.metadata) == Some(uid) => job,
-            Some(_) | None => return Ok(by_lead()),
-        };
-        let claimed = job.metadata.annotations.as_ref().and_then(|all| all.get(annotation::REPORT));
-        if let Some(claim) = claimed
-            && holder(claim).is_some_and(|holder| holder != self.options.identity)
-            && self.table(|table| table.claimed(uid, claim, Instant::now())) < CLAIM
-        {
-            return Ok(Claim::Theirs);
+        let mut last = CallError::Conflict(String::new());
+        for _ in 0..TRIES {
+            let job = match self.calls.call(Verb::Get, self.jobs().get_opt(&name)).await? {
+                Some(job) if watch::uid(&job.metadata) == Some(uid) => job,
+                Some(_) | None => return Ok(by_lead()),
+            };
+            let annotations = job.metadata.annotations.as_ref();
+            if let Some(claim) = annotations.and_then(|all| all.get(annotation::REPORT))
+                && holder(claim).is_some_and(|holder| holder != self.options.identity)
+                && self.table(|table| table.claimed(uid, claim, Instant::now())) < CLAIM
+            {
+                return Ok(Claim::Theirs);
+            }
+            let claim = format!("{report} {} {}", Timestamp::now(), self.options.identity);
+            let patch = json!({
+                "metadata": {
+                    "resourceVersion": job.metadata.resource_version,
+                    "annotations": { annotation::REPORT: claim },
+                },
+            });
+            match self.patch(&name, patch).await {
+                Ok(()) => return Ok(Claim::Ours),
+                // Another claimed it, or the Job controller wrote a last count of pods: to take the
+                // one for the other would cost the asker 30 s.
+                Err(CallError::Conflict(words)) => last = CallError::Conflict(words),
+                Err(CallError::Gone(_)) => return Ok(by_lead()),
+                Err(error) => return Err(error),
+            }
         }
-        let claim = format!("{report} {} {}", Timestamp::now(), self.options.identity);
-        let patch = json!({
-            "metadata": {
-                "resourceVersion": job.metadata.resource_version,
-                "annotations": { annotation::REPORT: claim },
-            },
-        });
-        match self.patch(&name, patch).await {
-            Ok(()) => Ok(Claim::Ours),
-            // Another claimed it, or something else changed: who asks again will see.
-            Err(CallError::Conflict(_)) => Ok(Claim::Theirs),
-            Err(CallError::Gone(_)) => Ok(by_lead()),
-            Err(error) => Err(error),
-        }
+        Err(last)
     }
 
     /// Whether anything of a run is there.
