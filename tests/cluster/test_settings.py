@@ -3,8 +3,10 @@
 import base64
 import json
 
+import fake
 import offline
 import pytest
+from cluster import wait_for
 from node import NAME
 from test_sdk import wait_for_settled
 
@@ -93,6 +95,70 @@ def test_a_pod_has_what_its_settings_say(network):
     assert container["resources"]["limits"] == {"cpu": "50m", "memory": "1Gi"}
     assert container["resources"]["requests"]["memory"] == "128Mi"
     assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_a_volume_claim_outlives_the_question_that_writes_to_it(network):
+    """A claim of the namespace, on a volume of the node."""
+    name = f"kept-{network.namespace}"
+    host = network.folder / "kept"
+    host.mkdir()
+    common = {"storageClassName": name, "accessModes": ["ReadWriteMany"]}
+    network.cluster.kubectl.create(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": {**common, "capacity": {"storage": "1Gi"}, "hostPath": {"path": str(host)}},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "kept", "namespace": network.namespace},
+            "spec": {**common, "resources": {"requests": {"storage": "1Gi"}}},
+        },
+    )
+    google = {"path": offline.FOLDER, "secret": offline.SECRET}
+    volumes = [google, {"path": "/kept", "claim": "kept"}]
+    network.settings["rules"] = [{"services": ["tests/witness"], "volumes": volumes}]
+    asked = [["/kept/one!"], ["/kept", "/kept/one!"]]
+
+    with network.daemon():
+        seen = []
+        for read in asked:
+            with network.parent(WITNESS, input_values={"read": read}) as parent:
+                seen.append(parent.result(within=120)["output_values"]["read"])
+
+    network.cluster.kubectl("delete", "persistentvolume", name, "--wait=false")
+    assert seen == [{"/kept/one!": "made"}, {"/kept": ["one!"], "/kept/one!": "made"}]
+
+
+def test_a_question_with_a_gpu_waits_for_a_node_that_has_one(fake_network):
+    kubectl, resource = fake_network.cluster.kubectl, "twined.test/gpu"
+    fake_network.settings["rules"] = [
+        {"services": ["tests/echo"], "gpus": {"number": 1, "resource": resource}}
+    ]
+    node = kubectl.list("nodes", "-l", f"{fake.LABEL}=true")[0]["metadata"]["name"]
+
+    def gpus(number):
+        amounts = {resource: number}
+        status = json.dumps({"status": {"capacity": amounts, "allocatable": amounts}})
+        kubectl("patch", "node", node, "--subresource=status", "--type=merge", "-p", status)
+
+    with fake_network.daemon(), fake_network.parent("tests/echo:local") as parent:
+        pod = fake_network.wait_for_pod(parent.question_uuid)
+        (container,) = pod["spec"]["containers"]
+        assert container["resources"]["limits"] == {resource: "1"}
+        assert container["resources"]["requests"][resource] == "1"
+        wait_for(lambda: any(resource in said for said in parent.logs()), "it says what it waits for")
+        assert not parent.ends()
+
+        gpus("1")
+
+        pod = fake_network.wait_for_pod(parent.question_uuid, lambda pod: pod["spec"].get("nodeName"))
+        assert pod["spec"]["nodeName"] == node
+        parent.cancel()
+        parent.exception()
+    gpus(None)
 
 
 def test_what_the_question_asks_for_is_over_the_default_and_under_the_cap(network):

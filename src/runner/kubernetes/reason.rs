@@ -9,7 +9,7 @@
 //!
 //! | way | reason | exception |
 //! |---|---|---|
-//! | exit code 0, and no result was published | `Exited` | `RuntimeError` |
+//! | exit code 0, and no result was published (told after 10 s) | `Exited` | `RuntimeError` |
 //! | exit code 0, but a sidecar failed beside it | `Exited` | `RuntimeError` |
 //! | another exit code | `Failed` | `RuntimeError` |
 //! | exit code 126 or 127: a shell's word for a bad command | `NotStarted` | `RuntimeError` |
