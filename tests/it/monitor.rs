@@ -65,6 +65,10 @@ impl Ended {
         Arc::new(Self { state, settled: watch::Sender::new(false) })
     }
 
+    fn question(&self) -> Uuid {
+        self.state.run.question
+    }
+
     async fn wait_until_settled(&self) {
         let mut settled = self.settled.subscribe();
         let waiting = settled.wait_for(|settled| *settled);
@@ -94,6 +98,18 @@ fn patient_monitors(
     tasks
 }
 
+/// A question whose run has ended so.
+async fn ended(reason: Reason) -> (World, Outgoing, Arc<Ended>) {
+    let asked = question(Uuid::new_v4());
+    let runner = Ended::new(&asked, reason);
+    (World::new(0, None, 0).await, asked, runner)
+}
+
+fn answer(asked: &Outgoing) -> Outgoing {
+    let body = Body::Result { output_values: serde_json::json!(7) };
+    response(&asked.attributes, Uuid::new_v4(), Timestamp::now(), &body).unwrap()
+}
+
 async fn kinds(world: &World, uuid: Uuid) -> Vec<String> {
     let mut kinds: Vec<_> = world.stored(uuid).await.into_iter().map(|event| event.kind).collect();
     kinds.sort_unstable();
@@ -102,29 +118,22 @@ async fn kinds(world: &World, uuid: Uuid) -> Vec<String> {
 
 #[tokio::test]
 async fn a_run_that_ended_without_a_word_is_spoken_for_once_by_however_many_monitors() {
-    let world = World::new(0, None, 0).await;
-    let uuid = Uuid::new_v4();
-    let asked = question(uuid);
-    let runner = Ended::new(&asked, Reason::Killed);
+    let (world, asked, runner) = ended(Reason::Killed).await;
     world.publisher.publish(asked).await.unwrap();
     let _monitors = monitors(&world, &runner, 2);
 
     world.work_until(runner.wait_until_settled()).await;
 
     // Each has a fence of its own, and what it says is the same to the byte.
-    let mut found = kinds(&world, uuid).await;
+    let mut found = kinds(&world, runner.question()).await;
     found.retain(|kind| kind != "heartbeat");
     assert_eq!(found, ["exception", "question"]);
 }
 
 #[tokio::test]
 async fn an_answer_that_comes_after_a_good_end_is_the_only_one() {
-    let world = World::new(0, None, 0).await;
-    let uuid = Uuid::new_v4();
-    let asked = question(uuid);
-    let runner = Ended::new(&asked, Reason::Exited);
-    let body = Body::Result { output_values: serde_json::json!(7) };
-    let result = response(&asked.attributes, Uuid::new_v4(), Timestamp::now(), &body).unwrap();
+    let (world, asked, runner) = ended(Reason::Exited).await;
+    let result = answer(&asked);
     world.publisher.publish(asked).await.unwrap();
     let _monitors = patient_monitors(&world, &runner, 2, DEADLINE);
 
@@ -136,43 +145,36 @@ async fn an_answer_that_comes_after_a_good_end_is_the_only_one() {
     };
     world.work_until(late).await;
 
-    assert_eq!(kinds(&world, uuid).await, ["question", "result"]);
+    assert_eq!(kinds(&world, runner.question()).await, ["question", "result"]);
 }
 
 #[tokio::test]
 async fn who_died_is_spoken_for_however_long_answers_may_take() {
-    let world = World::new(0, None, 0).await;
-    let uuid = Uuid::new_v4();
-    let asked = question(uuid);
-    let runner = Ended::new(&asked, Reason::Failed);
+    let (world, asked, runner) = ended(Reason::Failed).await;
     world.publisher.publish(asked).await.unwrap();
     let _monitors = patient_monitors(&world, &runner, 1, 2 * DEADLINE);
 
     world.work_until(runner.wait_until_settled()).await;
 
-    assert_eq!(kinds(&world, uuid).await, ["exception", "heartbeat", "question"]);
+    assert_eq!(kinds(&world, runner.question()).await, ["exception", "heartbeat", "question"]);
 }
 
 #[tokio::test]
 async fn last_words_that_are_still_on_their_way_are_waited_for() {
     // Given a run that has answered and ended, while nobody reads the subscription,
-    let world = World::new(0, None, 0).await;
-    let uuid = Uuid::new_v4();
-    let asked = question(uuid);
-    let runner = Ended::new(&asked, Reason::Exited);
-    let body = Body::Result { output_values: serde_json::json!(7) };
-    let result = response(&asked.attributes, Uuid::new_v4(), Timestamp::now(), &body).unwrap();
+    let (world, asked, runner) = ended(Reason::Exited).await;
+    let result = answer(&asked);
     world.publisher.publish(asked).await.unwrap();
     world.publisher.publish(result).await.unwrap();
 
     // when a monitor looks, for longer than it gives last words to come by themselves,
     let _monitors = monitors(&world, &runner, 1);
     tokio::time::timeout(Duration::from_secs(1), runner.wait_until_settled()).await.unwrap_err();
-    assert!(world.stored(uuid).await.is_empty());
+    assert!(world.stored(runner.question()).await.is_empty());
 
     // then it goes on when the pipeline does, and says nothing of its own but the fence.
     world.work_until(runner.wait_until_settled()).await;
-    let found = kinds(&world, uuid).await;
+    let found = kinds(&world, runner.question()).await;
     assert!(!found.contains(&"exception".to_owned()), "{found:?}");
     assert!(found.contains(&"result".to_owned()), "{found:?}");
 }
