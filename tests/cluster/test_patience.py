@@ -143,6 +143,10 @@ def network(shared_network):
     cluster.store.damage(cluster.image(deaths.sruid("has-a-damaged-layer")))
     everywhere, here = surroundings(network.namespace)
     cluster.kubectl.apply(*everywhere, *here)
+    probe = ["run", "probe", "-n", network.namespace, "--image=breaks-a-policy", "--dry-run=server"]
+    # A policy holds some moments after it was made.
+    refused = lambda: not cluster.kubectl(*probe, check=False)  # noqa: E731
+    wait_for(refused, "the policy holds")
     with contextlib.ExitStack() as stack:
         for name, status in REFUSED.items():
             image = cluster.image(deaths.sruid(name))
