@@ -133,6 +133,14 @@ class Evidence:
         with self.lock:
             return list({heard.id: heard for heard in self.heard}.values())
 
+    def is_quiet(self):
+        """All Jobs have ended, and what came on the wire is on record."""
+        with self.lock:
+            if not all(job["ended"] or job["gone"] for job in self.jobs.values()):
+                return False
+        wire = {(heard.uuid, heard.kind) for heard in self.on_wire()}
+        return wire <= {(row["uuid"], row["kind"]) for row in self.network.rows()}
+
     def close(self):
         self.stopped.set()
         self.watch.stop()

@@ -1,7 +1,6 @@
 """Nothing is told of questions that are well: however slow they are, and however far behind we are."""
 
 import contextlib
-import json
 import os
 import random
 import subprocess
@@ -11,10 +10,11 @@ import time
 import pytest
 
 import deaths
-import offline
+import evidence as evidences
 import passage
 from cluster import wait_for
 from deaths import on_fake_nodes
+from standin import StandIn
 
 MANY = 20
 GOOD = "deaths/is-good:local"
@@ -105,32 +105,27 @@ def test_no_alarm_while_a_node_is_slow(network):
 @pytest.mark.long
 def test_a_thousand_good_questions_raise_no_alarm(fake_network):
     """A stand-in answers each from 5 s before to 5 s after its pod's end: fake nodes run nothing."""
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    chance, network = random.Random(seed), fake_network
-    runs = [chance.randint(5, 15) for _ in range(10)]
-    for group, run in enumerate(runs):
+    seed = int(os.environ.get("TWINED_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+    chance, network, run = random.Random(seed), fake_network, 10
+    services = [f"deaths/is-good-{group}:local" for group in range(10)]
+    for service in services:
         what = {"FAKE_START": f"{chance.randint(0, 20)}s", "FAKE_RUN": f"{run}s"}
-        rule = {"services": [f"deaths/is-good-{group}:local"], "environment": what}
-        network.settings["rules"].append(rule)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(network.daemon())
-        listener = stack.enter_context(Everything(network))
-        ends = stack.enter_context(Ends(network))
-        answers = stack.enter_context(Answers(network, chance, ends))
+        network.settings["rules"].append({"services": [service], "environment": what})
+    evidence, recipients = evidences.Evidence(network), {}
+    stand_in = StandIn(evidence, recipients, run, silent=0, seed=seed)
+    with contextlib.closing(evidence), contextlib.closing(stand_in), network.daemon():
         for number in range(1000):
-            answers.ask(f"deaths/is-good-{number % 10}:local", runs[number % 10])
-        wait_for(lambda: len(listener.ends) >= 1000, "all are answered", within=500, pause=1)
-        done = lambda: all(map(is_settled, network.jobs()))  # noqa: E731
-        wait_for(done, "all are settled", within=300, pause=2)
+            service = services[number % 10]
+            recipients[evidence.ask(service, input_values={})] = service
+        asked = set(recipients)
+        wait_for(lambda: asked <= evidence.ended(), "all are answered", within=500, pause=1)
+        wait_for(evidence.is_quiet, "all is quiet", within=300, pause=2)
+        found = evidences.check(evidence, asked)
+        print(f"seed {seed}: {stand_in.late()} answers after the end, {dict(found.counts)}")
 
-    assert set(listener.ends) == set(answers.asked)
-    assert {tuple(kinds) for kinds in listener.ends.values()} == {("result",)}
-    assert len(network.jobs()) == 1000
-
-
-def is_settled(job):
-    return deaths.SETTLED in job["metadata"]["labels"]
+    assert not found.wrong, found.wrong
+    assert (found.counts["answers"], found.counts["exceptions"]) == (1000, 0)
+    assert stand_in.late()
 
 
 @pytest.mark.long
@@ -175,11 +170,10 @@ def phases(network):
 
 
 class Ends:
-    """When the cluster said of each pod that it runs and that it has ended: as a watch says it."""
+    """When the cluster said of each pod that it has ended: as a watch says it."""
 
     def __init__(self, network):
         columns = ".metadata.name}{\" \"}{.status.phase}{\"\\n\"}"
-        self.started = {}
         self.at = {}
         self.watch = subprocess.Popen(
             ["kubectl", "get", "pods", "-n", network.namespace, "-w", "-o", "jsonpath={" + columns],
@@ -198,8 +192,6 @@ class Ends:
         for line in self.watch.stdout:
             name, _, phase = line.strip().partition(" ")
             question_uuid = name.removeprefix("question-")[:36]
-            if phase in ("Running", "Succeeded", "Failed"):
-                self.started.setdefault(question_uuid, time.time())
             if phase in ("Succeeded", "Failed"):
                 self.at.setdefault(question_uuid, time.time())
 
@@ -212,71 +204,3 @@ class Ends:
     def __exit__(self, *_):
         self.watch.kill()
         self.watch.wait()
-
-
-class Everything:
-    """One who hears all that ends a question, of all questions."""
-
-    def __init__(self, network):
-        self.network = network
-        self.ends = {}
-
-    def hear(self, message):
-        kind = json.loads(message.data)["kind"]
-        if kind in ("result", "exception"):
-            self.ends.setdefault(message.attributes["question_uuid"], []).append(kind)
-        message.ack()
-
-    def __enter__(self):
-        network = self.network
-        self.name = network.subscriber.subscription_path(offline.PROJECT, "everything")
-        network.subscriber.create_subscription(
-            request={
-                "name": self.name,
-                "topic": network.topic,
-                "filter": 'attributes.sender_type = "CHILD"',
-            }
-        )
-        self.stream = network.subscriber.subscribe(self.name, callback=self.hear)
-        return self
-
-    def __exit__(self, *_):
-        self.stream.cancel()
-        with contextlib.suppress(Exception):
-            self.stream.result(timeout=10)
-
-
-class Answers:
-    """Asks, and answers each question from 5 s before to 5 s after its pod's end."""
-
-    def __init__(self, network, chance, ends):
-        self.network = network
-        self.chance = chance
-        self.ends = ends
-        # What is to be answered, and how long its pod runs.
-        self.open = []
-        self.asked = set()
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self.work, daemon=True)
-        self.thread.start()
-
-    def ask(self, sruid, run):
-        parent = self.network.parent(sruid, input_values={}, listen=False, forward_logs=False)
-        self.asked.add(parent.question_uuid)
-        self.open.append((parent, run + self.chance.uniform(-5, 5)))
-
-    def work(self):
-        while not self.stopped.wait(0.1):
-            for waits in list(self.open):
-                parent, after = waits
-                since = self.ends.started.get(parent.question_uuid)
-                if since and time.time() >= since + after:
-                    self.open.remove(waits)
-                    parent.answer_for_child(output_values=1)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.stopped.set()
-        self.thread.join()

@@ -13,7 +13,6 @@ import faulty
 from cluster import wait_for
 from passage import Passage
 from standin import StandIn
-from test_replicas import is_quiet
 
 RUN = 3
 SERVICE = "fakes/service:local"
@@ -64,7 +63,7 @@ class Load:
 
     def judge(self, words):
         """All of it is in order, once all is quiet."""
-        wait_for(lambda: is_quiet(self.evidence), "all is quiet", 120, 0.5)
+        wait_for(lambda: self.evidence.is_quiet(), "all is quiet", 120, 0.5)
         found = evidences.check(self.evidence, set(self.recipients))
         print(f"\nseed {self.seed}: {words}, {dict(found.counts)}")
         assert not found.wrong, f"seed {self.seed}: {found.wrong}"

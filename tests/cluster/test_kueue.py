@@ -361,7 +361,7 @@ def test_questions_wait_while_kueue_is_away(
 
                 kueue.restart(cluster)
                 for parent in [*asked[1:], late]:
-                    network.wait_for_run(parent.question_uuid, within=120)
+                    network.wait_for_run(parent.question_uuid, within=300)
                     parent.answer_for_child(output_values=1)
                     assert parent.result()["output_values"] == 1
 

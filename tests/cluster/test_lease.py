@@ -3,7 +3,6 @@
 import contextlib
 import json
 import time
-import uuid
 
 import pytest
 from cluster import write_kubeconfig
@@ -32,6 +31,8 @@ def pair(fake_network):
     network = fake_network
     rule(network, "tests/echo", running=LIMIT)
     rule(network, "tests/*", environment={"FAKE_RUN": "1s"})
+    # Who dies is told so at once.
+    rule(network, "tests/numbers", environment={"FAKE_EXIT": "3"})
     daemons = [network.daemon(), network.daemon()]
     network.cluster.wait_for(lambda: holder(network), "one leads")
     yield network, daemons
@@ -204,9 +205,4 @@ def test_one_of_two_says_that_a_question_lives(fake_network):
             network.wait_for_run(second.question_uuid)
             two = lambda: len(second.received("heartbeat")) == 2  # noqa: E731
             network.cluster.wait_for(two, "one more when it runs", within=10)
-            second.cancel()
-            again = str(uuid.uuid4())
-            with network.parent(ECHO, again, input_values={}) as third:
-                network.wait_for_run(again)
-                network.cluster.wait_for(lambda: third.received("heartbeat"), "it is told")
             assert len(network.rows(second.question_uuid, "heartbeat")) == 2

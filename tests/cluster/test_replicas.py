@@ -98,7 +98,7 @@ def under_chaos(network, count, seconds, longest_pause):
         asked = set(recipients)
         wait_for(lambda: asked <= evidence.made(), "all have a Job", 120, 0.5)
         wait_for(lambda: asked <= evidence.ended(), "all have an end", 240, 0.5)
-        wait_for(lambda: is_quiet(evidence), "all is quiet", 120, 0.5)
+        wait_for(lambda: evidence.is_quiet(), "all is quiet", 120, 0.5)
         found = evidences.check(evidence, asked)
         print(
             f"\nseed {seed}: {count} questions, {chaos.kills} kills, "
@@ -113,15 +113,6 @@ def under_chaos(network, count, seconds, longest_pause):
         chaos.close()
         stand_in.close()
         evidence.close()
-
-
-def is_quiet(evidence):
-    """All Jobs have ended, and what came on the wire is on record."""
-    with evidence.lock:
-        if not all(job["ended"] or job["gone"] for job in evidence.jobs.values()):
-            return False
-    wire = {(heard.uuid, heard.kind) for heard in evidence.on_wire()}
-    return wire <= {(row["uuid"], row["kind"]) for row in evidence.network.rows()}
 
 
 def test_two_replicas_that_die_and_sleep_lose_nothing_and_double_nothing(fake_network):
