@@ -17,12 +17,12 @@ use tracing::warn;
 /// has it; its parent gives up after 360 s.
 const SILENCE: Duration = Duration::from_secs(300);
 
-/// How long it is believed that there is a subscription, or none: of a burst of questions to one
-/// revision only the first looks. (Of such looks, Pub/Sub allows a project 100 a second:
+/// How long it is believed that there is no subscription: of a burst of questions to one revision
+/// only the first looks. (One that is there may be gone with its service in the next moment.) (Of such looks, Pub/Sub allows a project 100 a second:
 /// <https://cloud.google.com/pubsub/quotas>.)
 const BELIEVED: Duration = Duration::from_secs(2);
 
-/// Which subscriptions there were a moment ago.
+/// Which subscriptions were not there a moment ago.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     looks: Mutex<HashMap<String, Arc<Look>>>,
@@ -31,13 +31,13 @@ pub(super) struct Subscriptions {
 #[derive(Debug)]
 struct Look {
     since: Instant,
-    found: OnceCell<bool>,
+    none: OnceCell<()>,
 }
 
 // === impl Subscriptions ===
 
 impl Subscriptions {
-    /// Whether there is one of this name, as somebody saw who looked in the last 2 s, or else as
+    /// Whether there is one of this name: none where somebody saw none in the last 2 s, else as
     /// `look` says, which those who ask meanwhile wait for: but not for long, for it may fail, and
     /// so may the next.
     pub(super) async fn has<E, F>(&self, name: &str, look: impl Fn() -> F) -> Result<bool, E>
@@ -48,13 +48,18 @@ impl Subscriptions {
             let mut looks = self.looks.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if !looks.get(name).is_some_and(|look| look.is_believed()) {
                 looks.retain(|_, look| look.is_believed());
-                let look = Look { since: Instant::now(), found: OnceCell::new() };
+                let look = Look { since: Instant::now(), none: OnceCell::new() };
                 looks.insert(name.to_owned(), Arc::new(look));
             }
             Arc::clone(&looks[name])
         };
-        match tokio::time::timeout(BELIEVED, known.found.get_or_try_init(&look)).await {
-            Ok(found) => found.copied(),
+        let none = known.none.get_or_try_init(async || match look().await {
+            Ok(false) => Ok(()),
+            found => Err(found),
+        });
+        match tokio::time::timeout(BELIEVED, none).await {
+            Ok(Ok(())) => Ok(false),
+            Ok(Err(found)) => found,
             Err(_) => look().await,
         }
     }
@@ -121,12 +126,13 @@ mod tests {
             subscriptions.has(name, look).await
         };
 
-        let together = tokio::join!(has("one", Ok(true)), has("one", Ok(false)));
-        assert_eq!((together, looks.get()), ((Ok(true), Ok(true)), 1));
-        assert_eq!((has("two", Ok(false)).await, looks.get()), (Ok(false), 2), "of another name");
+        let together = tokio::join!(has("one", Ok(false)), has("one", Ok(true)));
+        assert_eq!((together, looks.get()), ((Ok(false), Ok(false)), 1));
+        assert_eq!((has("two", Ok(true)).await, looks.get()), (Ok(true), 2), "of another name");
+        assert_eq!((has("two", Ok(false)).await, looks.get()), (Ok(false), 3), "it may be gone");
 
         tokio::time::advance(BELIEVED).await;
-        assert_eq!((has("one", Err(())).await, looks.get()), (Err(()), 3), "it may be gone");
-        assert_eq!((has("one", Ok(false)).await, looks.get()), (Ok(false), 4), "a failure is none");
+        assert_eq!((has("one", Err(())).await, looks.get()), (Err(()), 4), "it may be there");
+        assert_eq!((has("one", Ok(true)).await, looks.get()), (Ok(true), 5), "a failure is none");
     }
 }
