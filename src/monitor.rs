@@ -49,14 +49,18 @@ const SWEEP_SOON: Duration = Duration::from_secs(30);
 /// How often it looks then.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
-/// What the monitor works with.
-#[derive(Debug)]
+/// For how long is tried what the runner cannot do, before an asker is told: an outage that is over
+/// by then costs him only patience.
+pub const HELD: Duration = Duration::from_secs(900);
+
+/// What the monitor and the pipeline work with.
+#[derive(Clone, Debug)]
 pub struct Parts {
     /// What runs questions.
     pub runner: Arc<dyn Runner>,
     /// What is on record of a question.
     pub view: Arc<dyn View>,
-    /// Where unanswered questions are found.
+    /// Where events go, and unanswered questions are found.
     pub store: Arc<dyn EventStore>,
     /// Which revisions run here.
     pub registry: Arc<dyn ServiceRegistry>,

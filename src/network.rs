@@ -4,8 +4,8 @@
 
 use crate::daemon::{DaemonError, Tasks};
 use crate::http::{self, Router};
-use crate::monitor::{self, Monitor};
-use crate::pipeline::{Parts, Pipeline};
+use crate::monitor::{Monitor, Parts};
+use crate::pipeline::Pipeline;
 use crate::pubsub::emulator::{self, Emulator};
 use crate::pubsub::subscriber::{Flow, SubscriberError};
 use crate::pubsub::{Admin, CallError, Connection, Publisher, Subscriber};
@@ -65,18 +65,17 @@ impl Work<'_> {
         let publisher = Publisher::new(connection, topic);
         let subscriber = Subscriber::new(connection, subscription, flow).await?;
         let subscriber = subscriber.restoring(admin.clone(), subscription, topic);
-        let parts = monitor::Parts {
-            runner: Arc::clone(&runner),
-            view: Arc::clone(&view),
-            store: Arc::clone(&store),
-            registry: Arc::clone(&registry),
-            admin: admin.clone(),
-            publisher: publisher.clone(),
+        let parts = Parts {
+            runner,
+            view,
+            store,
+            registry,
+            admin,
+            publisher,
             subscriptions_first,
             late_answers,
         };
-        let monitor = Monitor::new(parts, stop.clone());
-        let parts = Parts { store, view, runner, registry, admin, publisher, subscriptions_first };
+        let monitor = Monitor::new(parts.clone(), stop.clone());
         let pipeline = Pipeline::new(parts, flow, stop.clone());
         let (sender, deliveries) = mpsc::channel(1);
         tasks.spawn("subscriber", subscriber.run(sender, stop));

@@ -20,6 +20,7 @@ mod outside;
 use crate::chain::Chain;
 use crate::event::decode::is_question;
 use crate::event::{self, Event, RunId, Timestamp, decode};
+use crate::monitor::Parts;
 use crate::monitor::report::{self, Refusal};
 use crate::pipeline::disposition::{Disposition, HandleError};
 use crate::pipeline::hand::{Hand, Room};
@@ -27,10 +28,8 @@ use crate::pipeline::lanes::Lanes;
 use crate::pipeline::metrics::{InHand, Metrics};
 use crate::pipeline::outside::Subscriptions;
 use crate::pubsub::subscriber::Flow;
-use crate::pubsub::{Admin, Delivery, Message, Publisher};
-use crate::registry::ServiceRegistry;
-use crate::runner::Runner;
-use crate::store::{AppendError, EventStore, Row, SetAside, View};
+use crate::pubsub::{Delivery, Message};
+use crate::store::{AppendError, Row, SetAside};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
@@ -45,26 +44,6 @@ const BATCH: usize = 64;
 
 /// How often the gauges that age by themselves are brought up to date.
 const UPKEEP: Duration = Duration::from_secs(5);
-
-/// What the pipeline works with.
-#[derive(Debug)]
-pub struct Parts {
-    /// Where events go.
-    pub store: Arc<dyn EventStore>,
-    /// What is on record of a question.
-    pub view: Arc<dyn View>,
-    /// What runs questions.
-    pub runner: Arc<dyn Runner>,
-    /// Which revisions run here.
-    pub registry: Arc<dyn ServiceRegistry>,
-    /// Which subscriptions there are.
-    pub admin: Admin,
-    /// How askers are told.
-    pub publisher: Publisher,
-    /// Whether a service that somebody started by hand answers in the place of ours of the same
-    /// name. So on a laptop; in a cluster a registered revision runs there.
-    pub subscriptions_first: bool,
-}
 
 /// Deals with deliveries.
 #[derive(Debug)]

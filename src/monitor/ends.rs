@@ -28,7 +28,7 @@ use crate::chain::Chain;
 use crate::event::RunId;
 use crate::monitor::report::{About, HEARTBEAT_INTERVAL, Level, Report};
 use crate::monitor::voice::{A_MOMENT, pause};
-use crate::monitor::{Counted, Monitor};
+use crate::monitor::{Counted, HELD, Monitor};
 use crate::runner::{Again, Claim, End, Reason, RunState};
 use crate::store::Record;
 use std::convert::Infallible;
@@ -49,10 +49,6 @@ const FRESH: Duration = Duration::from_secs(20);
 
 /// How long who does not lead leaves it to the leader to settle what is on record.
 const SETTLE_LATER: Duration = Duration::from_secs(5);
-
-/// For how long it is tried to run a run again that the runner cannot take, before its asker is told
-/// of its end: as long as a question is held that cannot be launched.
-const HELD: Duration = Duration::from_secs(900);
 
 /// Whether a run had a word of its own.
 enum Judged {

@@ -7,9 +7,10 @@
 use crate::chain::Chain;
 use crate::event::{Event, Inputs, Kind, RunId, Timestamp, attributes};
 use crate::monitor::report::{self, About, HEARTBEAT_INTERVAL, Refusal};
+use crate::monitor::{HELD, Parts};
+use crate::pipeline::Pipeline;
 use crate::pipeline::action::{self, Action};
 use crate::pipeline::disposition::{self, Disposition, HandleError};
-use crate::pipeline::{Parts, Pipeline};
 use crate::pubsub::Message;
 use crate::runner::{Launch, RunnerError};
 use crate::store::{Of, Query};
@@ -17,11 +18,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
-
-/// For how long a question is held that the runner cannot take, or of which cannot be told whose it
-/// is, before its asker is told: an
-/// outage that is over by then costs him only patience.
-const HELD: Duration = Duration::from_secs(900);
 
 /// For how long a cancellation waits for a run that another daemon may just be launching.
 const LAUNCHING: Duration = Duration::from_secs(10);

@@ -128,10 +128,6 @@ def ended_at(pod):
     return max((moment for moment in moments if moment > 0), default=None)
 
 
-def runs(pod):
-    return pod["status"].get("phase") == "Running"
-
-
 def has_node(pod):
     """Whether a node has taken a pod."""
     return bool(pod["spec"].get("nodeName"))

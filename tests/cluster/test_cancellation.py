@@ -1,5 +1,6 @@
 """Questions that are no longer wanted: whenever, by whomever, and whichever replica hears of it."""
 
+import contextlib
 import time
 
 import pytest
@@ -98,9 +99,10 @@ def test_a_cancellation_that_meets_the_launch_holds(fake, first):
         assert not fake.jobs()
 
 
-def test_what_waits_in_kueue_goes_and_what_ran_gives_its_quota_to_the_next(fake, queue):
-    fake.settings["defaults"]["queue"] = queue(fake.namespace, on_fake_nodes=True, cpu="1")
-    fake.settings["defaults"]["cpus"] = {"default": "1"}
+@contextlib.contextmanager
+def one_place(fake):
+    """Of three questions one runs and two wait. The first that waits is cancelled, then the one that
+    runs: gives the one that waited, and the one that has the place now."""
     ask = lambda: fake.parent("tests/echo:local")  # noqa: E731
     with fake.daemon(), ask() as runs:
         fake.wait_for_run(runs.question_uuid)
@@ -115,28 +117,23 @@ def test_what_waits_in_kueue_goes_and_what_ran_gives_its_quota_to_the_next(fake,
             fake.wait_for_run(follows.question_uuid)
 
             is_cancelled(fake, runs)
-            workloads = fake.cluster.kubectl.list("workloads", "-n", fake.namespace)
-            owners = [workload["metadata"]["ownerReferences"][0]["name"] for workload in workloads]
-            assert owners == [f"question-{follows.question_uuid}"]
-            assert not waits.received("result") and follows.received("result") == []
+            yield waits, follows
+
+
+def test_what_waits_in_kueue_goes_and_what_ran_gives_its_quota_to_the_next(fake, queue):
+    fake.settings["defaults"]["queue"] = queue(fake.namespace, on_fake_nodes=True, cpu="1")
+    fake.settings["defaults"]["cpus"] = {"default": "1"}
+    with one_place(fake) as (waits, follows):
+        workloads = fake.cluster.kubectl.list("workloads", "-n", fake.namespace)
+        owners = [workload["metadata"]["ownerReferences"][0]["name"] for workload in workloads]
+        assert owners == [f"question-{follows.question_uuid}"]
+        assert not waits.received("result") and follows.received("result") == []
 
 
 def test_what_waits_for_our_own_limits_goes_and_what_ran_lets_the_next_start(fake):
     fake.settings["running"] = {"network": 1}
-    ask = lambda: fake.parent("tests/echo:local")  # noqa: E731
-    with fake.daemon(), ask() as runs:
-        fake.wait_for_run(runs.question_uuid)
-        with ask() as waits, ask() as follows:
-            for parent in (waits, follows):
-                wait_for(lambda: fake.job(parent.question_uuid), "it waits")  # noqa: B023
-            waits.cancel()
-            is_cancelled(fake, waits)
-            assert not fake.pods(follows.question_uuid), "there is no room yet"
-
-            runs.cancel()
-            fake.wait_for_run(follows.question_uuid)
-
-            is_cancelled(fake, runs)
+    with one_place(fake):
+        pass
 
 
 def test_what_waits_for_its_image_never_runs_and_goes_with_the_pull(network):

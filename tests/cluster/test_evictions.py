@@ -10,6 +10,7 @@ import deaths
 import fake
 from cluster import wait_for
 from deaths import on_fake_nodes
+from network import runs
 
 ECHO = "tests/echo:local"
 KIND = "twined.test/kind"
@@ -135,7 +136,7 @@ def test_a_pod_of_higher_priority_takes_its_place_for_a_while(network):
 
 def goes_on_elsewhere(network, parent, before, by, within=60):
     """Waits until another pod runs, has it answer, and sees that the asker was told."""
-    another = lambda pod: uid(pod) != uid(before) and deaths.runs(pod)  # noqa: E731
+    another = lambda pod: uid(pod) != uid(before) and runs(pod)  # noqa: E731
     network.wait_for_pod(parent.question_uuid, another, within)
     wait_for(lambda: [said for said in parent.logs() if TAKEN in said], f"the asker is told of {by}")
     parent.answer_for_child(output_values=by)
@@ -220,7 +221,7 @@ def test_out_of_memory_it_runs_again_with_more_up_to_the_ceiling(network):
 
 def test_an_attempt_that_answers_is_the_only_end(network):
     with network.parent("deaths/grows:local", input_values={}) as parent:
-        network.wait_for_pod(parent.question_uuid, deaths.runs, suffix="-a1")
+        network.wait_for_pod(parent.question_uuid, runs, suffix="-a1")
         parent.answer_for_child(output_values="enough")
         assert parent.result()["output_values"] == "enough"
         deaths.settled(network, parent, jobs_of_it=2, kind="result")
@@ -254,7 +255,7 @@ def test_what_the_kubelet_evicted_for_good_runs_again(network):
         patch = json.dumps({"status": status})
         at = ["-n", network.namespace, name(pod), "--subresource=status", "--type=merge"]
         network.cluster.kubectl("patch", "pod", *at, "-p", patch)
-        network.wait_for_pod(parent.question_uuid, deaths.runs, suffix="-a1")
+        network.wait_for_pod(parent.question_uuid, runs, suffix="-a1")
         parent.answer_for_child(output_values=1)
         parent.result()
         for pod in network.pods(parent.question_uuid, "-a1"):

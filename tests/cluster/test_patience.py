@@ -11,6 +11,7 @@ import pytest
 import deaths
 from cluster import wait_for
 from deaths import Way, on_fake_nodes
+from network import runs
 
 pytestmark = pytest.mark.long
 
@@ -251,7 +252,7 @@ def asked(network, request):
         "has-a-proxy": lambda pod: outlive(network, pod),
     }.items():
         if name in parents:
-            far = {"gets-no-node": lambda pod: True, "has-a-proxy": deaths.runs}
+            far = {"gets-no-node": lambda pod: True, "has-a-proxy": runs}
             far_enough = far.get(name, deaths.has_node)
             act(network.wait_for_pod(parents[name].question_uuid, far_enough, within=120))
     yield parents

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use twined::event::encode::{Ask, Body};
 use twined::event::{Outgoing, RunId, Sruid, SruidBuf, Timestamp, decode};
-use twined::monitor;
-use twined::pipeline::{Parts, Pipeline};
+use twined::monitor::Parts;
+use twined::pipeline::Pipeline;
 use twined::pubsub::emulator::{Emulator, Options};
 use twined::pubsub::subscriber::Flow;
 use twined::pubsub::{Admin, Connection, Delivery, Message, Publisher, Subscriber};
@@ -184,16 +184,7 @@ impl World {
     /// The pipeline and its subscriber, until `done`, and then to their end.
     pub async fn work_until<T>(&self, done: impl Future<Output = T>) -> T {
         let stop = CancellationToken::new();
-        let revision: SruidBuf = "octue/example:1.0.0".parse().unwrap();
-        let parts = Parts {
-            store: Arc::clone(&self.store) as Arc<dyn EventStore>,
-            view: Arc::clone(&self.store) as Arc<dyn View>,
-            runner: Arc::clone(&self.runner) as Arc<dyn Runner>,
-            registry: Arc::new([revision].into_iter().collect::<Listed>()),
-            admin: Admin::new(&self.connection),
-            publisher: self.publisher.clone(),
-            subscriptions_first: true,
-        };
+        let parts = self.parts(Arc::clone(&self.runner) as Arc<dyn Runner>);
         let pipeline = Pipeline::new(parts, Flow::default(), stop.clone());
         let subscriber =
             Subscriber::new(&self.connection, SUBSCRIPTION, Flow::default()).await.unwrap();
@@ -209,10 +200,10 @@ impl World {
         found
     }
 
-    /// What a monitor of this runner works with.
-    pub fn parts(&self, runner: Arc<dyn Runner>) -> monitor::Parts {
+    /// What a monitor and a pipeline of this runner work with.
+    pub fn parts(&self, runner: Arc<dyn Runner>) -> Parts {
         let revision: SruidBuf = "octue/example:1.0.0".parse().unwrap();
-        monitor::Parts {
+        Parts {
             runner,
             view: Arc::clone(&self.store) as Arc<dyn View>,
             store: Arc::clone(&self.store) as Arc<dyn EventStore>,
