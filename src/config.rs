@@ -7,7 +7,7 @@ pub use local::LocalArgs;
 pub use serve::{
     Bus, Defaults, KubernetesSettings, LogFormat, RunnerKind, Runs, ServeArgs, ServeSettings,
 };
-pub use shared::{ServicesArgs, VariablesArgs};
+pub use shared::{HostArgs, ServicesArgs, VariablesArgs};
 use std::error::Error;
 use std::ffi::OsString;
 use std::io;

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod google;
 pub mod registry;
+use crate::request_guard::{HostName, RequestGuard};
 pub use axum::Router;
 use std::io;
 use std::time::Duration;
@@ -13,12 +14,19 @@ use tokio_util::sync::CancellationToken;
 /// otherwise hold it for ever.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// Serves until `stop`, and then for a moment, until what was asked is answered.
+/// The only route that takes an HTML form, because Google's clients send one.
+const FORM_PATHS: &[&str] = &[google::TOKEN_PATH];
+
+/// Serves until `stop`, and then for a moment, until what was asked is answered. What a web page of
+/// another origin may send is refused; `allowed_hosts` are names of this server.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
+    allowed_hosts: &[HostName],
     stop: CancellationToken,
 ) -> io::Result<()> {
+    let guard = RequestGuard::new(listener.local_addr()?, allowed_hosts);
+    let router = guard.with_forms(FORM_PATHS).protect(router);
     let late = async {
         stop.cancelled().await;
         tokio::time::sleep(GRACE).await;

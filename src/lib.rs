@@ -35,6 +35,7 @@ pub mod serve;
 pub mod cli;
 // Tools: they know nothing of us.
 pub mod google;
+pub mod request_guard;
 pub mod telemetry;
 pub mod chain;
 pub mod check;

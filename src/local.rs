@@ -134,11 +134,12 @@ impl Network {
         let http_listener = listen(args.http_port, "the HTTP server", "--http-port")?;
         let http = http_listener.local_addr().map_err(LocalError::Listen)?;
         let mut servers = Tasks::new();
+        let allowed_hosts = args.hosts.allow_host;
         let pubsub = match &args.pubsub {
             Some(address) => address.clone(),
             None => {
                 let listener = listen(args.pubsub_port, "the Pub/Sub emulator", "--pubsub-port")?;
-                network::emulate(&mut servers, listener, &args.project)
+                network::emulate(&mut servers, listener, &args.project, allowed_hosts.clone())
                     .map_err(LocalError::Listen)?
                     .to_string()
             }
@@ -193,7 +194,7 @@ impl Network {
 
         let shim = data.shim();
         let router = router(readiness, &metrics, &registry, account, &variables, &shim);
-        network::serve_http(&mut tasks, http_listener, router);
+        network::serve_http(&mut tasks, http_listener, router, allowed_hosts);
         let work = Work {
             connection: &connection,
             topic: &args.topic,

@@ -10,6 +10,7 @@ use crate::pubsub::emulator::{self, Emulator};
 use crate::pubsub::subscriber::{Flow, SubscriberError};
 use crate::pubsub::{Admin, CallError, Connection, Publisher, Subscriber};
 use crate::registry::ServiceRegistry;
+use crate::request_guard::HostName;
 use crate::runner::Runner;
 use crate::store::{EventStore, View};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -85,11 +86,16 @@ impl Work<'_> {
     }
 }
 
-/// Serves HTTP.
-pub fn serve_http(tasks: &mut Tasks, listener: TcpListener, router: Router) {
-    let serving = http::serve(listener, router, tasks.stop());
-    tasks.spawn("http", async {
-        if let Err(error) = serving.await {
+/// Serves HTTP, to clients that use an address, `localhost` or one of `allowed_hosts`.
+pub fn serve_http(
+    tasks: &mut Tasks,
+    listener: TcpListener,
+    router: Router,
+    allowed_hosts: Vec<HostName>,
+) {
+    let stop = tasks.stop();
+    tasks.spawn("http", async move {
+        if let Err(error) = http::serve(listener, router, &allowed_hosts, stop).await {
             error!(%error, "the HTTP server failed");
         }
     });
@@ -124,10 +130,12 @@ pub fn emulate(
     servers: &mut Tasks,
     listener: TcpListener,
     project: &str,
+    allowed_hosts: Vec<HostName>,
 ) -> io::Result<SocketAddr> {
     let address = listener.local_addr()?;
     let project = Some(project.to_owned());
-    let emulator = Emulator::new(emulator::Options { project, ..Default::default() });
+    let options = emulator::Options { project, allowed_hosts, ..Default::default() };
+    let emulator = Emulator::new(options);
     let stop = servers.stop();
     servers.spawn("emulator", async move {
         if let Err(error) = emulator.serve(listener, stop.cancelled()).await {

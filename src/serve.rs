@@ -173,6 +173,7 @@ impl Daemon {
             &mut servers,
             listener,
             http::admin::router(readiness, metrics.clone()),
+            settings.allowed_hosts.clone(),
         );
         let (connection, pubsub) = connect(&settings, &mut servers).await?;
         check(&settings, &choice, &connection).await?;
@@ -276,7 +277,8 @@ async fn connect(
         Bus::Emulator(address) => address.clone(),
         Bus::Own(address) => {
             let listener = listen(*address, "the Pub/Sub emulator", "--emulate")?;
-            let address = network::emulate(servers, listener, project);
+            let allowed_hosts = settings.allowed_hosts.clone();
+            let address = network::emulate(servers, listener, project, allowed_hosts);
             address.map_err(ServeError::Listen)?.to_string()
         }
     };

@@ -4,7 +4,7 @@ use crate::cli::ask::{Asked, Outcome, ask};
 use crate::cli::network::Place;
 use crate::cli::{FAILED, Failure, INTERRUPTED, OK, USAGE, interrupted, terminal};
 use crate::config::{
-    self, DEFAULT_PROJECT, DEFAULT_TOPIC, LocalArgs, ServicesArgs, VariablesArgs, program,
+    self, DEFAULT_PROJECT, DEFAULT_TOPIC, HostArgs, LocalArgs, ServicesArgs, VariablesArgs, program,
 };
 use crate::event::{Event, SruidBuf};
 use crate::local::{Network, Settings, sdk_service, services};
@@ -145,6 +145,7 @@ fn settings(service: Service) -> Result<Settings, Failure> {
         http_port: 0,
         pubsub_port: 0,
         pubsub: None,
+        hosts: HostArgs::default(),
         variables: VariablesArgs::default(),
     };
     Ok(Settings {

@@ -1,10 +1,12 @@
 //! `twined env`: what makes Google's clients and the SDK use the local network.
 
 use crate::cli::network::{Described, NetworkArgs};
-use crate::cli::{Failure, OK, terminal};
+use crate::cli::{Failure, OK, UNREACHABLE, terminal};
 use crate::config::ours;
+use crate::local::{data, environment};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 const PYTHONPATH: &str = "PYTHONPATH";
 
@@ -45,18 +47,51 @@ enum Shell {
     Powershell,
 }
 
+/// A folder that is not put on `PYTHONPATH`.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{}` is not this version's shim, or other users can write it: start the network with this \
+     `twined`, as the same user, and name it with `--url`", .folder.display()
+)]
+struct ShimError {
+    folder: PathBuf,
+    #[source]
+    source: Option<io::Error>,
+}
+
 /// Prints it.
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let Args { shell, shim, network } = args;
-    let Described { mut variables, shim: folder } = network.describe().await?;
+    let Described { variables, shim: folder } = network.describe().await?;
+    let untrusted = |error| Failure::new(UNREACHABLE, error);
+    let (mut variables, unknown) = environment::known(variables).map_err(untrusted)?;
+    if !unknown.is_empty() {
+        let names = terminal::safe(&unknown.join(", "));
+        terminal::note(&format!("twined: left out what this version does not know: {names}"));
+    }
     for name in NO_PROXY {
         variables.insert(name.into(), no_proxy(ours(name).as_deref()));
     }
     if shim {
+        check_shim(&folder).map_err(|error| Failure::new(UNREACHABLE, error))?;
         variables.insert(PYTHONPATH.into(), python_path(&folder, ours(PYTHONPATH).as_deref()));
     }
     terminal::answer(&shell.print(&variables)).map_err(Failure::failed)?;
     Ok(OK)
+}
+
+/// What a network calls its shim must be one: Python runs what is on `PYTHONPATH`.
+fn check_shim(folder: &Path) -> Result<(), ShimError> {
+    let failed = |source| ShimError { folder: folder.to_owned(), source };
+    let path = folder.to_str().filter(|text| environment::is_path(text) && !text.contains(':'));
+    if path.is_none() {
+        return Err(failed(Some(io::Error::other("no absolute path that PYTHONPATH can hold"))));
+    }
+    match data::is_own_shim(folder) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(failed(None)),
+        Err(error) => Err(failed(Some(error))),
+    }
 }
 
 /// The shim first, and then what was there; said twice, it is there once.
@@ -82,7 +117,12 @@ impl Shell {
             Self::Fish => {
                 format!("set -gx {name} '{}'", value.replace('\\', r"\\").replace('\'', r"\'"))
             }
-            Self::Powershell => format!("$env:{name} = '{}'", value.replace('\'', "''")),
+            Self::Powershell => {
+                // It takes typographic quotation marks for its own, and each, doubled, for itself.
+                let quote = |c| ['\'', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'].contains(&c);
+                let doubled = |c| std::iter::repeat_n(c, if quote(c) { 2 } else { 1 });
+                format!("$env:{name} = '{}'", value.chars().flat_map(doubled).collect::<String>())
+            }
         };
         variables.iter().map(line).collect::<Vec<_>>().join("\n")
     }
@@ -102,6 +142,9 @@ mod tests {
         ] {
             assert_eq!(shell.print(&variables), line);
         }
+        let quotes = BTreeMap::from([("A".to_owned(), "\u{2019};calc;\u{201b}".to_owned())]);
+        let line = "$env:A = '\u{2019}\u{2019};calc;\u{201b}\u{201b}'";
+        assert_eq!(Shell::Powershell.print(&quotes), line);
     }
 
     #[test]

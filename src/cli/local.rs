@@ -1,7 +1,7 @@
 //! `twined local`, a whole network; and `twined emulator`, its Pub/Sub alone.
 
 use crate::cli::{Failure, OK, interrupted, terminal};
-use crate::config::{self, DEFAULT_PUBSUB_PORT, LocalArgs, bind, program};
+use crate::config::{self, DEFAULT_PUBSUB_PORT, HostArgs, LocalArgs, bind, program};
 use crate::local::{Network, Settings, sdk_service, services};
 use crate::pubsub::emulator::{Emulator, Options};
 use crate::telemetry;
@@ -35,6 +35,9 @@ pub struct EmulatorArgs {
     /// apart, as in the cloud.
     #[arg(long, value_name = "PROJECT")]
     project: Option<String>,
+
+    #[command(flatten)]
+    hosts: HostArgs,
 }
 
 /// Runs a network until it is interrupted.
@@ -63,13 +66,14 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
 
 /// Runs the emulator until it is interrupted.
 pub async fn emulator(args: EmulatorArgs) -> Result<u8, Failure> {
-    let EmulatorArgs { pubsub_port, project } = args;
+    let EmulatorArgs { pubsub_port, project, hosts } = args;
     let listener = bind(pubsub_port, "the Pub/Sub emulator", "--pubsub-port")?;
     let listener = TcpListener::from_std(listener).map_err(Failure::failed)?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     terminal::note(&terminal::block(&[("pubsub", address.to_string())]));
     terminal::note(&format!("use it from another shell: export PUBSUB_EMULATOR_HOST={address}"));
-    let emulator = Emulator::new(Options { project, ..Options::default() });
+    let emulator =
+        Emulator::new(Options { project, allowed_hosts: hosts.allow_host, ..Options::default() });
     emulator.serve(listener, interrupted()).await.map_err(Failure::failed)?;
     Ok(OK)
 }

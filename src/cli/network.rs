@@ -65,8 +65,9 @@ impl NetworkArgs {
             let url = self.url().to_owned();
             Failure::new(UNREACHABLE, Silent { url, source: source.without_url() })
         };
-        let client =
-            reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(silent)?;
+        let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT);
+        // Elsewhere is another network than the one that was named.
+        let client = client.redirect(reqwest::redirect::Policy::none()).build().map_err(silent)?;
         let url = format!("{}/env", self.url().trim_end_matches('/'));
         let answer = client.get(url).send().await.map_err(silent)?;
         let answer = answer.error_for_status().map_err(silent)?;

@@ -1,7 +1,7 @@
 //! The settings of `twined local`.
 
 use crate::config::{
-    DEFAULT_HTTP_PORT, DEFAULT_PROJECT, DEFAULT_PUBSUB_PORT, DEFAULT_TOPIC, ServicesArgs,
+    DEFAULT_HTTP_PORT, DEFAULT_PROJECT, DEFAULT_PUBSUB_PORT, DEFAULT_TOPIC, HostArgs, ServicesArgs,
     VariablesArgs,
 };
 use clap::Args;
@@ -41,6 +41,10 @@ pub struct LocalArgs {
     /// Use the Pub/Sub emulator that runs there, and start none
     #[arg(long, env = "TWINED_PUBSUB", value_name = "HOST:PORT")]
     pub pubsub: Option<String>,
+
+    /// Who may reach it.
+    #[command(flatten)]
+    pub hosts: HostArgs,
 
     /// What its services are told.
     #[command(flatten)]

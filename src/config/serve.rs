@@ -7,9 +7,11 @@
 //! The names that networks have today are read too: the flag's own variable is then the old one.
 
 use crate::config::{
-    ConfigError, DEFAULT_PROJECT, DEFAULT_SERVE_HTTP, DEFAULT_TOPIC, ServicesArgs, VariablesArgs,
+    ConfigError, DEFAULT_PROJECT, DEFAULT_SERVE_HTTP, DEFAULT_TOPIC, HostArgs, ServicesArgs,
+    VariablesArgs,
 };
 use crate::event::Quantity;
+use crate::request_guard::HostName;
 use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -137,6 +139,10 @@ pub struct ServeArgs {
     #[arg(long, env = "TWINED_HTTP", default_value = DEFAULT_SERVE_HTTP, value_name = "IP:PORT")]
     pub http: SocketAddr,
 
+    /// Who may reach its HTTP servers.
+    #[command(flatten)]
+    pub hosts: HostArgs,
+
     /// Seconds in which what is in hand is finished when the daemon is told to end
     ///
     /// What is not finished then is delivered again. A second and a half more go into saying goodbye,
@@ -197,6 +203,8 @@ pub struct ServeSettings {
     pub replica: String,
     /// Where HTTP is served.
     pub http: SocketAddr,
+    /// Names by which HTTP clients may reach it, besides its addresses and `localhost`.
+    pub allowed_hosts: Vec<HostName>,
     /// How long what is in hand may take when we end.
     pub drain: Duration,
     /// Variables for the services, beside the network's own.
@@ -269,7 +277,7 @@ impl ServeArgs {
         let runner = self.runs()?;
         let mut unused = self.unused();
         let Self { topic, project, subscription, pubsub, emulate, store, data, .. } = self;
-        let Self { replica, http, drain, variables, .. } = self;
+        let Self { replica, http, hosts, drain, variables, .. } = self;
         // An empty flag says no more than an empty variable: so it is in a chart.
         let given = |text: Option<String>| text.filter(|text| !text.is_empty());
         let pubsub = given(pubsub);
@@ -319,6 +327,7 @@ impl ServeArgs {
             runner,
             replica,
             http,
+            allowed_hosts: hosts.allow_host,
             drain: Duration::from_secs(drain.into()),
             variables: variables.variables()?,
             unused,

@@ -1,6 +1,7 @@
 //! Settings that a network has on a laptop and in a cluster.
 
 use crate::config::{ConfigError, ours};
+use crate::request_guard::HostName;
 use clap::Args;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -23,6 +24,23 @@ pub struct ServicesArgs {
     /// its parent waits for it.
     #[arg(long, env = "TWINED_MAX_RUNS", value_name = "N")]
     pub max_runs: Option<NonZeroUsize>,
+}
+
+/// Who may reach our HTTP servers.
+#[derive(Args, Clone, Debug, Default)]
+pub struct HostArgs {
+    /// Name of this host that HTTP clients may use besides its addresses and `localhost`
+    ///
+    /// A server that listens on loopback refuses requests for any other name, because a web page
+    /// can make its own name resolve to this host. May be given several times. gRPC clients may
+    /// use any name.
+    #[arg(
+        long = "allow-host",
+        env = "TWINED_ALLOW_HOST",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub allow_host: Vec<HostName>,
 }
 
 /// Variables for the services.

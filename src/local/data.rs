@@ -12,6 +12,7 @@
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -22,6 +23,34 @@ const SHIM: [(&str, &str); 3] = [
     ("twined_question.py", include_str!("shim/twined_question.py")),
     ("sitecustomize.py", include_str!("shim/sitecustomize.py")),
 ];
+
+/// Whether `folder` holds the shim of this version, and nobody else could have written it. What is on
+/// `PYTHONPATH` runs in every Python that is started there.
+pub fn is_own_shim(folder: &Path) -> io::Result<bool> {
+    let private = |path: &Path| {
+        let metadata = fs::metadata(path)?;
+        let owner = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+        io::Result::Ok(owner && metadata.mode() & 0o002 == 0)
+    };
+    let mut found = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // Python keeps what it compiled there, and trusts it by the time of its source.
+        if entry.file_name() == "__pycache__" && private(&entry.path())? {
+            continue;
+        }
+        let expected = SHIM.iter().find(|(name, _)| entry.file_name() == *name);
+        let same = match expected {
+            Some((_, text)) => fs::read(entry.path())? == text.as_bytes(),
+            None => false,
+        };
+        if !same || !private(&entry.path())? {
+            return Ok(false);
+        }
+        found += 1;
+    }
+    Ok(found == SHIM.len() && private(folder)?)
+}
 
 /// The folder, ours as long as this lives.
 #[derive(Debug)]
@@ -151,6 +180,7 @@ impl Data {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_folder_is_used_by_one_network_at_a_time() {
@@ -174,6 +204,31 @@ mod tests {
         }
         data.close().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_shim_is_ours_while_nobody_else_has_written_it() {
+        let data = Data::ephemeral().unwrap();
+        let shim = data.shim();
+        fs::create_dir(shim.join("__pycache__")).unwrap();
+        assert!(is_own_shim(&shim).unwrap());
+
+        let added = shim.join("usercustomize.py");
+        fs::write(&added, "").unwrap();
+        assert!(!is_own_shim(&shim).unwrap());
+        fs::remove_file(added).unwrap();
+
+        let writable = |mode| fs::set_permissions(&shim, fs::Permissions::from_mode(mode));
+        writable(0o777).unwrap();
+        assert!(!is_own_shim(&shim).unwrap());
+        writable(0o775).unwrap();
+        assert!(is_own_shim(&shim).unwrap());
+
+        fs::write(shim.join(SHIM[0].0), "import os").unwrap();
+        assert!(!is_own_shim(&shim).unwrap());
+        fs::remove_file(shim.join(SHIM[0].0)).unwrap();
+        assert!(!is_own_shim(&shim).unwrap());
+        assert!(is_own_shim(&shim.join("nowhere")).is_err());
     }
 
     #[test]

@@ -19,6 +19,73 @@ pub const LOCAL_REGISTRY: &str = "TWINED_LOCAL_REGISTRY";
 /// Where a child runs, for the SDK.
 pub const COMPUTE_PROVIDER: &str = "COMPUTE_PROVIDER";
 
+/// Why a network's description of itself is not used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the network gives `{name}` a value that is no {expected}")]
+pub struct InvalidValue {
+    /// The variable.
+    pub name: &'static str,
+    /// What its value must be.
+    pub expected: &'static str,
+}
+
+/// Whether a variable's value has the right form.
+type Form = fn(&str) -> bool;
+
+/// The variables that a network describes itself by, and the form of their values. Whoever holds the
+/// network's port chooses them, and a shell evaluates them.
+const FORMS: [(&str, &str, Form); 6] = [
+    (PUBSUB_EMULATOR_HOST, "HOST:PORT", is_address),
+    (GCE_METADATA_HOST, "HOST:PORT", is_address),
+    (GOOGLE_CLOUD_PROJECT, "project id", is_name),
+    (GOOGLE_APPLICATION_CREDENTIALS, "absolute path", is_path),
+    (TOPIC_NAME, "topic name", is_name),
+    (LOCAL_REGISTRY, "URL of a registry", is_registry),
+];
+
+/// The variables of `described` that this version knows, and the names of the rest.
+pub fn known(
+    described: BTreeMap<String, String>,
+) -> Result<(BTreeMap<String, String>, Vec<String>), InvalidValue> {
+    let mut known = BTreeMap::new();
+    let mut unknown = Vec::new();
+    for (name, value) in described {
+        let Some((name, expected, fits)) = FORMS.iter().find(|(known, _, _)| *known == name) else {
+            unknown.push(name);
+            continue;
+        };
+        if !fits(&value) {
+            return Err(InvalidValue { name, expected });
+        }
+        known.insert((*name).to_owned(), value);
+    }
+    Ok((known, unknown))
+}
+
+/// Whether a text is an absolute path that a terminal and a shell show as it is.
+pub fn is_path(text: &str) -> bool {
+    Path::new(text).is_absolute() && !text.contains(char::is_control)
+}
+
+fn is_address(text: &str) -> bool {
+    let host_fits = |host: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        !host.is_empty() && !host.starts_with('-') && host.chars().all(fits)
+    };
+    text.rsplit_once(':').is_some_and(|(host, port)| host_fits(host) && port.parse::<u16>().is_ok())
+}
+
+/// What projects and topics are called.
+fn is_name(text: &str) -> bool {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.~+%:".contains(c);
+    !text.is_empty() && !text.starts_with('-') && text.chars().all(fits)
+}
+
+fn is_registry(text: &str) -> bool {
+    let address = text.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/registry"));
+    address.is_some_and(is_address)
+}
+
 /// Where a network's parts are.
 #[derive(Clone, Debug)]
 pub struct Places<'a> {
@@ -50,5 +117,61 @@ impl Places<'_> {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_a_network_says_of_itself_is_known() {
+        for http in ["127.0.0.1:8094", "[::1]:8094"] {
+            let places = Places {
+                pubsub: "localhost:8085",
+                http: http.parse().unwrap(),
+                project: "any",
+                topic: "main.octue.twined.services",
+                credentials: Path::new("/home/it's me/.twined/google.json"),
+            };
+            let variables = places.variables();
+            assert_eq!(known(variables.clone()), Ok((variables, Vec::new())));
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_ours_is_left_out() {
+        let (variables, unknown) = known(described(&[
+            ("LD_PRELOAD", "/tmp/evil.so"),
+            ("x; touch /tmp/pwned; y", "1"),
+            (TOPIC_NAME, "a-topic"),
+        ]))
+        .unwrap();
+        assert_eq!(variables, described(&[(TOPIC_NAME, "a-topic")]));
+        assert_eq!(unknown, ["LD_PRELOAD", "x; touch /tmp/pwned; y"]);
+    }
+
+    #[test]
+    fn a_value_of_another_form_is_refused() {
+        for (name, value) in [
+            (PUBSUB_EMULATOR_HOST, "localhost"),
+            (PUBSUB_EMULATOR_HOST, "$(touch /tmp/pwned):80"),
+            (PUBSUB_EMULATOR_HOST, "-o:80"),
+            (GCE_METADATA_HOST, "localhost:99999"),
+            (GOOGLE_CLOUD_PROJECT, ""),
+            (GOOGLE_CLOUD_PROJECT, "a b"),
+            (GOOGLE_APPLICATION_CREDENTIALS, "google.json"),
+            (GOOGLE_APPLICATION_CREDENTIALS, "/tmp/\x1b[2J"),
+            (TOPIC_NAME, "a\nb"),
+            (LOCAL_REGISTRY, "file:///etc/passwd"),
+            (LOCAL_REGISTRY, "http://evil.example/registry"),
+        ] {
+            let error = known(described(&[(name, value)])).unwrap_err();
+            assert_eq!(error.name, name, "{value}");
+        }
     }
 }

@@ -16,6 +16,7 @@
 //! Nothing here polls. A queue is a state machine that is told the time; who waits for messages
 //! sleeps until a change, or until the next lease ends. Where nobody waits, nothing runs.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -30,6 +31,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Status};
 
+use crate::request_guard::{HostName, RequestGuard};
 use directory::Directory;
 use memory::Memory;
 pub use name::NameError;
@@ -71,6 +73,20 @@ const CALLS_OF_A_CONNECTION: u32 = 10_000;
 /// without a word would otherwise go on getting messages.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// What the paths of gRPC methods begin with. Paths of HTTP without gRPC begin with `/v1/`.
+const GRPC_PREFIX: &str = "/google.pubsub.v1.";
+
+/// Why an emulator does not serve, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listener has no address.
+    #[error("failed to read the listener's address")]
+    Address(#[source] io::Error),
+    /// The server failed.
+    #[error("the gRPC server failed")]
+    Transport(#[source] tonic::transport::Error),
+}
+
 /// How an emulator differs from another.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -81,6 +97,9 @@ pub struct Options {
     /// How many bytes of messages are kept at most, over all subscriptions. Beyond it Publish
     /// answers RESOURCE_EXHAUSTED; nothing is ever dropped to make room.
     pub memory_limit: usize,
+    /// Names, beside `localhost`, by which HTTP without gRPC may reach an emulator that listens on
+    /// loopback.
+    pub allowed_hosts: Vec<HostName>,
 }
 
 /// An emulator. Clones are the same emulator; it lives as long as one of them.
@@ -94,6 +113,7 @@ struct Inner {
     directory: Directory,
     memory: Arc<Memory>,
     next_message_id: AtomicU64,
+    allowed_hosts: Vec<HostName>,
 }
 
 /// What `build.rs` made: the services as traits.
@@ -113,7 +133,7 @@ mod rpc {
 impl Default for Options {
     /// Projects apart, and 1 GiB of messages.
     fn default() -> Self {
-        Self { project: None, memory_limit: 1024 * 1024 * 1024 }
+        Self { project: None, memory_limit: 1024 * 1024 * 1024, allowed_hosts: Vec::new() }
     }
 }
 
@@ -122,11 +142,12 @@ impl Default for Options {
 impl Emulator {
     /// Makes an emulator without topics.
     pub fn new(options: Options) -> Self {
-        let Options { project, memory_limit } = options;
+        let Options { project, memory_limit, allowed_hosts } = options;
         let inner = Inner {
             directory: Directory::new(project),
             memory: Memory::new(memory_limit),
             next_message_id: AtomicU64::new(first_message_id()),
+            allowed_hosts,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -134,13 +155,18 @@ impl Emulator {
     /// Serves clients of `listener` until `stop` is ready; then ends their open calls with
     /// UNAVAILABLE, which clients take for a reason to try again, and returns within a second or so.
     ///
+    /// What a web page of another origin could send is refused: see [`RequestGuard`].
+    ///
     /// Several listeners may be served at a time.
     pub async fn serve(
         &self,
         listener: TcpListener,
         stop: impl Future<Output = ()> + Send,
-    ) -> Result<(), tonic::transport::Error> {
+    ) -> Result<(), ServeError> {
+        let address = listener.local_addr().map_err(ServeError::Address)?;
+        let guard = RequestGuard::new(address, &self.inner.allowed_hosts).with_grpc(GRPC_PREFIX);
         let ending = CancellationToken::new();
+        let routes = guard.protect(self.routes(ending.clone()).into_axum_router());
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let mut serving = std::pin::pin!(
             Server::builder()
@@ -149,15 +175,16 @@ impl Emulator {
                 .http2_keepalive_interval(Some(KEEPALIVE))
                 .initial_stream_window_size(1024 * 1024)
                 .initial_connection_window_size(16 * 1024 * 1024)
-                .add_routes(self.routes(ending.clone()))
+                // Google's Rust client makes topics and subscriptions over HTTP/1.
+                .add_routes(Routes::from(routes))
                 .serve_with_incoming_shutdown(incoming, ending.cancelled())
         );
         tokio::select! {
-            served = &mut serving => return served,
+            served = &mut serving => return served.map_err(ServeError::Transport),
             () = stop => ending.cancel(),
         }
         // A client that does not take its end is left behind.
-        tokio::time::timeout(GRACE, serving).await.unwrap_or(Ok(()))
+        tokio::time::timeout(GRACE, serving).await.unwrap_or(Ok(())).map_err(ServeError::Transport)
     }
 
     /// The two services, and beside them HTTP without gRPC.

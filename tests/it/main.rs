@@ -19,3 +19,4 @@ mod sharing;
 mod store_contract;
 mod view;
 mod walls;
+mod web_page;

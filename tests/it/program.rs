@@ -130,12 +130,20 @@ impl Network {
         stream
     }
 
+    /// The address of its HTTP server.
+    pub fn http(&self) -> &str {
+        &self.http
+    }
+
+    /// The address of its Pub/Sub emulator.
+    pub fn pubsub(&self) -> &str {
+        &self.pubsub
+    }
+
     fn request(&self, path: &str) -> (u16, String) {
-        let mut stream = self.send(&format!("GET {path} HTTP/1.0\r\n\r\n"));
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        let Reply { status, body } =
+            request(&self.http, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
+        (status, body)
     }
 
     /// Waits until there is something.
@@ -156,6 +164,25 @@ impl Network {
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
         self.process.wait().unwrap().code()
     }
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub body: String,
+}
+
+/// Sends these bytes on a connection of their own, and reads until the server closes it.
+pub fn request(address: &str, bytes: &[u8]) -> Reply {
+    let mut stream = TcpStream::connect(address).unwrap();
+    // A server that refuses a request need not read all of it.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    Reply { status: head.split(' ').nth(1).unwrap().parse().unwrap(), body: body.to_owned() }
 }
 
 impl Drop for Network {

@@ -8,20 +8,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each room may name of the others. The roots may know all.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("event", &["chain"]),
-    ("pubsub", &["chain", "check", "event"]),
+    ("pubsub", &["chain", "check", "event", "request_guard"]),
     ("store", &["chain", "event"]),
     ("runner", &["chain", "check", "event"]),
     ("registry", &["chain", "event"]),
     ("pipeline", &["chain", "event", "monitor", "pubsub", "registry", "runner", "store"]),
     ("monitor", &["chain", "event", "pubsub", "registry", "runner", "store"]),
-    ("http", &["chain", "event", "google", "registry"]),
+    ("http", &["chain", "event", "google", "registry", "request_guard"]),
     ("daemon", &["chain"]),
     ("google", &[]),
     ("telemetry", &[]),
     ("chain", &[]),
     ("check", &[]),
+    ("request_guard", &[]),
 ];
 
 /// May name every room, adapters too.
@@ -48,7 +49,7 @@ const CRATES: [(&str, &[&str]); 15] = [
     ("google_cloud_auth", &["pubsub"]),
     ("kube", &["runner/kubernetes"]),
     ("k8s_openapi", &["runner/kubernetes"]),
-    ("axum", &["http"]),
+    ("axum", &["http", "request_guard"]),
     ("clap", &["cli", "config"]),
     ("reqwest", &["cli"]),
     ("dotenvy", &["config", "runner/process"]),

@@ -11,7 +11,7 @@ use super::world::{SOON, SUBSCRIPTION, World, message, pull_request};
 
 #[tokio::test]
 async fn a_full_emulator_takes_no_more_and_loses_nothing() {
-    let mut world = World::with(Options { project: None, memory_limit: 100_000 }).await;
+    let mut world = World::with(Options { memory_limit: 100_000, ..Options::default() }).await;
     world.subscribe().await;
     let text = "a".repeat(10_000);
     let mut published = 0;
