@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use twined::event::{Outgoing, RunId, Sruid, Timestamp, decode, encode};
 use twined::store::sqlite::{Options, SqliteStore};
-use twined::store::{EventStore, Of, Query, Row, View};
+use twined::store::{EventQuery, EventScope, EventStore, Row, View};
 use uuid::Uuid;
 
 /// Of the data of each event, beside its attributes.
@@ -114,11 +114,11 @@ async fn read(store: &SqliteStore) -> Result<(), Box<dyn Error>> {
     for number in 0..200 {
         let question = question(number * EVENTS_OF_QUESTION);
         let start = Instant::now();
-        View::record(store, RunId { question, retry: 0 }).await?;
+        View::run_record(store, RunId { question, retry: 0 }).await?;
         records.push(start.elapsed());
         let start = Instant::now();
-        let query = Query {
-            of: Of::Question(question),
+        let query = EventQuery {
+            of: EventScope::Question(question),
             kinds: Vec::new(),
             exclude_kinds: Vec::new(),
             limit: 1000,

@@ -6,8 +6,8 @@
 //!
 //! Append comes before act, so nothing runs that is not on record. Ack comes last, so a crash at
 //! any point is a redelivery. Append and act can both be repeated, so a redelivery is harmless.
-//! What cannot be done now is held and tried again; what never can be is set aside, whole, and the
-//! asker is told where there is one.
+//! What cannot be done now is held and tried again; what never can be is rejected: kept whole, and
+//! the parent is notified where there is one.
 
 mod act;
 pub mod action;
@@ -29,7 +29,7 @@ use crate::pipeline::metrics::{InHand, Metrics};
 use crate::pipeline::outside::Subscriptions;
 use crate::pubsub::subscriber::Flow;
 use crate::pubsub::{Delivery, Message};
-use crate::store::{AppendError, Row, SetAside};
+use crate::store::{AppendError, RejectedMessage, Row};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
@@ -128,9 +128,7 @@ impl Pipeline {
         for (delivery, outcome) in batch.into_iter().zip(outcomes) {
             let disposition = disposition::of(&outcome);
             let done = match (disposition, outcome) {
-                (Disposition::Reject, Err(error)) => {
-                    self.set_aside(&delivery.message, &error).await
-                }
+                (Disposition::Reject, Err(error)) => self.reject(&delivery.message, &error).await,
                 (disposition, _) => disposition == Disposition::Ack,
             };
             if done {
@@ -208,13 +206,13 @@ impl Pipeline {
 
     /// Keeps a message that can never be handled, and tells the asker if it was a question. False
     /// where we were stopped first.
-    async fn set_aside(&self, message: &Message, error: &HandleError) -> bool {
+    async fn reject(&self, message: &Message, error: &HandleError) -> bool {
         let reason = Chain(error).to_string();
-        warn!(id = message.id, reason, "set aside");
+        warn!(id = message.id, reason, "message rejected");
         if !self.tell_refused(message, &reason).await {
             return false;
         }
-        let aside = SetAside {
+        let rejected = RejectedMessage {
             message_id: &message.id,
             ordering_key: &message.ordering_key,
             data: &message.data,
@@ -223,22 +221,22 @@ impl Pipeline {
             at: Timestamp::now(),
         };
         for tries in 0.. {
-            match self.parts.store.set_aside(&aside).await {
+            match self.parts.store.reject(&rejected).await {
                 Ok(()) => break,
                 Err(AppendError::Refused { reason, .. }) => {
                     // Nowhere to keep it: the log is the last place.
-                    error!(id = message.id, reason, "the store refused a message set aside");
+                    error!(id = message.id, reason, "event store refused a rejected message");
                     break;
                 }
                 Err(failed @ AppendError::Unavailable(_)) => {
-                    warn!(error = %Chain(&failed), "failed to set a message aside");
+                    warn!(error = %Chain(&failed), "failed to record a rejected message");
                     if !self.pause(tries).await {
                         return false;
                     }
                 }
             }
         }
-        self.metrics.set_aside(error.label());
+        self.metrics.rejected(error.label());
         true
     }
 
@@ -278,7 +276,7 @@ impl Pipeline {
     /// Whether a question is on record. None where we were stopped first.
     async fn is_known(&self, run: RunId) -> Option<bool> {
         for tries in 0.. {
-            match self.parts.view.record(run).await {
+            match self.parts.view.run_record(run).await {
                 Ok(record) => return Some(record.question),
                 Err(failed) => warn!(%run, error = %Chain(&failed), "failed to look at a run"),
             }

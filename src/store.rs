@@ -5,12 +5,12 @@
 //! digest of its data, for the SDK sometimes gives two different events one uuid, and both are
 //! kept.
 
-pub mod recent;
+pub mod layered;
 pub mod row;
 pub mod sqlite;
 use crate::event::{RunId, SruidBuf, Timestamp};
 use async_trait::async_trait;
-pub use recent::{Part, Recent};
+pub use layered::{LayeredView, PartialView};
 pub use row::Row;
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -29,22 +29,25 @@ pub trait EventStore: Debug + Send + Sync {
 
     /// Keeps a message that can never be handled, whole, with the reason. Durable when it returns;
     /// safe to call again with the same message.
-    async fn set_aside(&self, message: &SetAside<'_>) -> Result<(), AppendError>;
+    async fn reject(&self, message: &RejectedMessage<'_>) -> Result<(), AppendError>;
 
     /// Reads events in the order of their datetimes.
-    async fn read(&self, query: &Query) -> Result<Vec<StoredEvent>, ReadError>;
+    async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError>;
 
     /// What is on record of one run.
     ///
     /// A cancellation counts for every attempt at the question; it is accepted from whoever the
     /// question names as its parent or originator. While the question is not on record, from whoever
     /// the cancellation names so itself.
-    async fn record(&self, run: RunId) -> Result<Record, ReadError>;
+    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError>;
 
     /// Reads the runs that were asked for and have no terminal event, in the order of their
     /// questions' datetimes, then of their uuids. Of questions that were sent twice for one run,
     /// the first to come.
-    async fn unanswered(&self, sweep: &Sweep) -> Result<Vec<Unanswered>, ReadError>;
+    async fn unanswered(
+        &self,
+        query: &UnansweredQuery,
+    ) -> Result<Vec<UnansweredQuestion>, ReadError>;
 }
 
 /// What has lately been said of the questions that run here: what launches and the monitor look
@@ -52,7 +55,7 @@ pub trait EventStore: Debug + Send + Sync {
 #[async_trait]
 pub trait View: Debug + Send + Sync {
     /// What is on record of one run.
-    async fn record(&self, run: RunId) -> Result<Record, ReadError>;
+    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError>;
 
     /// Whether an event of this uuid is on record.
     async fn has(&self, event: Uuid) -> Result<bool, ReadError>;
@@ -63,7 +66,7 @@ pub trait View: Debug + Send + Sync {
 
 /// A message that can never be handled.
 #[derive(Clone, Copy, Debug)]
-pub struct SetAside<'a> {
+pub struct RejectedMessage<'a> {
     /// Pub/Sub's id of it.
     pub message_id: &'a str,
     /// Its ordering key; empty where it has none.
@@ -74,15 +77,15 @@ pub struct SetAside<'a> {
     pub attributes: &'a HashMap<String, String>,
     /// Why, in words.
     pub reason: &'a str,
-    /// When it was set aside.
+    /// When it was rejected.
     pub at: Timestamp,
 }
 
 /// Which events to read.
 #[derive(Clone, Debug)]
-pub struct Query {
+pub struct EventQuery {
     /// Of which question or questions.
-    pub of: Of,
+    pub of: EventScope,
     /// Only these kinds; all where it is empty.
     pub kinds: Vec<String>,
     /// None of these kinds.
@@ -95,7 +98,7 @@ pub struct Query {
 
 /// Whose events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Of {
+pub enum EventScope {
     /// Those of one question.
     Question(Uuid),
     /// Those of the questions that this question asked.
@@ -106,20 +109,20 @@ pub enum Of {
 
 /// Which unanswered questions to read: a page of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sweep {
+pub struct UnansweredQuery {
     /// Those made then or later.
     pub from: Timestamp,
     /// Those made before.
     pub until: Timestamp,
     /// Those behind this one: [`Unanswered::place`] of the last of the page before.
-    pub after: Option<Place>,
+    pub after: Option<QuestionCursor>,
     /// At most so many. A shorter page is the last.
     pub limit: u32,
 }
 
 /// A question's place in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct QuestionCursor {
     /// When it was made.
     pub datetime: Timestamp,
     /// The uuid of its event.
@@ -128,7 +131,7 @@ pub struct Place {
 
 /// A run without a terminal event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unanswered {
+pub struct UnansweredQuestion {
     /// The run.
     pub run: RunId,
     /// The attributes of its question as they came.
@@ -138,7 +141,7 @@ pub struct Unanswered {
     /// Whether the question was cancelled, by one who may.
     pub cancelled: bool,
     /// Its place in the order.
-    pub place: Place,
+    pub cursor: QuestionCursor,
 }
 
 /// An event as it came.
@@ -158,7 +161,7 @@ pub struct StoredEvent {
 
 /// What is on record of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct RunRecord {
     /// The question itself.
     pub question: bool,
     /// A `delivery_acknowledgement`: some child has it.

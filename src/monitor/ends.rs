@@ -30,7 +30,7 @@ use crate::monitor::report::{About, HEARTBEAT_INTERVAL, Level, Report};
 use crate::monitor::voice::{A_MOMENT, pause};
 use crate::monitor::{Counted, HELD, Monitor};
 use crate::runner::{Again, Claim, End, Reason, RunState};
-use crate::store::Record;
+use crate::store::RunRecord;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -53,15 +53,15 @@ const SETTLE_LATER: Duration = Duration::from_secs(5);
 /// Whether a run had a word of its own.
 enum Judged {
     /// A terminal event is on record.
-    Spoken(Record),
+    Spoken(RunRecord),
     /// There is none, and the duty to say so is ours since then.
-    Silent(Record, Report, Instant),
+    Silent(RunRecord, Report, Instant),
     /// Its question does not say whom to tell.
     Nobody,
 }
 
 /// A terminal event came on record first.
-struct Spoken(Record);
+struct Spoken(RunRecord);
 
 impl Monitor {
     /// Sees to it that a run which has ended has one terminal event or runs again, and then
@@ -71,7 +71,7 @@ impl Monitor {
         let Some(judged) = over.run_until_cancelled(self.judge(&state, &end)).await else { return };
         let (record, silent) = match judged {
             Judged::Spoken(record) => (record, None),
-            Judged::Nobody => (Record::default(), None),
+            Judged::Nobody => (RunRecord::default(), None),
             Judged::Silent(record, report, since) => (record, Some((report, since))),
         };
         // Not to be cut off: the next attempt is told of before its asker is.
@@ -116,7 +116,7 @@ impl Monitor {
         state: &RunState,
         end: &End,
         report: Uuid,
-    ) -> Result<(Record, Instant), Spoken> {
+    ) -> Result<(RunRecord, Instant), Spoken> {
         let run = state.run;
         loop {
             let mut since = self.claim(run, report).await?;
@@ -169,7 +169,7 @@ impl Monitor {
     }
 
     /// Runs it again where it may be. Its asker is told, and hears nothing of an exception.
-    async fn again(&self, state: &RunState, end: &End, record: &Record) -> bool {
+    async fn again(&self, state: &RunState, end: &End, record: &RunRecord) -> bool {
         if record.cancelled || end.reason == Reason::Cancelled {
             return false;
         }
@@ -230,7 +230,7 @@ impl Monitor {
         end: &End,
         report: Report,
         mut since: Instant,
-    ) -> Record {
+    ) -> RunRecord {
         let run = state.run;
         for tries in 0.. {
             if since.elapsed() > FRESH {
@@ -258,7 +258,7 @@ impl Monitor {
     }
 
     /// Forgets a run whose end is on record: at once where we lead, else if nobody has.
-    async fn settle(&self, run: RunId, end: &End, record: &Record) {
+    async fn settle(&self, run: RunId, end: &End, record: &RunRecord) {
         let mut leads = self.leads.clone();
         let leading = async {
             if leads.wait_for(|leads| *leads).await.is_err() {

@@ -2,7 +2,7 @@
 
 use crate::monitor::waiting::{Counts, Took};
 use crate::runner::{End, Reason};
-use crate::store::Record;
+use crate::store::RunRecord;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,
@@ -95,7 +95,7 @@ impl Metrics {
     }
 
     /// A run has ended, and this is on record of it.
-    pub fn ended(&self, end: &End, record: &Record) {
+    pub fn ended(&self, end: &End, record: &RunRecord) {
         self.outcomes[&Outcome::of(end.reason, record)].increment(1);
         if let Some(started) = end.started {
             self.run.record(end.at.seconds_since(started));
@@ -118,7 +118,7 @@ impl Outcome {
     }
 
     /// What is on record decides; why the run ended says what kind of failure it was.
-    fn of(reason: Reason, record: &Record) -> Self {
+    fn of(reason: Reason, record: &RunRecord) -> Self {
         if record.answered {
             return Self::Answered;
         }

@@ -11,7 +11,7 @@ use crate::monitor::report::{self, About};
 use crate::pubsub::CallError;
 use crate::registry::RegistryError;
 use crate::runner::{Claim, RunnerError};
-use crate::store::{ReadError, Record, Sweep, Unanswered};
+use crate::store::{ReadError, RunRecord, UnansweredQuery, UnansweredQuestion};
 use futures_util::StreamExt;
 use futures_util::stream;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ impl Monitor {
     pub(super) async fn sweep(self: Arc<Self>) {
         let Timestamp(now) = self.clock.now();
         let (oldest, youngest) = AGES;
-        let mut sweep = Sweep {
+        let mut sweep = UnansweredQuery {
             from: Timestamp(now - oldest * 1_000_000),
             until: Timestamp(now - youngest * 1_000_000),
             after: None,
@@ -57,7 +57,7 @@ impl Monitor {
                 Err(error) => return warn!(error = %Chain(&error), "failed to sweep"),
             };
             let Some(last) = page.last() else { return };
-            sweep.after = Some(last.place);
+            sweep.after = Some(last.cursor);
             stream::iter(page)
                 .for_each_concurrent(TOGETHER, async |question| {
                     if let Err(error) = self.judge_unanswered(&question).await {
@@ -68,7 +68,7 @@ impl Monitor {
         }
     }
 
-    async fn judge_unanswered(&self, question: &Unanswered) -> Result<(), SweepError> {
+    async fn judge_unanswered(&self, question: &UnansweredQuestion) -> Result<(), SweepError> {
         let run = question.run;
         if !self.is_ours(question).await? || !self.is_lost(run).await? {
             return Ok(());
@@ -89,13 +89,13 @@ impl Monitor {
         info!(%run, reason = end.reason.label(), "nothing is left of it: telling its parent");
         if self.say(report).await {
             self.metrics.failed(end.reason, None);
-            self.metrics.ended(&end, &Record::default());
+            self.metrics.ended(&end, &RunRecord::default());
         }
         Ok(())
     }
 
     /// Whether it is ours to judge: what a service answers that somebody runs outside is not.
-    async fn is_ours(&self, question: &Unanswered) -> Result<bool, SweepError> {
+    async fn is_ours(&self, question: &UnansweredQuestion) -> Result<bool, SweepError> {
         let recipient = question.recipient.as_sruid();
         if !self.parts.registry.has(recipient).await.map_err(SweepError::Find)? {
             return Ok(false);
@@ -112,7 +112,7 @@ impl Monitor {
     /// asker would take the exception for the answer of that: it is told later.
     async fn is_lost(&self, run: RunId) -> Result<bool, SweepError> {
         let next = RunId { retry: run.retry.saturating_add(1), ..run };
-        let record = async |run| self.parts.view.record(run).await.map_err(SweepError::Look);
+        let record = async |run| self.parts.view.run_record(run).await.map_err(SweepError::Look);
         if record(run).await?.terminal {
             return Ok(false);
         }

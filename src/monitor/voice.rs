@@ -6,7 +6,7 @@ use crate::monitor::Monitor;
 use crate::monitor::report::{About, Level, Report};
 use crate::monitor::waiting::Evicted;
 use crate::runner::RunnerError;
-use crate::store::{ReadError, Record};
+use crate::store::{ReadError, RunRecord};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -98,7 +98,7 @@ impl Monitor {
 
     /// What is on record of a run once all is that it has published so far: all that was
     /// published before the fence is on record when the fence is.
-    pub(super) async fn fence(&self, run: RunId, fence: Report) -> Record {
+    pub(super) async fn fence(&self, run: RunId, fence: Report) -> RunRecord {
         let uuid = fence.uuid;
         let mut appended = self.parts.view.appended();
         let mut sent = None::<Instant>;
@@ -121,11 +121,11 @@ impl Monitor {
     }
 
     /// The record of a run, as soon as it is as wanted.
-    pub(super) async fn until(&self, run: RunId, wanted: impl Fn(&Record) -> bool) -> Record {
+    pub(super) async fn until(&self, run: RunId, wanted: impl Fn(&RunRecord) -> bool) -> RunRecord {
         let mut appended = self.parts.view.appended();
         loop {
             appended.mark_unchanged();
-            match self.parts.view.record(run).await {
+            match self.parts.view.run_record(run).await {
                 Ok(record) if wanted(&record) => return record,
                 Ok(_) => {}
                 Err(error @ ReadError(_)) => {

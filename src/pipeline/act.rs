@@ -13,7 +13,7 @@ use crate::pipeline::action::{self, Action};
 use crate::pipeline::disposition::{self, Disposition, HandleError};
 use crate::pubsub::Message;
 use crate::runner::{Launch, RunnerError};
-use crate::store::{Of, Query};
+use crate::store::{EventQuery, EventScope};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
@@ -103,7 +103,7 @@ impl Pipeline {
         event: &Event<'_>,
         message: &Message,
     ) -> Result<(), HandleError> {
-        let record = self.parts.view.record(run).await.map_err(HandleError::Look)?;
+        let record = self.parts.view.run_record(run).await.map_err(HandleError::Look)?;
         if record.terminal {
             debug!(%run, "redelivered after its end");
             return Ok(());
@@ -144,7 +144,7 @@ impl Pipeline {
             outcome => outcome.map_err(HandleError::Act),
         }?;
         // Another process may have put a cancellation on record since the look. A view may be behind.
-        if self.parts.store.record(run).await.map_err(HandleError::Look)?.cancelled {
+        if self.parts.store.run_record(run).await.map_err(HandleError::Look)?.cancelled {
             self.parts.runner.cancel(run.question).await.map_err(HandleError::Act)?;
         }
         Ok(())
@@ -195,7 +195,7 @@ impl Pipeline {
         }
         let give_up = Instant::now() + LAUNCHING;
         while !self.parts.runner.cancel(run.question).await.map_err(HandleError::Act)? {
-            let record = self.parts.view.record(run).await.map_err(HandleError::Look)?;
+            let record = self.parts.view.run_record(run).await.map_err(HandleError::Look)?;
             // Where the question is not on record, its launch will see the cancellation.
             if !record.question || record.terminal || Instant::now() >= give_up {
                 break;
@@ -217,7 +217,7 @@ impl Pipeline {
         loop {
             // In this order: what is there decides, and it may come between.
             let seen = self.parts.view.has(said.uuid).await.map_err(HandleError::Look)?;
-            if self.parts.view.record(run).await.map_err(HandleError::Look)?.cancelled {
+            if self.parts.view.run_record(run).await.map_err(HandleError::Look)?.cancelled {
                 return Ok(true);
             }
             if seen {
@@ -235,8 +235,8 @@ impl Pipeline {
 
     /// Who asked a question and who the root of its tree, as it says; none where it is not on record.
     async fn askers(&self, question: Uuid) -> Result<Option<Vec<String>>, HandleError> {
-        let query = Query {
-            of: Of::Question(question),
+        let query = EventQuery {
+            of: EventScope::Question(question),
             kinds: vec!["question".to_owned()],
             exclude_kinds: Vec::new(),
             limit: ATTEMPTS,

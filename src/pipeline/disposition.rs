@@ -44,7 +44,7 @@ pub enum Disposition {
     /// It is held, its lease extended, and tried again here. (It is not given back: every nack
     /// counts towards a dead-letter policy, and an outage must not move good events there.)
     Retry,
-    /// It can never be handled: it is set aside, whole, and then acked.
+    /// It can never be handled: it is kept as a rejected message, and then acked.
     Reject,
 }
 

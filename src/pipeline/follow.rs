@@ -6,7 +6,7 @@
 //! ```
 //!
 //! It only looks on. It acts on nothing, and what cannot be decoded is acked and left to the
-//! pipeline, which has it too and sets it aside.
+//! pipeline, which gets it too and rejects it.
 
 use crate::chain::Chain;
 use crate::event::{Event, decode};

@@ -10,15 +10,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
-/// Why messages are set aside: a closed set.
-const SET_ASIDE: [&str; 5] = ["data", "attribute", "store", "runner", "pubsub"];
+/// The reasons for which messages are rejected: a closed set.
+const REJECTED: [&str; 5] = ["data", "attribute", "store", "runner", "pubsub"];
 
 /// The handles.
 #[derive(Debug)]
 pub struct Metrics {
     received: HashMap<&'static str, Counter>,
     age: HashMap<&'static str, Histogram>,
-    set_aside: HashMap<&'static str, Counter>,
+    rejected: HashMap<&'static str, Counter>,
     ack: Counter,
     retry: Counter,
     reject: Counter,
@@ -74,10 +74,10 @@ impl Metrics {
             age: kinds()
                 .map(|kind| (kind, histogram!("twined_event_age_seconds", "kind" => kind)))
                 .collect(),
-            set_aside: SET_ASIDE
+            rejected: REJECTED
                 .into_iter()
                 .map(|reason| {
-                    (reason, zero(counter!("twined_events_set_aside_total", "reason" => reason)))
+                    (reason, zero(counter!("twined_events_rejected_total", "reason" => reason)))
                 })
                 .collect(),
             ack: disposition("ack"),
@@ -124,9 +124,9 @@ impl Metrics {
         }
     }
 
-    /// A message was set aside.
-    pub fn set_aside(&self, reason: &'static str) {
-        if let Some(counter) = self.set_aside.get(reason) {
+    /// A message was rejected.
+    pub fn rejected(&self, reason: &'static str) {
+        if let Some(counter) = self.rejected.get(reason) {
             counter.increment(1);
         }
     }
@@ -148,7 +148,7 @@ impl Metrics {
 
 fn describe() {
     describe_counter!("twined_events_received_total", "Events decoded, redeliveries too");
-    describe_counter!("twined_events_set_aside_total", "Messages that can never be handled");
+    describe_counter!("twined_events_rejected_total", "Messages that can never be handled");
     describe_counter!("twined_deliveries_total", "Deliveries, by how they were answered");
     describe_counter!("twined_questions_total", "Questions, by how they ended");
     describe_gauge!("twined_deliveries_in_flight", "Deliveries in hand");

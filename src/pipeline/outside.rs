@@ -103,7 +103,7 @@ impl Pipeline {
 
 /// True where it cannot be seen: an exception would be a claim.
 async fn is_answered(view: &dyn View, run: RunId) -> bool {
-    match view.record(run).await {
+    match view.run_record(run).await {
         Ok(record) => record.acknowledged || record.terminal,
         Err(_) => true,
     }

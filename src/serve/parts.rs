@@ -17,7 +17,7 @@ use crate::runner::process::{self, ProcessRunner};
 use crate::serve::places::Place;
 use crate::serve::{Host, ServeError, VIEW_FLOW};
 use crate::store::sqlite::{self, Keep, SqliteStore};
-use crate::store::{EventStore, Recent, View};
+use crate::store::{EventStore, LayeredView, View};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
@@ -38,7 +38,7 @@ const PROVIDER: &str = "GOOGLE_KUEUE";
 pub struct Stores {
     store: SqliteStore,
     lately: SqliteStore,
-    view: Arc<Recent>,
+    view: Arc<LayeredView>,
     /// The folder of the view, which goes with us.
     place: Place,
 }
@@ -70,8 +70,8 @@ pub async fn open(
     let (store, lately, place) = opening.await.map_err(ServeError::Thread)??;
     network::watch_store(tasks, store.appended());
     network::watch_store(tasks, lately.appended());
-    let born = follow(settings, connection, &lately, tasks).await?;
-    let view = Recent::new(Arc::new(lately.clone()), Arc::new(store.clone()), born);
+    let since = follow(settings, connection, &lately, tasks).await?;
+    let view = LayeredView::new(Arc::new(lately.clone()), Arc::new(store.clone()), since);
     Ok(Stores { store, lately, view: Arc::new(view), place })
 }
 
@@ -87,14 +87,14 @@ async fn follow(
     let subscribed = network::patiently(async || admin.subscribe(&wanted).await).await;
     // One of a replica of our name that died may be there; what it got before us is not in our view.
     subscribed.map_err(ServeError::Subscriptions)?;
-    let (made, born) = watch::channel(Timestamp::now());
+    let (made, since) = watch::channel(Timestamp::now());
     let subscriber = Subscriber::new(connection, &wanted.name, VIEW_FLOW).await;
     let subscriber = subscriber.map_err(ServeError::Subscribe)?.restoring_as(admin, wanted, made);
     let follower = Follower::new(Arc::new(lately.clone()), tasks.stop());
     let (sender, deliveries) = mpsc::channel(follow::BATCH);
     tasks.spawn("view's subscriber", subscriber.run(sender, tasks.stop()));
     tasks.spawn("view", follower.run(deliveries));
-    Ok(born)
+    Ok(since)
 }
 
 /// What every question is told of the network.

@@ -21,8 +21,8 @@ mod stored;
 mod writer;
 use crate::event::{RunId, Timestamp};
 use crate::store::{
-    AppendError, EventStore, Part, Query, ReadError, Record, Row, SetAside, StoredEvent, Sweep,
-    Unanswered, View,
+    AppendError, EventQuery, EventStore, PartialView, ReadError, RejectedMessage, Row, RunRecord,
+    StoredEvent, UnansweredQuery, UnansweredQuestion, View,
 };
 use async_trait::async_trait;
 use metrics::Metrics;
@@ -319,30 +319,33 @@ impl EventStore for SqliteStore {
         self.write(weight, || What::Rows(rows.iter().map(OwnedRow::new).collect())).await
     }
 
-    async fn set_aside(&self, message: &SetAside<'_>) -> Result<(), AppendError> {
+    async fn reject(&self, message: &RejectedMessage<'_>) -> Result<(), AppendError> {
         let weight = stored::message_weight(message);
-        self.write(weight, || What::SetAside(OwnedMessage::new(message))).await
+        self.write(weight, || What::Rejected(OwnedMessage::new(message))).await
     }
 
-    async fn read(&self, query: &Query) -> Result<Vec<StoredEvent>, ReadError> {
+    async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError> {
         let query = query.clone();
         self.look(move |connection| reader::events(connection, &query)).await
     }
 
-    async fn record(&self, run: RunId) -> Result<Record, ReadError> {
+    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
         self.look(move |connection| reader::record(connection, run)).await
     }
 
-    async fn unanswered(&self, sweep: &Sweep) -> Result<Vec<Unanswered>, ReadError> {
-        let sweep = *sweep;
-        self.look(move |connection| reader::unanswered(connection, &sweep)).await
+    async fn unanswered(
+        &self,
+        query: &UnansweredQuery,
+    ) -> Result<Vec<UnansweredQuestion>, ReadError> {
+        let query = *query;
+        self.look(move |connection| reader::unanswered(connection, &query)).await
     }
 }
 
 #[async_trait]
 impl View for SqliteStore {
-    async fn record(&self, run: RunId) -> Result<Record, ReadError> {
-        EventStore::record(self, run).await
+    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
+        EventStore::run_record(self, run).await
     }
 
     async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
@@ -359,7 +362,7 @@ impl View for SqliteStore {
 }
 
 #[async_trait]
-impl Part for SqliteStore {
+impl PartialView for SqliteStore {
     async fn asked(&self, question: Uuid) -> Result<Option<Timestamp>, ReadError> {
         self.look(move |connection| reader::asked(connection, question)).await
     }

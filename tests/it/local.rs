@@ -199,7 +199,7 @@ fn a_cancellation_that_comes_before_its_question_stops_its_launch() {
 }
 
 #[test]
-fn what_is_no_event_is_set_aside_and_the_rest_goes_on() {
+fn a_message_that_is_no_event_is_rejected_and_the_rest_goes_on() {
     let network = Network::start(&["octue/primes"]);
     let question = Uuid::new_v4().to_string();
     let poison = |data: &str, attributes: HashMap<String, String>| Outgoing {
@@ -216,7 +216,7 @@ fn what_is_no_event_is_set_aside_and_the_rest_goes_on() {
 
     assert_eq!(asked.status.code(), Some(0), "{}", texts(&asked).1);
     let metrics = network.get("/metrics");
-    assert!(metrics.contains("twined_events_set_aside_total{reason=\"attribute\"} 2"), "{metrics}");
+    assert!(metrics.contains("twined_events_rejected_total{reason=\"attribute\"} 2"), "{metrics}");
     assert!(metrics.contains("twined_deliveries_total{disposition=\"reject\"} 2"), "{metrics}");
 }
 
@@ -227,7 +227,7 @@ fn metrics_are_there_from_the_start_and_at_zero() {
     for line in [
         "twined_events_received_total{kind=\"question\"} 0",
         "twined_events_received_total{kind=\"other\"} 0",
-        "twined_events_set_aside_total{reason=\"data\"} 0",
+        "twined_events_rejected_total{reason=\"data\"} 0",
         "twined_events_duplicate_total{kind=\"result\"} 0",
         "twined_deliveries_total{disposition=\"retry\"} 0",
         "twined_store_errors_total{store=\"sqlite\"} 0",

@@ -23,8 +23,8 @@ use twined::registry::Listed;
 use twined::runner::{Launch, RunState, Runner, RunnerError};
 use twined::store::sqlite::{self, SqliteStore};
 use twined::store::{
-    AppendError, EventStore, Of, Query, ReadError, Record, Row, SetAside, StoredEvent, Sweep,
-    Unanswered, View,
+    AppendError, EventQuery, EventScope, EventStore, ReadError, RejectedMessage, Row, RunRecord,
+    StoredEvent, UnansweredQuery, UnansweredQuestion, View,
 };
 use uuid::Uuid;
 
@@ -39,7 +39,7 @@ pub struct Flaky {
     pub failures: AtomicUsize,
     refused: Option<Uuid>,
     /// What a sweep finds.
-    pub unanswered: Mutex<Vec<Unanswered>>,
+    pub unanswered: Mutex<Vec<UnansweredQuestion>>,
 }
 
 #[async_trait]
@@ -54,20 +54,23 @@ impl EventStore for Flaky {
         self.inner.append(rows).await
     }
 
-    async fn set_aside(&self, message: &SetAside<'_>) -> Result<(), AppendError> {
-        self.inner.set_aside(message).await
+    async fn reject(&self, message: &RejectedMessage<'_>) -> Result<(), AppendError> {
+        self.inner.reject(message).await
     }
 
-    async fn read(&self, query: &Query) -> Result<Vec<StoredEvent>, ReadError> {
+    async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError> {
         self.inner.read(query).await
     }
 
-    async fn record(&self, run: RunId) -> Result<Record, ReadError> {
-        EventStore::record(&self.inner, run).await
+    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
+        EventStore::run_record(&self.inner, run).await
     }
 
-    async fn unanswered(&self, sweep: &Sweep) -> Result<Vec<Unanswered>, ReadError> {
-        match sweep.after {
+    async fn unanswered(
+        &self,
+        query: &UnansweredQuery,
+    ) -> Result<Vec<UnansweredQuestion>, ReadError> {
+        match query.after {
             Some(_) => Ok(vec![]),
             None => Ok(self.unanswered.lock().unwrap().clone()),
         }
@@ -76,8 +79,8 @@ impl EventStore for Flaky {
 
 #[async_trait]
 impl View for Flaky {
-    async fn record(&self, run: RunId) -> Result<Record, ReadError> {
-        View::record(&self.inner, run).await
+    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
+        View::run_record(&self.inner, run).await
     }
 
     async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
@@ -243,8 +246,8 @@ impl World {
     }
 
     pub async fn stored(&self, question: Uuid) -> Vec<StoredEvent> {
-        let query = Query {
-            of: Of::Question(question),
+        let query = EventQuery {
+            of: EventScope::Question(question),
             kinds: vec![],
             exclude_kinds: vec![],
             limit: 1000,
@@ -423,7 +426,7 @@ async fn what_is_held_when_the_pipeline_stops_comes_again_to_the_next_one() {
 }
 
 #[tokio::test]
-async fn an_event_that_the_store_refuses_is_set_aside_and_its_neighbors_are_kept() {
+async fn an_event_that_the_store_refuses_is_rejected_and_its_neighbors_are_kept() {
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
     let mut records = log_records(&asked, 3);

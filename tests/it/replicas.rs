@@ -15,7 +15,7 @@ use twined::event::{Outgoing, RunId, Timestamp};
 use twined::monitor::Monitor;
 use twined::runner::states::{Listeners, Mailbox};
 use twined::runner::{Again, Claim, End, Launch, Phase, Reason, RunState, Runner, RunnerError};
-use twined::store::{Place, Unanswered, View};
+use twined::store::{QuestionCursor, UnansweredQuestion, View};
 use uuid::Uuid;
 
 /// Of the test's clock, which some tests put forward by minutes.
@@ -475,12 +475,12 @@ async fn a_question_of_whose_run_nothing_is_left_is_told_as_lost_unless_it_has_a
     let asked = [question(lost), question(answered), elsewhere];
     for asked in &asked {
         let attributes = &asked.attributes;
-        world.store.unanswered.lock().unwrap().push(Unanswered {
+        world.store.unanswered.lock().unwrap().push(UnansweredQuestion {
             run: RunId { question: asked.ordering_key.parse().unwrap(), retry: 0 },
             attributes: attributes.clone(),
             recipient: attributes["recipient"].parse().unwrap(),
             cancelled: false,
-            place: Place { datetime: Timestamp(0), event: Uuid::nil() },
+            cursor: QuestionCursor { datetime: Timestamp(0), event: Uuid::nil() },
         });
     }
     // Its answer is on its way: nobody reads the subscription yet.

@@ -11,13 +11,13 @@ use tokio::task::JoinSet;
 use twined::event::{RunId, Timestamp, decode};
 use twined::store::sqlite::{Keep, Options, SqliteStore};
 use twined::store::{
-    AppendError, EventStore, Of, Place, Query, Record, Row, SetAside, StoredEvent, Sweep,
-    Unanswered, View,
+    AppendError, EventQuery, EventScope, EventStore, QuestionCursor, RejectedMessage, Row,
+    RunRecord, StoredEvent, UnansweredQuery, UnansweredQuestion, View,
 };
 use uuid::Uuid;
 
-mod sweep;
-use sweep::*;
+mod unanswered;
+use unanswered::*;
 
 /// A store with nothing in it, and its view.
 struct World {
@@ -105,7 +105,7 @@ async fn odd_events_come_back_as_they_went_in(world: World) {
             let found = runtime.block_on(async {
                 world.append(&[&sent]).await;
                 let question = Uuid::parse_str(&sent.attributes["question_uuid"]).unwrap();
-                world.read(Of::Question(question), |_| {}).await
+                world.read(EventScope::Question(question), |_| {}).await
             });
             prop_assert_eq!(found, [sent.stored()]);
             Ok(())
@@ -167,7 +167,7 @@ async fn many_append_at_once(world: World) {
     for question in 0..8 {
         assert_eq!(world.of(question).await.len(), 50);
     }
-    assert_eq!(world.read(Of::Originator(Uuid::from_u128(3)), |_| {}).await.len(), 50);
+    assert_eq!(world.read(EventScope::Originator(Uuid::from_u128(3)), |_| {}).await.len(), 50);
 }
 
 async fn rows_of_one_call_keep_their_order(world: World) {
@@ -185,10 +185,10 @@ async fn kinds_are_chosen_or_left_out(world: World) {
     world.append(&sent.iter().collect::<Vec<_>>()).await;
     let read = async |kinds: &[&str], excluded: &[&str]| {
         let owned = |kinds: &[&str]| kinds.iter().map(|&kind| kind.to_owned()).collect();
-        let query = |query: &mut Query| {
+        let query = |query: &mut EventQuery| {
             (query.kinds, query.exclude_kinds) = (owned(kinds), owned(excluded));
         };
-        let events = world.read(Of::Question(Uuid::from_u128(1)), query).await;
+        let events = world.read(EventScope::Question(Uuid::from_u128(1)), query).await;
         events.into_iter().map(|event| event.kind).collect::<Vec<_>>()
     };
 
@@ -210,8 +210,8 @@ async fn a_limit_takes_the_first_or_the_last_in_order(world: World) {
     world.append(&sent.iter().collect::<Vec<_>>()).await;
     let ordered = [1, 3, 4, 2, 0].map(|index: usize| sent[index].stored());
     let read = async |limit, tail| {
-        let query = |query: &mut Query| (query.limit, query.tail) = (limit, tail);
-        world.read(Of::Question(Uuid::from_u128(1)), query).await
+        let query = |query: &mut EventQuery| (query.limit, query.tail) = (limit, tail);
+        world.read(EventScope::Question(Uuid::from_u128(1)), query).await
     };
 
     assert_eq!(read(5, false).await, ordered);
@@ -235,28 +235,28 @@ async fn a_tree_is_read_by_its_root_and_by_its_parents(world: World) {
     let answer = Sent::new(1, "result").at(4);
     let other = Sent::new(9, "question").at(2);
     world.append(&[&answer, &right, &other, &grandchild, &left, &root]).await;
-    let read = async |of: fn(Uuid) -> Of, question| {
+    let read = async |of: fn(Uuid) -> EventScope, question| {
         world.read(of(Uuid::from_u128(question)), |_| {}).await
     };
 
     let tree = [&root, &left, &grandchild, &right, &answer].map(Sent::stored);
-    assert_eq!(read(Of::Originator, 1).await, tree);
-    assert_eq!(read(Of::Parent, 1).await, [left.stored(), right.stored()]);
-    assert_eq!(read(Of::Parent, 2).await, [grandchild.stored()]);
-    assert_eq!(read(Of::Question, 1).await, [root.stored(), answer.stored()]);
-    let last = |query: &mut Query| (query.limit, query.tail) = (2, true);
-    assert_eq!(world.read(Of::Originator(Uuid::from_u128(1)), last).await, tree[3..]);
-    let first = |query: &mut Query| query.limit = 3;
-    assert_eq!(world.read(Of::Originator(Uuid::from_u128(1)), first).await, tree[..3]);
+    assert_eq!(read(EventScope::Originator, 1).await, tree);
+    assert_eq!(read(EventScope::Parent, 1).await, [left.stored(), right.stored()]);
+    assert_eq!(read(EventScope::Parent, 2).await, [grandchild.stored()]);
+    assert_eq!(read(EventScope::Question, 1).await, [root.stored(), answer.stored()]);
+    let last = |query: &mut EventQuery| (query.limit, query.tail) = (2, true);
+    assert_eq!(world.read(EventScope::Originator(Uuid::from_u128(1)), last).await, tree[3..]);
+    let first = |query: &mut EventQuery| query.limit = 3;
+    assert_eq!(world.read(EventScope::Originator(Uuid::from_u128(1)), first).await, tree[..3]);
 }
 
 async fn nothing_is_read_of_what_nobody_asked(world: World) {
     world.append(&[&Sent::new(1, "question")]).await;
 
-    for of in [Of::Question, Of::Parent, Of::Originator] {
+    for of in [EventScope::Question, EventScope::Parent, EventScope::Originator] {
         assert_eq!(world.read(of(Uuid::from_u128(2)), |_| {}).await, []);
     }
-    assert_eq!(world.record(2, 0).await, Record::default());
+    assert_eq!(world.record(2, 0).await, RunRecord::default());
 }
 
 async fn a_record_is_of_one_attempt(world: World) {
@@ -266,13 +266,14 @@ async fn a_record_is_of_one_attempt(world: World) {
     }
     world.append(&[&Sent::new(1, "question").with("retry_count", "1")]).await;
 
-    let failed = Record { question: true, acknowledged: true, terminal: true, ..Record::default() };
+    let failed =
+        RunRecord { question: true, acknowledged: true, terminal: true, ..RunRecord::default() };
     assert_eq!(world.record(1, 0).await, failed);
-    assert_eq!(world.record(1, 1).await, Record { question: true, ..Record::default() });
-    assert_eq!(world.record(1, 2).await, Record::default());
+    assert_eq!(world.record(1, 1).await, RunRecord { question: true, ..RunRecord::default() });
+    assert_eq!(world.record(1, 2).await, RunRecord::default());
 
     world.append(&[&Sent::new(1, "result").with("retry_count", "2")]).await;
-    let answered = Record { terminal: true, answered: true, ..Record::default() };
+    let answered = RunRecord { terminal: true, answered: true, ..RunRecord::default() };
     assert_eq!(world.record(1, 2).await, answered);
 }
 
@@ -286,7 +287,7 @@ async fn a_cancellation_holds_for_every_attempt(world: World) {
         world.append(&[&cancelled]).await;
 
         assert!(world.record(question, 0).await.cancelled);
-        let later = Record { cancelled: true, ..Record::default() };
+        let later = RunRecord { cancelled: true, ..RunRecord::default() };
         assert_eq!(world.record(question, 3).await, later);
     }
 }
@@ -307,8 +308,8 @@ async fn an_early_cancellation_is_taken_at_its_word(world: World) {
     world.append(&[&Sent::new(1, "cancellation").with("sender", "octue/stranger:1.0.0")]).await;
     world.append(&[&Sent::new(2, "cancellation").with("sender", PARENT)]).await;
 
-    assert_eq!(world.record(1, 0).await, Record::default());
-    assert_eq!(world.record(2, 0).await, Record { cancelled: true, ..Record::default() });
+    assert_eq!(world.record(1, 0).await, RunRecord::default());
+    assert_eq!(world.record(2, 0).await, RunRecord { cancelled: true, ..RunRecord::default() });
 }
 
 async fn an_appended_event_is_announced(world: World) {
@@ -325,7 +326,7 @@ async fn an_appended_event_is_announced(world: World) {
 
 async fn a_message_is_set_aside_more_than_once(world: World) {
     let attributes = HashMap::from([("kind".to_owned(), "odd".to_owned())]);
-    let message = SetAside {
+    let message = RejectedMessage {
         message_id: "17",
         ordering_key: "",
         data: b"\xff\xfe",
@@ -334,17 +335,17 @@ async fn a_message_is_set_aside_more_than_once(world: World) {
         at: Timestamp(0),
     };
 
-    world.store.set_aside(&message).await.unwrap();
-    world.store.set_aside(&message).await.unwrap();
+    world.store.reject(&message).await.unwrap();
+    world.store.reject(&message).await.unwrap();
 }
 
 async fn a_store_and_its_view_say_the_same_of_a_run(world: World) {
     let run = RunId { question: Uuid::from_u128(1), retry: 0 };
     for kind in ["question", "delivery_acknowledgement", "cancellation", "result"] {
         world.append(&[&Sent::new(1, kind)]).await;
-        assert_eq!(world.store.record(run).await.unwrap(), world.record(1, 0).await);
+        assert_eq!(world.store.run_record(run).await.unwrap(), world.record(1, 0).await);
     }
-    assert!(world.store.record(run).await.unwrap().cancelled);
+    assert!(world.store.run_record(run).await.unwrap().cancelled);
 }
 
 const PARENT: &str = "local/local:local";
@@ -433,24 +434,33 @@ impl World {
     }
 
     async fn of(&self, question: u128) -> Vec<StoredEvent> {
-        self.read(Of::Question(Uuid::from_u128(question)), |_| {}).await
+        self.read(EventScope::Question(Uuid::from_u128(question)), |_| {}).await
     }
 
-    async fn read(&self, of: Of, choose: impl FnOnce(&mut Query)) -> Vec<StoredEvent> {
-        let mut query =
-            Query { of, kinds: Vec::new(), exclude_kinds: Vec::new(), limit: 1000, tail: false };
+    async fn read(&self, of: EventScope, choose: impl FnOnce(&mut EventQuery)) -> Vec<StoredEvent> {
+        let mut query = EventQuery {
+            of,
+            kinds: Vec::new(),
+            exclude_kinds: Vec::new(),
+            limit: 1000,
+            tail: false,
+        };
         choose(&mut query);
         self.store.read(&query).await.unwrap()
     }
 
     /// A page of what was asked from second 100 until before second 200.
-    async fn sweep(&self, after: Option<Place>, limit: u32) -> Vec<Unanswered> {
+    async fn unanswered(
+        &self,
+        after: Option<QuestionCursor>,
+        limit: u32,
+    ) -> Vec<UnansweredQuestion> {
         let [from, until] = [100, 200].map(|second| Timestamp(second * 1_000_000));
-        self.store.unanswered(&Sweep { from, until, after, limit }).await.unwrap()
+        self.store.unanswered(&UnansweredQuery { from, until, after, limit }).await.unwrap()
     }
 
-    async fn record(&self, question: u128, retry: u32) -> Record {
-        self.view.record(RunId { question: Uuid::from_u128(question), retry }).await.unwrap()
+    async fn record(&self, question: u128, retry: u32) -> RunRecord {
+        self.view.run_record(RunId { question: Uuid::from_u128(question), retry }).await.unwrap()
     }
 }
 

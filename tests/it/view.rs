@@ -16,8 +16,8 @@ use twined::pubsub::subscriber::Flow;
 use twined::pubsub::{Admin, Subscriber, Wanted};
 use twined::store::sqlite::{Keep, Options, SqliteStore};
 use twined::store::{
-    AppendError, EventStore, Query, ReadError, Recent, Record, Row, SetAside, StoredEvent, Sweep,
-    Unanswered, View,
+    AppendError, EventQuery, EventStore, LayeredView, ReadError, RejectedMessage, Row, RunRecord,
+    StoredEvent, UnansweredQuery, UnansweredQuestion, View,
 };
 use uuid::Uuid;
 
@@ -122,19 +122,19 @@ async fn what_is_older_than_the_view_is_asked_of_the_store() {
     let world = Looks::born(Timestamp::now());
     world.stored(&[said(1, "question"), said(1, "delivery_acknowledgement")]).await;
 
-    let old = Record { question: true, acknowledged: true, ..Record::default() };
+    let old = RunRecord { question: true, acknowledged: true, ..RunRecord::default() };
     assert_eq!(world.record(1).await, old);
 
     world.seen(&[said(1, "result")]).await;
     assert!(world.record(1).await.terminal, "the view tells what happens since");
-    assert_eq!(world.record(2).await, Record::default());
+    assert_eq!(world.record(2).await, RunRecord::default());
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_store_is_asked_once_for_many_looks_at_a_run() {
     let world = Looks::born(Timestamp::now());
     for _ in 0..50 {
-        assert_eq!(world.record(1).await, Record::default());
+        assert_eq!(world.record(1).await, RunRecord::default());
     }
     assert_eq!(world.store.asked.load(Ordering::SeqCst), 1);
 
@@ -150,7 +150,7 @@ async fn what_was_asked_since_is_not_asked_of_the_store() {
     let asked = said(1, "question").with("datetime", &Timestamp::now().to_string());
     world.seen(&[asked]).await;
 
-    assert_eq!(world.record(1).await, Record { question: true, ..Record::default() });
+    assert_eq!(world.record(1).await, RunRecord { question: true, ..RunRecord::default() });
 
     world.seen(&[said(1, "result")]).await;
     assert!(world.record(1).await.terminal);
@@ -194,13 +194,13 @@ async fn a_fence_counts_when_the_store_has_it_too_where_the_view_is_younger() {
     world.seen(std::slice::from_ref(&fence)).await;
     assert!(!world.record(1).await.terminal);
 
-    assert!(!world.recent.has(uuid).await.unwrap(), "a result may still be on its way");
+    assert!(!world.layered.has(uuid).await.unwrap(), "a result may still be on its way");
 
     world.stored(&[said(1, "result"), fence]).await;
     tokio::time::advance(LATER / 2).await;
     assert!(!world.record(1).await.terminal, "an answer of before the fence");
     tokio::time::advance(LATER / 2).await;
-    assert!(world.recent.has(uuid).await.unwrap());
+    assert!(world.layered.has(uuid).await.unwrap());
     assert!(world.record(1).await.terminal, "and not so after it");
 }
 
@@ -211,11 +211,11 @@ async fn a_fence_of_a_young_question_is_looked_for_in_the_view_alone() {
     let fence = said(1, "heartbeat");
     let uuid = fence.attributes["uuid"].parse().unwrap();
     world.seen(&[asked]).await;
-    assert!(!world.recent.has(uuid).await.unwrap());
+    assert!(!world.layered.has(uuid).await.unwrap());
 
     world.seen(&[fence]).await;
 
-    assert!(world.recent.has(uuid).await.unwrap());
+    assert!(world.layered.has(uuid).await.unwrap());
     assert_eq!(world.store.asked.load(Ordering::SeqCst), 0);
 }
 
@@ -241,8 +241,8 @@ async fn what_the_view_has_forgotten_is_asked_of_the_store() {
     world.seen(&[asked]).await;
     world.seen(&[said(2, "heartbeat")]).await;
 
-    let mut appended = world.recent.appended();
-    while View::record(&world.view.store, run(1, 0)).await.unwrap().question {
+    let mut appended = world.layered.appended();
+    while View::run_record(&world.view.store, run(1, 0)).await.unwrap().question {
         // Each append has some of what is old go.
         world.seen(&[said(3, "heartbeat")]).await;
         appended.changed().await.unwrap();
@@ -255,7 +255,7 @@ async fn publish(network: &World, message: Outgoing) {
 }
 
 async fn asked(store: &SqliteStore, question: Uuid) -> bool {
-    View::record(store, RunId { question, retry: 0 }).await.unwrap().question
+    View::run_record(store, RunId { question, retry: 0 }).await.unwrap().question
 }
 
 async fn until_asked(store: &SqliteStore, question: Uuid) {
@@ -362,22 +362,25 @@ impl EventStore for Counting {
         self.inner.append(rows).await
     }
 
-    async fn set_aside(&self, message: &SetAside<'_>) -> Result<(), AppendError> {
-        self.inner.set_aside(message).await
+    async fn reject(&self, message: &RejectedMessage<'_>) -> Result<(), AppendError> {
+        self.inner.reject(message).await
     }
 
-    async fn read(&self, query: &Query) -> Result<Vec<StoredEvent>, ReadError> {
+    async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         self.inner.read(query).await
     }
 
-    async fn record(&self, run: RunId) -> Result<Record, ReadError> {
+    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        EventStore::record(&self.inner, run).await
+        EventStore::run_record(&self.inner, run).await
     }
 
-    async fn unanswered(&self, sweep: &Sweep) -> Result<Vec<Unanswered>, ReadError> {
-        self.inner.unanswered(sweep).await
+    async fn unanswered(
+        &self,
+        query: &UnansweredQuery,
+    ) -> Result<Vec<UnansweredQuestion>, ReadError> {
+        self.inner.unanswered(query).await
     }
 }
 
@@ -385,7 +388,7 @@ impl EventStore for Counting {
 struct Looks {
     view: Disk,
     store: Arc<Counting>,
-    recent: Recent,
+    layered: LayeredView,
     born: watch::Sender<Timestamp>,
     _folder: TempDir,
 }
@@ -403,8 +406,8 @@ impl Looks {
         let view = Disk::keeping(keep);
         let (sender, born) = watch::channel(born);
         let behind = Arc::clone(&store) as Arc<dyn EventStore>;
-        let recent = Recent::new(Arc::new(view.store.clone()), behind, born);
-        Self { view, store, recent, born: sender, _folder: folder }
+        let layered = LayeredView::new(Arc::new(view.store.clone()), behind, born);
+        Self { view, store, layered, born: sender, _folder: folder }
     }
 
     async fn seen(&self, events: &[Outgoing]) {
@@ -415,12 +418,12 @@ impl Looks {
         append(&*self.store, events).await;
     }
 
-    async fn record(&self, question: u128) -> Record {
+    async fn record(&self, question: u128) -> RunRecord {
         self.look(question, 0).await
     }
 
-    async fn look(&self, question: u128, retry: u32) -> Record {
-        self.recent.record(run(question, retry)).await.unwrap()
+    async fn look(&self, question: u128, retry: u32) -> RunRecord {
+        self.layered.run_record(run(question, retry)).await.unwrap()
     }
 }
 

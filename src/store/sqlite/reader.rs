@@ -1,16 +1,16 @@
 //! The connections that read, on threads where they may wait, beside the one that writes: a reader
 //! sees all that was answered for, and stops nobody.
 
-mod sweep;
+mod unanswered;
 use crate::event::{RunId, Timestamp};
 use crate::store::sqlite::stored::{self, ATTRIBUTES, CONTENTS, FROM};
 use crate::store::sqlite::{Closed, Options, schema, words};
-use crate::store::{Of, Query, ReadError, Record, StoredEvent};
+use crate::store::{EventQuery, EventScope, ReadError, RunRecord, StoredEvent};
 use rusqlite::{Connection, OptionalExtension, named_params};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-pub(super) use sweep::unanswered;
 use tokio::sync::Semaphore;
+pub(super) use unanswered::unanswered;
 use uuid::Uuid;
 
 /// How many read at once: one long read leaves the looks of launches and monitor their own.
@@ -105,11 +105,12 @@ impl Readers {
 /// The events of a query, in the order of their datetimes, then of arrival.
 pub(super) fn events(
     connection: &mut Connection,
-    query: &Query,
+    query: &EventQuery,
 ) -> rusqlite::Result<Vec<StoredEvent>> {
     // Both halves of a tree at one moment.
     let snapshot = connection.transaction()?;
-    let (Of::Question(uuid) | Of::Parent(uuid) | Of::Originator(uuid)) = query.of;
+    let (EventScope::Question(uuid) | EventScope::Parent(uuid) | EventScope::Originator(uuid)) =
+        query.of;
     let Some(question) = id(&snapshot, uuid)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for filter in filters(query.of) {
@@ -125,11 +126,11 @@ pub(super) fn events(
 }
 
 /// The parts that make up whose events are asked for, each answered by one index in order.
-fn filters(of: Of) -> &'static [&'static str] {
+fn filters(of: EventScope) -> &'static [&'static str] {
     match of {
-        Of::Question(_) => &["e.question = :question"],
-        Of::Parent(_) => &["e.parent_question = :question"],
-        Of::Originator(_) => &[
+        EventScope::Question(_) => &["e.question = :question"],
+        EventScope::Parent(_) => &["e.parent_question = :question"],
+        EventScope::Originator(_) => &[
             "e.question = :question AND e.originator_question = :question",
             "e.originator_question = :question AND e.originator_question <> e.question",
         ],
@@ -146,7 +147,7 @@ fn id(connection: &Connection, uuid: Uuid) -> rusqlite::Result<Option<i64>> {
 
 fn select(
     connection: &Connection,
-    query: &Query,
+    query: &EventQuery,
     question: i64,
     filter: &str,
     found: &mut Vec<stored::Read>,
@@ -209,8 +210,8 @@ pub(super) fn asked(
 }
 
 /// What is on record of a run.
-pub(super) fn record(connection: &Connection, run: RunId) -> rusqlite::Result<Record> {
-    let Some(question) = id(connection, run.question)? else { return Ok(Record::default()) };
+pub(super) fn record(connection: &Connection, run: RunId) -> rusqlite::Result<RunRecord> {
+    let Some(question) = id(connection, run.question)? else { return Ok(RunRecord::default()) };
     let mut statement = connection.prepare_cached(&of_run())?;
     let said = statement
         .query_map([question], |row| {
@@ -239,7 +240,7 @@ fn of_run() -> String {
 /// A cancellation holds for every attempt. It is accepted from whoever asked the question or the
 /// root of its tree, as the question itself says; before the question is on record, as the
 /// cancellation says of itself. That keeps out mistakes, not forgers.
-fn fold(retry_count: u32, said: &[Said]) -> Record {
+fn fold(retry_count: u32, said: &[Said]) -> RunRecord {
     let of_kind = |kind: &'static str| said.iter().filter(move |said| said.kind == kind);
     let attempt = |kind| of_kind(kind).any(|said| said.retry_count == retry_count);
     let asked = of_kind("question").next().is_some();
@@ -247,7 +248,7 @@ fn fold(retry_count: u32, said: &[Said]) -> Record {
         let may = |by: &Said| [&by.parent, &by.originator].contains(&&cancellation.sender);
         if asked { of_kind("question").any(may) } else { may(cancellation) }
     });
-    Record {
+    RunRecord {
         question: attempt("question"),
         acknowledged: attempt("delivery_acknowledgement"),
         terminal: attempt("result") || attempt("exception"),

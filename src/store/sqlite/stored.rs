@@ -14,7 +14,7 @@
 use crate::event::attributes as name;
 use crate::event::{Digest, Timestamp};
 use crate::store::row::COLUMN_ATTRIBUTES;
-use crate::store::{Row, SetAside, StoredEvent};
+use crate::store::{RejectedMessage, Row, StoredEvent};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
@@ -72,7 +72,7 @@ pub(super) struct OwnedRow {
     pub(super) data: Box<[u8]>,
 }
 
-/// A [`SetAside`] that owns its parts, ready to be written.
+/// A [`RejectedMessage`] that owns its parts, ready to be written.
 #[derive(Debug)]
 pub(super) struct OwnedMessage {
     pub(super) message_id: Box<str>,
@@ -106,7 +106,7 @@ pub(super) fn weight(row: &Row<'_>) -> usize {
 }
 
 /// About how many bytes of memory a message takes while it waits.
-pub(super) fn message_weight(message: &SetAside<'_>) -> usize {
+pub(super) fn message_weight(message: &RejectedMessage<'_>) -> usize {
     OVERHEAD + message.data.len() + attributes_weight(message.attributes) + message.reason.len()
 }
 
@@ -211,7 +211,7 @@ impl OwnedRow {
 // === impl OwnedMessage ===
 
 impl OwnedMessage {
-    pub(super) fn new(message: &SetAside<'_>) -> Self {
+    pub(super) fn new(message: &RejectedMessage<'_>) -> Self {
         Self {
             message_id: message.message_id.into(),
             digest: Digest::of(message.data),

@@ -1,7 +1,7 @@
 use super::*;
 use crate::chain::Chain;
 use crate::event::{Timestamp, decode};
-use crate::store::Of;
+use crate::store::EventScope;
 use crate::store::row::BACKEND;
 use rusqlite::Connection;
 use std::collections::HashMap;
@@ -248,8 +248,8 @@ async fn append_all(store: &SqliteStore, sent: &[Sent]) -> Result<(), AppendErro
 }
 
 async fn read(store: &SqliteStore, question: u128) -> Vec<StoredEvent> {
-    let query = Query {
-        of: Of::Question(Uuid::from_u128(question)),
+    let query = EventQuery {
+        of: EventScope::Question(Uuid::from_u128(question)),
         kinds: Vec::new(),
         exclude_kinds: Vec::new(),
         limit: 100_000,

@@ -60,7 +60,7 @@ pub(super) struct Write {
 
 pub(super) enum What {
     Rows(Vec<OwnedRow>),
-    SetAside(OwnedMessage),
+    Rejected(OwnedMessage),
 }
 
 /// The state of the thread.
@@ -232,7 +232,7 @@ fn transact(
                     }
                 }
             }
-            What::SetAside(message) => statements.keep(message).map_err(Failure::of_all)?,
+            What::Rejected(message) => statements.keep(message).map_err(Failure::of_all)?,
         }
     }
     drop(statements);
@@ -246,7 +246,7 @@ impl Write {
     fn rows(&self) -> usize {
         match &self.what {
             What::Rows(rows) => rows.len(),
-            What::SetAside(_) => 1,
+            What::Rejected(_) => 1,
         }
     }
 

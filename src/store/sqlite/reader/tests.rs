@@ -16,9 +16,9 @@ pub(super) fn plan(sql: &str) -> String {
 #[test]
 fn every_read_goes_by_its_index_and_sorts_nothing() {
     let indexes = [
-        (Of::Question as fn(Uuid) -> Of, vec!["events_of_question"]),
-        (Of::Parent, vec!["events_of_parent"]),
-        (Of::Originator, vec!["events_of_question", "events_of_originator"]),
+        (EventScope::Question as fn(Uuid) -> EventScope, vec!["events_of_question"]),
+        (EventScope::Parent, vec!["events_of_parent"]),
+        (EventScope::Originator, vec!["events_of_question", "events_of_originator"]),
     ];
     for (of, indexes) in indexes {
         let filters = filters(of(Uuid::nil()));

@@ -81,8 +81,8 @@ async fn what_is_still_named_stays() {
 
     left(&world, "events", |count| count == 1).await;
 
-    let tree = Query {
-        of: Of::Originator(Uuid::from_u128(1)),
+    let tree = EventQuery {
+        of: EventScope::Originator(Uuid::from_u128(1)),
         kinds: Vec::new(),
         exclude_kinds: Vec::new(),
         limit: 10,

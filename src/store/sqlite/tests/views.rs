@@ -115,7 +115,7 @@ async fn a_look_at_one_question_does_not_read_them_all() {
 async fn what_is_set_aside_is_seen_whole_and_once() {
     let world = World::new();
     let attributes = HashMap::from([("kind".to_owned(), "\"odd\"".to_owned())]);
-    let text = SetAside {
+    let text = RejectedMessage {
         message_id: "17",
         ordering_key: "",
         data: "{\"kïnd\"".as_bytes(),
@@ -123,11 +123,11 @@ async fn what_is_set_aside_is_seen_whole_and_once() {
         reason: "data is not a JSON object",
         at: Timestamp(1_769_860_800_000_007),
     };
-    let bytes = SetAside { data: b"\xff\x00", ordering_key: "q", ..text };
-    let nul = SetAside { data: b"a\x00b", ..text };
+    let bytes = RejectedMessage { data: b"\xff\x00", ordering_key: "q", ..text };
+    let nul = RejectedMessage { data: b"a\x00b", ..text };
 
-    for message in [text, bytes, nul, text, SetAside { reason: "another", ..bytes }] {
-        world.store.set_aside(&message).await.unwrap();
+    for message in [text, bytes, nul, text, RejectedMessage { reason: "another", ..bytes }] {
+        world.store.reject(&message).await.unwrap();
     }
 
     let connection = world.connection();
@@ -151,7 +151,7 @@ async fn what_is_set_aside_is_seen_whole_and_once() {
         .unwrap()
         .map(Result::unwrap)
         .collect();
-    let expected = |message: &SetAside<'_>, bytes, kind: &str| {
+    let expected = |message: &RejectedMessage<'_>, bytes, kind: &str| {
         (
             "2026-01-31T12:00:00.000007+00:00".to_owned(),
             "data is not a JSON object".to_owned(),

@@ -22,15 +22,17 @@ pub async fn a_sweep_finds_what_nobody_answered(world: World) {
     ];
     world.append(&sent.iter().collect::<Vec<_>>()).await;
 
-    let found = world.sweep(None, 100).await;
+    let found = world.unanswered(None, 100).await;
 
     let expected =
-        [(silent, 1, 0, 100), (retried, 4, 1, 101)].map(|(sent, question, retry, at)| Unanswered {
-            run: RunId { question: Uuid::from_u128(question), retry },
-            attributes: sent.attributes.clone(),
-            recipient: "octue/child:1.2.0".parse().unwrap(),
-            cancelled: false,
-            place: Place { datetime: Timestamp(at * 1_000_000), event: sent.uuid() },
+        [(silent, 1, 0, 100), (retried, 4, 1, 101)].map(|(sent, question, retry, at)| {
+            UnansweredQuestion {
+                run: RunId { question: Uuid::from_u128(question), retry },
+                attributes: sent.attributes.clone(),
+                recipient: "octue/child:1.2.0".parse().unwrap(),
+                cancelled: false,
+                cursor: QuestionCursor { datetime: Timestamp(at * 1_000_000), event: sent.uuid() },
+            }
         });
     assert_eq!(found, expected);
 }
@@ -43,7 +45,7 @@ pub async fn a_sweep_says_what_was_cancelled(world: World) {
     let sent = [cancelled(1, PARENT), cancelled(2, "octue/stranger:1.0.0")].concat();
     world.append(&sent.iter().collect::<Vec<_>>()).await;
 
-    let found = world.sweep(None, 100).await;
+    let found = world.unanswered(None, 100).await;
 
     assert_eq!(found.iter().map(|found| found.cancelled).collect::<Vec<_>>(), [true, false]);
 }
@@ -57,7 +59,8 @@ pub async fn a_sweep_goes_page_by_page(world: World) {
     let mut found = Vec::new();
     let mut pages = 0;
     loop {
-        let page = world.sweep(found.last().map(|last: &Unanswered| last.place), 7).await;
+        let page =
+            world.unanswered(found.last().map(|last: &UnansweredQuestion| last.cursor), 7).await;
         pages += 1;
         let last = page.len() < 7;
         found.extend(page);
@@ -67,7 +70,7 @@ pub async fn a_sweep_goes_page_by_page(world: World) {
     }
 
     assert_eq!((found.len(), pages), (50, 8));
-    assert!(found.is_sorted_by_key(|found| found.place));
+    assert!(found.is_sorted_by_key(|found| found.cursor));
     let runs: std::collections::HashSet<_> = found.iter().map(|found| found.run).collect();
     assert_eq!(runs.len(), 50);
 }
@@ -78,7 +81,7 @@ pub async fn a_sweep_has_a_run_once_however_often_its_question_came(world: World
     world.append(&[&first]).await;
     world.append(&[&second]).await;
 
-    let found = world.sweep(None, 100).await;
+    let found = world.unanswered(None, 100).await;
 
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].attributes, first.attributes);

@@ -3,7 +3,7 @@
 use crate::event::{RunId, SruidBuf, Timestamp};
 use crate::store::sqlite::reader;
 use crate::store::sqlite::stored::{self, ATTRIBUTES, FROM};
-use crate::store::{Place, Sweep, Unanswered};
+use crate::store::{QuestionCursor, UnansweredQuery, UnansweredQuestion};
 use rusqlite::{Connection, named_params};
 use uuid::Uuid;
 
@@ -25,20 +25,21 @@ const WHERE: &str = "\
 /// A page of the runs without a terminal event.
 pub(in crate::store::sqlite) fn unanswered(
     connection: &mut Connection,
-    sweep: &Sweep,
-) -> rusqlite::Result<Vec<Unanswered>> {
+    query: &UnansweredQuery,
+) -> rusqlite::Result<Vec<UnansweredQuestion>> {
     // A page and the cancellations of what is on it at one moment.
     let snapshot = connection.transaction()?;
     let mut statement = snapshot.prepare_cached(&sql())?;
     // Before all that has a datetime, where nothing came before.
-    let after = sweep.after.unwrap_or(Place { datetime: Timestamp(i64::MIN), event: Uuid::nil() });
+    let after =
+        query.after.unwrap_or(QuestionCursor { datetime: Timestamp(i64::MIN), event: Uuid::nil() });
     let found = statement.query_map(
         named_params! {
-            ":from": sweep.from.0,
-            ":until": sweep.until.0,
+            ":from": query.from.0,
+            ":until": query.until.0,
             ":datetime": after.datetime.0,
             ":event": after.event.as_bytes(),
-            ":limit": sweep.limit,
+            ":limit": query.limit,
         },
         question,
     )?;
@@ -54,11 +55,12 @@ fn sql() -> String {
 }
 
 /// Not known yet to be cancelled.
-fn question(row: &rusqlite::Row<'_>) -> rusqlite::Result<Unanswered> {
-    let place = Place { datetime: Timestamp(row.get(1)?), event: Uuid::from_bytes(row.get(2)?) };
+fn question(row: &rusqlite::Row<'_>) -> rusqlite::Result<UnansweredQuestion> {
+    let cursor =
+        QuestionCursor { datetime: Timestamp(row.get(1)?), event: Uuid::from_bytes(row.get(2)?) };
     let recipient = row.get_ref(8)?.as_str()?.parse::<SruidBuf>();
     let question = row.get_ref(11)?.as_str()?.parse::<Uuid>();
-    Ok(Unanswered {
+    Ok(UnansweredQuestion {
         run: RunId {
             question: question.map_err(|error| stored::unreadable(11, error))?,
             retry: row.get(15)?,
@@ -66,7 +68,7 @@ fn question(row: &rusqlite::Row<'_>) -> rusqlite::Result<Unanswered> {
         attributes: stored::attributes(row)?.into_iter().collect(),
         recipient: recipient.map_err(|error| stored::unreadable(8, error))?,
         cancelled: false,
-        place,
+        cursor,
     })
 }
 

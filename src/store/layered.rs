@@ -1,7 +1,7 @@
 //! A view of the last days, and behind it the store that has all.
 //!
 //! ```text
-//! record(run) ─► view ─ ended, or asked since the view was born ─► answer
+//! run_record(run) ─► view ─ ended, or asked since the view began ─► answer
 //!                  └─── else ─► store (at most every two seconds) ─► both together
 //! ```
 //!
@@ -11,7 +11,7 @@
 //! before the store either: what is read from it may be some moments behind what is on record.
 
 use crate::event::{RunId, Timestamp, attributes};
-use crate::store::{EventStore, Of, Query, ReadError, Record, View};
+use crate::store::{EventQuery, EventScope, EventStore, ReadError, RunRecord, View};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -25,7 +25,7 @@ use uuid::Uuid;
 const EARLY: Duration = Duration::from_secs(300);
 
 /// For how long an answer of the store is not asked for again. What happens meanwhile is told by the
-/// view; only what was published before it was born, and is not yet on record, has to be waited for.
+/// view; only what was published before the view began, and is not yet on record, has to be waited for.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// How many answers are remembered: more than there are runs that wait at once.
@@ -36,7 +36,7 @@ const FENCES: u32 = 100;
 
 /// A [`View`] that knows what it may not have.
 #[async_trait]
-pub trait Part: View {
+pub trait PartialView: View {
     /// When the first attempt at a question was made, where that is in the view.
     async fn asked(&self, question: Uuid) -> Result<Option<Timestamp>, ReadError>;
 
@@ -49,11 +49,11 @@ pub trait Part: View {
 
 /// Asks the view first, and the store for what is older.
 #[derive(Debug)]
-pub struct Recent {
-    view: Arc<dyn Part>,
+pub struct LayeredView {
+    view: Arc<dyn PartialView>,
     store: Arc<dyn EventStore>,
-    born: watch::Receiver<Timestamp>,
-    records: Answers<RunId, Record>,
+    since: watch::Receiver<Timestamp>,
+    records: Answers<RunId, RunRecord>,
     /// Fences that the store did not have.
     missing: Answers<Uuid, ()>,
 }
@@ -62,32 +62,32 @@ pub struct Recent {
 #[derive(Debug)]
 struct Answers<K, V>(Mutex<HashMap<K, (Instant, V)>>);
 
-// === impl Recent ===
+// === impl LayeredView ===
 
-impl Recent {
-    /// The view has what was published since it was `born`: since its subscription was made, or made
+impl LayeredView {
+    /// The view has what was published since `since`: since its subscription was made, or made
     /// anew.
     pub fn new(
-        view: Arc<dyn Part>,
+        view: Arc<dyn PartialView>,
         store: Arc<dyn EventStore>,
-        born: watch::Receiver<Timestamp>,
+        since: watch::Receiver<Timestamp>,
     ) -> Self {
-        Self { view, store, born, records: Answers::new(), missing: Answers::new() }
+        Self { view, store, since, records: Answers::new(), missing: Answers::new() }
     }
 
     /// Whether the view has all that was ever said of a question.
     async fn is_whole(&self, question: Uuid) -> Result<bool, ReadError> {
-        let born = *self.born.borrow();
-        let since = self.view.forgotten().map_or(born, |forgotten| forgotten.max(born));
+        let since = *self.since.borrow();
+        let since = self.view.forgotten().map_or(since, |forgotten| forgotten.max(since));
         let asked = self.view.asked(question).await?;
         Ok(asked.is_some_and(|asked| asked.seconds_since(since) > EARLY.as_secs_f64()))
     }
 
-    async fn kept(&self, run: RunId) -> Result<Record, ReadError> {
+    async fn kept(&self, run: RunId) -> Result<RunRecord, ReadError> {
         if let Some(record) = self.records.get(&run) {
             return Ok(record);
         }
-        let record = self.store.record(run).await?;
+        let record = self.store.run_record(run).await?;
         self.records.put(run, record);
         Ok(record)
     }
@@ -96,8 +96,8 @@ impl Recent {
         if self.missing.get(&fence).is_some() {
             return Ok(false);
         }
-        let query = Query {
-            of: Of::Question(question),
+        let query = EventQuery {
+            of: EventScope::Question(question),
             kinds: vec!["heartbeat".to_owned()],
             exclude_kinds: Vec::new(),
             limit: FENCES,
@@ -117,13 +117,13 @@ impl Recent {
 }
 
 #[async_trait]
-impl View for Recent {
+impl View for LayeredView {
     /// Of a run that the view knows to have ended, nothing older is asked for: it was asked, and
     /// what else happened to it is as the view has it.
-    async fn record(&self, run: RunId) -> Result<Record, ReadError> {
-        let seen = self.view.record(run).await?;
+    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
+        let seen = self.view.run_record(run).await?;
         if seen.terminal {
-            return Ok(Record { question: true, ..seen });
+            return Ok(RunRecord { question: true, ..seen });
         }
         if self.is_whole(run.question).await? {
             return Ok(seen);
@@ -133,7 +133,7 @@ impl View for Recent {
 
     /// Whether a fence is on record, and with it all that its run published before. Where the view
     /// is younger than the question, the store must have it too: something that was published
-    /// before the view was born may still be on its way there, but not behind its fence.
+    /// before the view began may still be on its way there, but not behind its fence.
     async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
         if !self.view.has(event).await? {
             return Ok(false);
@@ -148,8 +148,8 @@ impl View for Recent {
 }
 
 /// What the view saw and what the store kept of one run.
-fn together(seen: Record, kept: Record) -> Record {
-    Record {
+fn together(seen: RunRecord, kept: RunRecord) -> RunRecord {
+    RunRecord {
         question: seen.question || kept.question,
         acknowledged: seen.acknowledged || kept.acknowledged,
         terminal: seen.terminal || kept.terminal,
