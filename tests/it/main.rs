@@ -5,6 +5,7 @@
 mod api_server;
 mod emulator;
 mod local;
+mod messages;
 mod monitor;
 mod outage;
 mod pipeline;

@@ -227,7 +227,8 @@ pub fn admit(settings: &Settings, recipient: Sruid<'_>, depth: u32) -> Result<()
     settings.admit(recipient).map_err(|denied| Refusal::denied(denied.to_string()))?;
     match settings.depth {
         Some(limit) if depth > limit => Err(Refusal::denied(format!(
-            "the question to `{recipient}` is {depth} questions below the first of its tree, and              `depth` of the network's settings allows {limit}: a service may be asking itself"
+            "the question to `{recipient}` is {depth} questions below the first of its tree, and \
+             `depth` of the network's settings allows {limit}: a service may be asking itself"
         ))),
         Some(_) | None => Ok(()),
     }

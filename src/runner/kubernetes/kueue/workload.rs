@@ -20,7 +20,7 @@ pub const QUEUES_COME: Duration = Duration::from_secs(600);
 
 /// What Kueue says while it does not know to which cluster queue a local queue leads, as when one
 /// that was stopped goes on (seen with 0.10.1). It stays until the Job is looked at again.
-const NOT_KNOWN_YET: &str = "ClusterQueue  doesn't exist";
+const NOT_KNOWN_YET: &str = "ClusterQueue \u{20}doesn't exist";
 
 /// What is kept of a Workload.
 #[derive(Clone, Debug, PartialEq)]
