@@ -23,6 +23,8 @@ pub mod store;
 pub mod runner;
 pub mod registry;
 // The work.
+pub mod dependencies;
+mod notifications;
 pub mod pipeline;
 pub mod monitor;
 pub mod http;

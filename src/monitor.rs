@@ -12,17 +12,14 @@
 
 mod ends;
 mod metrics;
-pub mod report;
+mod publish;
 mod sweep;
-mod voice;
 mod waiting;
+use crate::dependencies::Dependencies;
 use crate::event::{RunId, Timestamp};
 use crate::monitor::metrics::Metrics;
 use crate::monitor::waiting::{Due, Waiting};
-use crate::pubsub::{Admin, Publisher};
-use crate::registry::ServiceRegistry;
-use crate::runner::{End, Phase, RunState, Runner};
-use crate::store::{EventStore, View};
+use crate::runner::{End, Phase, RunState};
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,37 +46,10 @@ const SWEEP_SOON: Duration = Duration::from_secs(30);
 /// How often it looks then.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 
-/// For how long is tried what the runner cannot do, before an asker is told: an outage that is over
-/// by then costs him only patience.
-pub const HELD: Duration = Duration::from_secs(900);
-
-/// What the monitor and the pipeline work with.
-#[derive(Clone, Debug)]
-pub struct Parts {
-    /// What runs questions.
-    pub runner: Arc<dyn Runner>,
-    /// What is on record of a question.
-    pub view: Arc<dyn View>,
-    /// Where events go, and unanswered questions are found.
-    pub store: Arc<dyn EventStore>,
-    /// Which revisions run here.
-    pub registry: Arc<dyn ServiceRegistry>,
-    /// Which subscriptions there are.
-    pub admin: Admin,
-    /// How askers are told.
-    pub publisher: Publisher,
-    /// Whether a service that somebody started by hand answers in the place of ours of the same
-    /// name: then its questions are not ours to judge.
-    pub subscriptions_first: bool,
-    /// For how long after its end a run that ended without an error is given for its answer to
-    /// come: where Pub/Sub keeps no order between the run and us.
-    pub late_answers: Duration,
-}
-
 /// Watches the runs.
 #[derive(Debug)]
 pub struct Monitor {
-    parts: Parts,
+    dependencies: Dependencies,
     metrics: Metrics,
     leads: watch::Receiver<bool>,
     clock: Clock,
@@ -119,16 +89,16 @@ struct Ending {
 
 impl Monitor {
     /// A monitor that works until `stop`.
-    pub fn new(parts: Parts, stop: CancellationToken) -> Arc<Self> {
-        let leads = parts.runner.leads();
+    pub fn new(dependencies: Dependencies, stop: CancellationToken) -> Arc<Self> {
+        let leads = dependencies.runner.leads();
         let (metrics, clock) = (Metrics::new(), Clock::new());
-        Arc::new(Self { parts, metrics, leads, clock, ending: AtomicU32::new(0), stop })
+        Arc::new(Self { dependencies, metrics, leads, clock, ending: AtomicU32::new(0), stop })
     }
 
     /// Watches, until it is stopped. What is not settled then is settled after the next start, or
     /// by another.
     pub async fn run(self: Arc<Self>) {
-        let mut states = self.parts.runner.states();
+        let mut states = self.dependencies.runner.states();
         let mut hands = Hands::new(Arc::clone(&self));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

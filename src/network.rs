@@ -3,8 +3,9 @@
 //! The root has chosen the adapters; here they are set to work, as tasks of the daemon.
 
 use crate::daemon::{DaemonError, Tasks};
+use crate::dependencies::Dependencies;
 use crate::http::{self, Router};
-use crate::monitor::{Monitor, Parts};
+use crate::monitor::Monitor;
 use crate::pipeline::Pipeline;
 use crate::pubsub::emulator::{self, Emulator};
 use crate::pubsub::subscriber::{Flow, SubscriberError};
@@ -66,7 +67,7 @@ impl Work<'_> {
         let publisher = Publisher::new(connection, topic);
         let subscriber = Subscriber::new(connection, subscription, flow).await?;
         let subscriber = subscriber.restoring(admin.clone(), subscription, topic);
-        let parts = Parts {
+        let dependencies = Dependencies {
             runner,
             view,
             store,
@@ -76,8 +77,8 @@ impl Work<'_> {
             subscriptions_first,
             late_answers,
         };
-        let monitor = Monitor::new(parts.clone(), stop.clone());
-        let pipeline = Pipeline::new(parts, flow, stop.clone());
+        let monitor = Monitor::new(dependencies.clone(), stop.clone());
+        let pipeline = Pipeline::new(dependencies, flow, stop.clone());
         let (sender, deliveries) = mpsc::channel(1);
         tasks.spawn("subscriber", subscriber.run(sender, stop));
         tasks.spawn("pipeline", pipeline.run(deliveries));

@@ -12,20 +12,20 @@
 mod act;
 pub mod action;
 pub mod disposition;
-pub mod follow;
+pub mod view_feed;
 mod lanes;
 mod metrics;
-mod hand;
+mod in_flight;
 mod outside;
 use crate::chain::Chain;
+use crate::dependencies::Dependencies;
 use crate::event::decode::is_question;
 use crate::event::{self, Event, RunId, Timestamp, decode};
-use crate::monitor::Parts;
-use crate::monitor::report::{self, Refusal};
+use crate::notifications::{self, Refusal};
 use crate::pipeline::disposition::{Disposition, HandleError};
-use crate::pipeline::hand::{Hand, Room};
+use crate::pipeline::in_flight::{InFlightLimit, InFlightPermit};
 use crate::pipeline::lanes::Lanes;
-use crate::pipeline::metrics::{InHand, Metrics};
+use crate::pipeline::metrics::{InFlightGauge, Metrics};
 use crate::pipeline::outside::Subscriptions;
 use crate::pubsub::subscriber::Flow;
 use crate::pubsub::{Delivery, Message};
@@ -48,9 +48,9 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// Deals with deliveries.
 #[derive(Debug)]
 pub struct Pipeline {
-    parts: Parts,
-    lanes: Lanes<(Delivery, (InHand, Room))>,
-    hand: Hand,
+    dependencies: Dependencies,
+    lanes: Lanes<(Delivery, (InFlightGauge, InFlightPermit))>,
+    limit: InFlightLimit,
     outside: Mutex<JoinSet<()>>,
     subscriptions: Subscriptions,
     metrics: Arc<Metrics>,
@@ -61,11 +61,11 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// A pipeline that works until `stop`, with no more in hand than `flow`.
-    pub fn new(parts: Parts, flow: Flow, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(dependencies: Dependencies, flow: Flow, stop: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
-            parts,
+            dependencies,
             lanes: Lanes::new(),
-            hand: Hand::new(flow),
+            limit: InFlightLimit::new(flow),
             outside: Mutex::default(),
             subscriptions: Subscriptions::default(),
             metrics: Arc::new(Metrics::new()),
@@ -82,10 +82,10 @@ impl Pipeline {
             tokio::select! {
                 delivery = deliveries.recv() => match delivery {
                     Some(delivery) => {
-                        let room = self.hand.take(&delivery.message);
+                        let permit = self.limit.acquire(&delivery.message);
                         // Stopped first: it is given back.
-                        let Some(room) = self.stop.run_until_cancelled(room).await else { break };
-                        self.dispatch(delivery, room, &mut workers);
+                        let Some(permit) = self.stop.run_until_cancelled(permit).await else { break };
+                        self.dispatch(delivery, permit, &mut workers);
                     }
                     None => break,
                 },
@@ -105,9 +105,14 @@ impl Pipeline {
         self.outside.lock().await.shutdown().await;
     }
 
-    fn dispatch(self: &Arc<Self>, delivery: Delivery, room: Room, workers: &mut JoinSet<()>) {
+    fn dispatch(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        permit: InFlightPermit,
+        workers: &mut JoinSet<()>,
+    ) {
         let key = lane(&delivery.message).to_owned();
-        if self.lanes.push(&key, (delivery, (self.metrics.take(), room))) {
+        if self.lanes.push(&key, (delivery, (self.metrics.take(), permit))) {
             workers.spawn(Arc::clone(self).work(key));
         }
     }
@@ -172,7 +177,7 @@ impl Pipeline {
             if rows.is_empty() {
                 return;
             }
-            let failed = match self.parts.store.append(&rows).await {
+            let failed = match self.dependencies.store.append(&rows).await {
                 Ok(()) => {
                     self.metrics.append.record(start.elapsed());
                     return;
@@ -221,7 +226,7 @@ impl Pipeline {
             at: Timestamp::now(),
         };
         for tries in 0.. {
-            match self.parts.store.reject(&rejected).await {
+            match self.dependencies.store.reject(&rejected).await {
                 Ok(()) => break,
                 Err(AppendError::Refused { reason, .. }) => {
                     // Nowhere to keep it: the log is the last place.
@@ -264,10 +269,10 @@ impl Pipeline {
                 return true;
             }
         }
-        let refusal = Refusal::NotAnEvent { reason: reason.to_owned() };
+        let refusal = Refusal::InvalidEvent { reason: reason.to_owned() };
         let at = message.published.unwrap_or(Timestamp(0));
-        if let Some(report) = report::refused(run, &message.attributes, at, &refusal) {
-            let told = self.parts.publisher.publish_until(report.message, &self.stop).await;
+        if let Some(report) = notifications::refusal(run, &message.attributes, at, &refusal) {
+            let told = self.dependencies.publisher.publish_until(report.message, &self.stop).await;
             return told || !self.stop.is_cancelled();
         }
         true
@@ -276,7 +281,7 @@ impl Pipeline {
     /// Whether a question is on record. None where we were stopped first.
     async fn is_known(&self, run: RunId) -> Option<bool> {
         for tries in 0.. {
-            match self.parts.view.run_record(run).await {
+            match self.dependencies.view.run_record(run).await {
                 Ok(record) => return Some(record.question),
                 Err(failed) => warn!(%run, error = %Chain(&failed), "failed to look at a run"),
             }

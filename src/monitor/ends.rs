@@ -26,9 +26,9 @@
 
 use crate::chain::Chain;
 use crate::event::RunId;
-use crate::monitor::report::{About, HEARTBEAT_INTERVAL, Level, Report};
-use crate::monitor::voice::{A_MOMENT, pause};
-use crate::monitor::{Counted, HELD, Monitor};
+use crate::monitor::publish::{A_MOMENT, pause};
+use crate::monitor::{Counted, Monitor};
+use crate::notifications::{Attempt, GIVE_UP_AFTER, HEARTBEAT_INTERVAL, LogLevel, Notification};
 use crate::runner::{Again, Claim, End, Reason, RunState};
 use crate::store::RunRecord;
 use std::convert::Infallible;
@@ -55,7 +55,7 @@ enum Judged {
     /// A terminal event is on record.
     Spoken(RunRecord),
     /// There is none, and the duty to say so is ours since then.
-    Silent(RunRecord, Report, Instant),
+    Silent(RunRecord, Notification, Instant),
     /// Its question does not say whom to tell.
     Nobody,
 }
@@ -92,13 +92,13 @@ impl Monitor {
         let run = state.run;
         let spoken = self.until(run, |record| record.terminal);
         let patience = match end.reason {
-            Reason::Exited => A_MOMENT.max(self.parts.late_answers),
+            Reason::Exited => A_MOMENT.max(self.dependencies.late_answers),
             _ => A_MOMENT,
         };
         if let Ok(record) = tokio::time::timeout(patience, spoken).await {
             return Judged::Spoken(record);
         }
-        let Some(report) = About::of(state).ended(end) else {
+        let Some(report) = Attempt::from_state(state).exception(end) else {
             error!(%run, "ended, but its question does not say whom to tell");
             return Judged::Nobody;
         };
@@ -120,7 +120,7 @@ impl Monitor {
         let run = state.run;
         loop {
             let mut since = self.claim(run, report).await?;
-            let fence = About::of(state).fence(end, Uuid::new_v4());
+            let fence = Attempt::from_state(state).fence(end, Uuid::new_v4());
             let mut fenced = pin!(async {
                 match fence {
                     Some(fence) => self.fence(run, fence).await,
@@ -152,7 +152,7 @@ impl Monitor {
     async fn claim(&self, run: RunId, report: Uuid) -> Result<Instant, Spoken> {
         for tries in 0.. {
             let asked = Instant::now();
-            let wait = match self.parts.runner.claim(run, report).await {
+            let wait = match self.dependencies.runner.claim(run, report).await {
                 Ok(Claim::Ours) => return Ok(asked),
                 Ok(Claim::Theirs) => THEIRS,
                 Err(error) => {
@@ -179,13 +179,13 @@ impl Monitor {
         };
         let Some(again) = again else { return false };
         info!(run = %state.run, attempt = again.attempt, "runs again");
-        let (about, now) = (About::of(state), self.clock.now());
-        if let Some(heartbeat) = about.again(now)
+        let (about, now) = (Attempt::from_state(state), self.clock.now());
+        if let Some(heartbeat) = about.relaunch_heartbeat(now)
             && self.say(heartbeat).await
         {
             self.metrics.heartbeats.increment(1);
         }
-        if let Some(note) = about.note(now, Level::Warning, &again.message) {
+        if let Some(note) = about.log_record(now, LogLevel::Warning, &again.message) {
             self.say(note).await;
         }
         true
@@ -196,8 +196,8 @@ impl Monitor {
         let run = state.run;
         let unavailable = &OnceLock::new();
         let again = self.insist(run, || async {
-            match self.parts.runner.again(state, end).await {
-                Err(error) if unavailable.get_or_init(Instant::now).elapsed() >= HELD => {
+            match self.dependencies.runner.again(state, end).await {
+                Err(error) if unavailable.get_or_init(Instant::now).elapsed() >= GIVE_UP_AFTER => {
                     error!(%run, error = %Chain(&error), "it is given up to run it again");
                     Ok(None)
                 }
@@ -209,13 +209,13 @@ impl Monitor {
 
     /// Says now and then that a run is not lost which does not run again yet.
     async fn say_held(&self, state: &RunState, end: &End) -> Infallible {
-        let next = About { attempt: state.attempt + 1, ..About::of(state) };
+        let next = Attempt { number: state.attempt + 1, ..Attempt::from_state(state) };
         loop {
             tokio::time::sleep(Duration::from_secs(HEARTBEAT_INTERVAL as u64)).await;
             let now = self.clock.now();
             // Of its end, so that one who goes on for another does not say again what was said.
             let slot = now.seconds_since(end.at) as i64 / HEARTBEAT_INTERVAL;
-            if let Some(heartbeat) = next.held(now, slot)
+            if let Some(heartbeat) = next.retry_heartbeat(now, slot)
                 && self.say(heartbeat).await
             {
                 self.metrics.heartbeats.increment(1);
@@ -228,7 +228,7 @@ impl Monitor {
         &self,
         state: &RunState,
         end: &End,
-        report: Report,
+        report: Notification,
         mut since: Instant,
     ) -> RunRecord {
         let run = state.run;
@@ -245,7 +245,7 @@ impl Monitor {
                     Ok((record, _)) | Err(Spoken(record)) => return record,
                 }
             }
-            match self.parts.publisher.publish(report.message.clone()).await {
+            match self.dependencies.publisher.publish(report.message.clone()).await {
                 Ok(()) => break,
                 Err(error) => warn!(%run, error = error.chain(), "failed to tell of an end"),
             }
@@ -269,6 +269,6 @@ impl Monitor {
         let _ = tokio::time::timeout(SETTLE_LATER, leading).await;
         // Before, for when it is done we may be told so before we hear of it here.
         self.metrics.ended(end, record);
-        self.insist(run, || self.parts.runner.settle(run)).await;
+        self.insist(run, || self.dependencies.runner.settle(run)).await;
     }
 }

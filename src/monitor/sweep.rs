@@ -7,7 +7,7 @@
 use crate::chain::Chain;
 use crate::event::{RunId, Timestamp};
 use crate::monitor::Monitor;
-use crate::monitor::report::{self, About};
+use crate::notifications::{self, Attempt};
 use crate::pubsub::CallError;
 use crate::registry::RegistryError;
 use crate::runner::{Claim, RunnerError};
@@ -52,7 +52,7 @@ impl Monitor {
             limit: PAGE,
         };
         loop {
-            let page = match self.parts.store.unanswered(&sweep).await {
+            let page = match self.dependencies.store.unanswered(&sweep).await {
                 Ok(page) => page,
                 Err(error) => return warn!(error = %Chain(&error), "failed to sweep"),
             };
@@ -74,15 +74,15 @@ impl Monitor {
             return Ok(());
         }
         let now = self.clock.now();
-        let about = About { run, attempt: 0, question: &question.attributes };
-        let Some(fence) = about.lost(now) else { return Ok(()) };
+        let about = Attempt { run, number: 0, question: &question.attributes };
+        let Some(fence) = about.sweep_fence(now) else { return Ok(()) };
         let record = self.fence(run, fence).await;
         if record.terminal || !self.is_lost(run).await? {
             return Ok(());
         }
-        let end = report::vanished(question.cancelled || record.cancelled, now);
-        let Some(report) = about.ended(&end) else { return Ok(()) };
-        let claim = self.parts.runner.claim(run, report.uuid).await;
+        let end = notifications::end_of_lost_run(question.cancelled || record.cancelled, now);
+        let Some(report) = about.exception(&end) else { return Ok(()) };
+        let claim = self.dependencies.runner.claim(run, report.uuid).await;
         if claim.map_err(SweepError::Runner)? == Claim::Theirs {
             return Ok(());
         }
@@ -97,14 +97,14 @@ impl Monitor {
     /// Whether it is ours to judge: what a service answers that somebody runs outside is not.
     async fn is_ours(&self, question: &UnansweredQuestion) -> Result<bool, SweepError> {
         let recipient = question.recipient.as_sruid();
-        if !self.parts.registry.has(recipient).await.map_err(SweepError::Find)? {
+        if !self.dependencies.registry.has(recipient).await.map_err(SweepError::Find)? {
             return Ok(false);
         }
-        if !self.parts.subscriptions_first {
+        if !self.dependencies.subscriptions_first {
             return Ok(true);
         }
         let subscription = recipient.subscription();
-        let outside = self.parts.admin.has_subscription(&subscription).await;
+        let outside = self.dependencies.admin.has_subscription(&subscription).await;
         Ok(!outside.map_err(SweepError::Call)?)
     }
 
@@ -112,7 +112,8 @@ impl Monitor {
     /// asker would take the exception for the answer of that: it is told later.
     async fn is_lost(&self, run: RunId) -> Result<bool, SweepError> {
         let next = RunId { retry: run.retry.saturating_add(1), ..run };
-        let record = async |run| self.parts.view.run_record(run).await.map_err(SweepError::Look);
+        let record =
+            async |run| self.dependencies.view.run_record(run).await.map_err(SweepError::Look);
         if record(run).await?.terminal {
             return Ok(false);
         }
@@ -120,6 +121,6 @@ impl Monitor {
         if next != run && retried.question && !retried.terminal {
             return Ok(false);
         }
-        Ok(!self.parts.runner.has(run).await.map_err(SweepError::Runner)?)
+        Ok(!self.dependencies.runner.has(run).await.map_err(SweepError::Runner)?)
     }
 }

@@ -5,7 +5,9 @@
 //! Pure: the time is given.
 
 use crate::event::{RunId, Timestamp};
-use crate::monitor::report::{About, HEARTBEAT_INTERVAL, Level, Question, Report};
+use crate::notifications::{
+    Attempt, HEARTBEAT_INTERVAL, LogLevel, Notification, QuestionAttributes,
+};
 use crate::runner::{Phase, RunState};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,9 +34,9 @@ pub struct Waiting {
 #[derive(Debug)]
 pub enum Due {
     /// Its asker is to be told that it lives.
-    Heartbeat(Report),
+    Heartbeat(Notification),
     /// Its asker is to be told what it waits for.
-    Note(Report),
+    Note(Notification),
     /// What it ran on was taken away.
     Evicted(Evicted),
     /// It may be cancelled already.
@@ -49,7 +51,7 @@ pub struct Evicted {
     /// Which attempt of the runner's own.
     pub attempt: u32,
     /// The attributes of its question.
-    pub question: Arc<Question>,
+    pub question: Arc<QuestionAttributes>,
     /// How often that has happened.
     pub times: u32,
 }
@@ -77,7 +79,7 @@ pub struct Counts {
 #[derive(Debug)]
 struct Run {
     attempt: u32,
-    question: Arc<Question>,
+    question: Arc<QuestionAttributes>,
     launched: Timestamp,
     stage: Stage,
     why: String,
@@ -219,7 +221,7 @@ impl Run {
     fn due(&mut self, run: RunId, now: Timestamp, due: &mut Vec<Due>) {
         let (attempt, times) = (self.attempt, self.evictions);
         let question = Arc::clone(&self.question);
-        let about = About { run, attempt, question: &question };
+        let about = Attempt { run, number: attempt, question: &question };
         if times > self.said.evictions {
             self.said.evictions = times;
             let question = Arc::clone(&question);
@@ -230,7 +232,7 @@ impl Run {
                 let slot = now.seconds_since(self.launched) as i64 / HEARTBEAT_INTERVAL;
                 if slot > self.said.slot {
                     self.said.slot = slot;
-                    due.extend(about.waiting(self.launched, slot).map(Due::Heartbeat));
+                    due.extend(about.waiting_heartbeat(self.launched, slot).map(Due::Heartbeat));
                     due.push(Due::Look(run));
                 }
                 due.extend(self.note(&about, now).map(Due::Note));
@@ -240,7 +242,7 @@ impl Run {
                 let waited = since.seconds_since(self.launched) >= AT_ONCE;
                 // Of one that has run for longer, the child's own heartbeats are there.
                 if waited && now.seconds_since(since) < HEARTBEAT_INTERVAL as f64 {
-                    due.extend(about.running(since).map(Due::Heartbeat));
+                    due.extend(about.running_heartbeat(since).map(Due::Heartbeat));
                 }
             }
             Stage::Running(_) => {}
@@ -251,7 +253,7 @@ impl Run {
         NOTE_INTERVAL.max(now.seconds_since(self.launched) * NOTE_SHARE)
     }
 
-    fn note(&mut self, about: &About<'_>, now: Timestamp) -> Option<Report> {
+    fn note(&mut self, about: &Attempt<'_>, now: Timestamp) -> Option<Notification> {
         if self.why.is_empty() {
             return None;
         }
@@ -260,7 +262,7 @@ impl Run {
         {
             return None;
         }
-        let report = about.note(now, Level::Info, &self.why)?;
+        let report = about.log_record(now, LogLevel::Info, &self.why)?;
         self.said.note = Some((now, self.why.clone()));
         Some(report)
     }

@@ -5,9 +5,9 @@
 //! while for a run to end, and the monitor looks again at every run that it hears of.
 
 use crate::chain::Chain;
+use crate::dependencies::Dependencies;
 use crate::event::{Event, Inputs, Kind, RunId, Timestamp, attributes};
-use crate::monitor::report::{self, About, HEARTBEAT_INTERVAL, Refusal};
-use crate::monitor::{HELD, Parts};
+use crate::notifications::{self, Attempt, GIVE_UP_AFTER, HEARTBEAT_INTERVAL, Refusal};
 use crate::pipeline::Pipeline;
 use crate::pipeline::action::{self, Action};
 use crate::pipeline::disposition::{self, Disposition, HandleError};
@@ -103,7 +103,7 @@ impl Pipeline {
         event: &Event<'_>,
         message: &Message,
     ) -> Result<(), HandleError> {
-        let record = self.parts.view.run_record(run).await.map_err(HandleError::Look)?;
+        let record = self.dependencies.view.run_record(run).await.map_err(HandleError::Look)?;
         if record.terminal {
             debug!(%run, "redelivered after its end");
             return Ok(());
@@ -130,7 +130,7 @@ impl Pipeline {
             attributes: &message.attributes,
             inputs,
         };
-        match self.parts.runner.launch(launch).await {
+        match self.dependencies.runner.launch(launch).await {
             Err(RunnerError::Refused { exception, message: words, .. }) => {
                 let refusal = Refusal::Runner { exception, message: words };
                 return self.refuse(run, event, message, refusal).await;
@@ -144,8 +144,8 @@ impl Pipeline {
             outcome => outcome.map_err(HandleError::Act),
         }?;
         // Another process may have put a cancellation on record since the look. A view may be behind.
-        if self.parts.store.run_record(run).await.map_err(HandleError::Look)?.cancelled {
-            self.parts.runner.cancel(run.question).await.map_err(HandleError::Act)?;
+        if self.dependencies.store.run_record(run).await.map_err(HandleError::Look)?.cancelled {
+            self.dependencies.runner.cancel(run.question).await.map_err(HandleError::Act)?;
         }
         Ok(())
     }
@@ -158,7 +158,7 @@ impl Pipeline {
         event: &Event<'_>,
         message: &Message,
     ) -> Result<(), HandleError> {
-        if self.parts.runner.cancel(run.question).await.map_err(HandleError::Act)? {
+        if self.dependencies.runner.cancel(run.question).await.map_err(HandleError::Act)? {
             return Ok(());
         }
         self.refuse(run, event, message, Refusal::Cancelled).await
@@ -166,7 +166,7 @@ impl Pipeline {
 
     async fn answerer(&self, event: &Event<'_>) -> Result<Answerer, HandleError> {
         let recipient = event.attributes.recipient;
-        let Parts { registry, admin, subscriptions_first, .. } = &self.parts;
+        let Dependencies { registry, admin, subscriptions_first, .. } = &self.dependencies;
         let ours = registry.has(recipient).await.map_err(HandleError::Find)?;
         if ours && !subscriptions_first {
             return Ok(Answerer::Runner);
@@ -194,8 +194,8 @@ impl Pipeline {
             return Ok(());
         }
         let give_up = Instant::now() + LAUNCHING;
-        while !self.parts.runner.cancel(run.question).await.map_err(HandleError::Act)? {
-            let record = self.parts.view.run_record(run).await.map_err(HandleError::Look)?;
+        while !self.dependencies.runner.cancel(run.question).await.map_err(HandleError::Act)? {
+            let record = self.dependencies.view.run_record(run).await.map_err(HandleError::Look)?;
             // Where the question is not on record, its launch will see the cancellation.
             if !record.question || record.terminal || Instant::now() >= give_up {
                 break;
@@ -216,8 +216,8 @@ impl Pipeline {
         let give_up = Instant::now() + BEHIND;
         loop {
             // In this order: what is there decides, and it may come between.
-            let seen = self.parts.view.has(said.uuid).await.map_err(HandleError::Look)?;
-            if self.parts.view.run_record(run).await.map_err(HandleError::Look)?.cancelled {
+            let seen = self.dependencies.view.has(said.uuid).await.map_err(HandleError::Look)?;
+            if self.dependencies.view.run_record(run).await.map_err(HandleError::Look)?.cancelled {
                 return Ok(true);
             }
             if seen {
@@ -242,7 +242,7 @@ impl Pipeline {
             limit: ATTEMPTS,
             tail: false,
         };
-        let asked = self.parts.store.read(&query).await.map_err(HandleError::Look)?;
+        let asked = self.dependencies.store.read(&query).await.map_err(HandleError::Look)?;
         let names = [attributes::PARENT, attributes::ORIGINATOR];
         let askers = asked.iter().flat_map(|event| names.map(|name| event.attributes.get(name)));
         Ok((!asked.is_empty()).then(|| askers.flatten().cloned().collect()))
@@ -267,9 +267,9 @@ impl Pipeline {
     ) -> Result<(), HandleError> {
         let reason = Chain(failed).to_string();
         error!(%run, reason, "a question is given up");
-        let refusal = Refusal::Held { minutes: HELD.as_secs() / 60, reason };
+        let refusal = Refusal::GivenUp { minutes: GIVE_UP_AFTER.as_secs() / 60, reason };
         self.refuse(run, event, message, refusal).await?;
-        if let Err(failed) = self.parts.runner.cancel(run.question).await {
+        if let Err(failed) = self.dependencies.runner.cancel(run.question).await {
             warn!(%run, error = %Chain(&failed), "failed to call off a question that is given up");
         }
         Ok(())
@@ -286,9 +286,9 @@ impl Pipeline {
         hold.heartbeats = slot;
         let (attributes, question) = (&event.attributes, &message.attributes);
         let run = RunId { question: attributes.question_uuid, retry: attributes.retry_count };
-        let about = About { run, attempt: 0, question };
-        let Some(report) = about.held(Timestamp::now(), slot) else { return };
-        if let Err(failed) = self.parts.publisher.publish(report.message).await {
+        let about = Attempt { run, number: 0, question };
+        let Some(report) = about.retry_heartbeat(Timestamp::now(), slot) else { return };
+        if let Err(failed) = self.dependencies.publisher.publish(report.message).await {
             warn!(%run, error = failed.chain(), "failed to say that a question is held");
         }
     }
@@ -302,14 +302,14 @@ impl Pipeline {
         refusal: Refusal,
     ) -> Result<(), HandleError> {
         let at = event.attributes.datetime;
-        let Some(report) = report::refused(run, &message.attributes, at, &refusal) else {
+        let Some(report) = notifications::refusal(run, &message.attributes, at, &refusal) else {
             return Ok(());
         };
-        if self.parts.view.has(report.uuid).await.map_err(HandleError::Look)? {
+        if self.dependencies.view.has(report.uuid).await.map_err(HandleError::Look)? {
             return Ok(());
         }
         info!(%run, "refused");
-        self.parts.publisher.publish(report.message).await.map_err(HandleError::Call)?;
+        self.dependencies.publisher.publish(report.message).await.map_err(HandleError::Call)?;
         self.metrics.refused();
         Ok(())
     }
@@ -329,6 +329,6 @@ impl Hold {
             self.unavailable = None;
             return false;
         }
-        self.unavailable.get_or_insert_with(Instant::now).elapsed() >= HELD
+        self.unavailable.get_or_insert_with(Instant::now).elapsed() >= GIVE_UP_AFTER
     }
 }

@@ -37,14 +37,14 @@ pub struct Metrics {
 
 /// Counts a delivery for as long as it is in hand.
 #[derive(Debug)]
-pub struct InHand {
+pub struct InFlightGauge {
     number: u64,
     metrics: Arc<Metrics>,
 }
 
-// === impl InHand ===
+// === impl InFlightGauge ===
 
-impl Drop for InHand {
+impl Drop for InFlightGauge {
     fn drop(&mut self) {
         self.metrics.in_flight.decrement(1.0);
         let mut hand = self.metrics.hand.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,13 +94,13 @@ impl Metrics {
     }
 
     /// A delivery was received.
-    pub fn take(self: &Arc<Self>) -> InHand {
+    pub fn take(self: &Arc<Self>) -> InFlightGauge {
         self.in_flight.increment(1.0);
         let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, hand) = &mut *hand;
         *next += 1;
         hand.insert(*next, Instant::now());
-        InHand { number: *next, metrics: Arc::clone(self) }
+        InFlightGauge { number: *next, metrics: Arc::clone(self) }
     }
 
     /// Brings the age of the oldest delivery up to date.

@@ -2,7 +2,7 @@
 //! keep the events. But a service that was killed leaves its subscription, which never expires.
 
 use crate::event::{RunId, Timestamp};
-use crate::monitor::report::{self, Refusal};
+use crate::notifications::{self, Refusal};
 use crate::pipeline::Pipeline;
 use crate::pubsub::Message;
 use crate::store::View;
@@ -81,8 +81,8 @@ impl Pipeline {
     pub(super) async fn look_outside(&self, run: RunId, message: &Message, subscription: String) {
         // Of a subscription that was left behind, this is the first that an operator can see.
         warn!(%run, subscription, "left to a service that runs outside");
-        let view = Arc::clone(&self.parts.view);
-        let publisher = self.parts.publisher.clone();
+        let view = Arc::clone(&self.dependencies.view);
+        let publisher = self.dependencies.publisher.clone();
         let stop = self.stop.clone();
         let attributes = message.attributes.clone();
         let mut looks = self.outside.lock().await;
@@ -94,7 +94,9 @@ impl Pipeline {
             }
             warn!(%run, subscription, "nothing came from the service that runs outside");
             let refusal = Refusal::StaleSubscription { subscription, seconds: SILENCE.as_secs() };
-            if let Some(report) = report::refused(run, &attributes, Timestamp::now(), &refusal) {
+            if let Some(report) =
+                notifications::refusal(run, &attributes, Timestamp::now(), &refusal)
+            {
                 publisher.publish_until(report.message, &stop).await;
             }
         });

@@ -5,7 +5,7 @@ use crate::daemon::Tasks;
 use crate::event::Timestamp;
 use crate::local::environment as name;
 use crate::network;
-use crate::pipeline::follow::{self, Follower};
+use crate::pipeline::view_feed::{self, ViewFeed};
 use crate::pubsub::admin::Wanted;
 use crate::pubsub::{Admin, Connection, Subscriber};
 use crate::registry::{Allowed, Listed, ServiceRegistry};
@@ -90,10 +90,10 @@ async fn follow(
     let (made, since) = watch::channel(Timestamp::now());
     let subscriber = Subscriber::new(connection, &wanted.name, VIEW_FLOW).await;
     let subscriber = subscriber.map_err(ServeError::Subscribe)?.restoring_as(admin, wanted, made);
-    let follower = Follower::new(Arc::new(lately.clone()), tasks.stop());
-    let (sender, deliveries) = mpsc::channel(follow::BATCH);
+    let feed = ViewFeed::new(Arc::new(lately.clone()), tasks.stop());
+    let (sender, deliveries) = mpsc::channel(view_feed::BATCH);
     tasks.spawn("view's subscriber", subscriber.run(sender, tasks.stop()));
-    tasks.spawn("view", follower.run(deliveries));
+    tasks.spawn("view", feed.run(deliveries));
     Ok(since)
 }
 

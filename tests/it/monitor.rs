@@ -9,9 +9,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use twined::dependencies::Dependencies;
 use twined::event::encode::{Body, response};
 use twined::event::{Outgoing, RunId, Timestamp};
-use twined::monitor::{Monitor, Parts};
+use twined::monitor::Monitor;
 use twined::runner::{End, Launch, Phase, Reason, RunState, Runner, RunnerError};
 use uuid::Uuid;
 
@@ -91,8 +92,8 @@ fn patient_monitors(
     let mut tasks = JoinSet::new();
     for _ in 0..count {
         let runner = Arc::clone(runner) as Arc<dyn Runner>;
-        let parts = Parts { late_answers, ..world.parts(runner) };
-        let monitor = Monitor::new(parts, CancellationToken::new());
+        let dependencies = Dependencies { late_answers, ..world.dependencies(runner) };
+        let monitor = Monitor::new(dependencies, CancellationToken::new());
         tasks.spawn(monitor.run());
     }
     tasks

@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use twined::dependencies::Dependencies;
 use twined::event::encode::{Ask, Body};
 use twined::event::{Outgoing, RunId, Sruid, SruidBuf, Timestamp, decode};
-use twined::monitor::Parts;
 use twined::pipeline::Pipeline;
 use twined::pubsub::emulator::{Emulator, Options};
 use twined::pubsub::subscriber::Flow;
@@ -187,8 +187,8 @@ impl World {
     /// The pipeline and its subscriber, until `done`, and then to their end.
     pub async fn work_until<T>(&self, done: impl Future<Output = T>) -> T {
         let stop = CancellationToken::new();
-        let parts = self.parts(Arc::clone(&self.runner) as Arc<dyn Runner>);
-        let pipeline = Pipeline::new(parts, Flow::default(), stop.clone());
+        let dependencies = self.dependencies(Arc::clone(&self.runner) as Arc<dyn Runner>);
+        let pipeline = Pipeline::new(dependencies, Flow::default(), stop.clone());
         let subscriber =
             Subscriber::new(&self.connection, SUBSCRIPTION, Flow::default()).await.unwrap();
         let (sender, deliveries) = mpsc::channel(1);
@@ -204,9 +204,9 @@ impl World {
     }
 
     /// What a monitor and a pipeline of this runner work with.
-    pub fn parts(&self, runner: Arc<dyn Runner>) -> Parts {
+    pub fn dependencies(&self, runner: Arc<dyn Runner>) -> Dependencies {
         let revision: SruidBuf = "octue/example:1.0.0".parse().unwrap();
-        Parts {
+        Dependencies {
             runner,
             view: Arc::clone(&self.store) as Arc<dyn View>,
             store: Arc::clone(&self.store) as Arc<dyn EventStore>,

@@ -161,8 +161,8 @@ impl Replicas {
         let replicas: Vec<_> = leads.iter().enumerate().map(replica).collect();
         let mut tasks = JoinSet::new();
         for replica in &replicas {
-            let parts = world.parts(Arc::clone(replica) as Arc<dyn Runner>);
-            tasks.spawn(Monitor::new(parts, CancellationToken::new()).run());
+            let dependencies = world.dependencies(Arc::clone(replica) as Arc<dyn Runner>);
+            tasks.spawn(Monitor::new(dependencies, CancellationToken::new()).run());
         }
         Self { replicas, _tasks: tasks }
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use twined::event::{Outgoing, RunId, Timestamp, decode};
-use twined::pipeline::follow::{self, Follower};
+use twined::pipeline::view_feed::{self, ViewFeed};
 use twined::pubsub::subscriber::Flow;
 use twined::pubsub::{Admin, Subscriber, Wanted};
 use twined::store::sqlite::{Keep, Options, SqliteStore};
@@ -333,10 +333,10 @@ async fn follow(network: &World, view: Arc<dyn EventStore>) -> Follows {
 
 fn follow_by(subscriber: Subscriber, view: Arc<dyn EventStore>) -> Follows {
     let stop = CancellationToken::new();
-    let (sender, deliveries) = mpsc::channel(follow::BATCH);
+    let (sender, deliveries) = mpsc::channel(view_feed::BATCH);
     let mut tasks = JoinSet::new();
     tasks.spawn(subscriber.run(sender, stop.clone()));
-    tasks.spawn(Follower::new(view, stop.clone()).run(deliveries));
+    tasks.spawn(ViewFeed::new(view, stop.clone()).run(deliveries));
     Follows { tasks, stop }
 }
 

@@ -24,15 +24,15 @@ pub const BATCH: usize = 500;
 
 /// Follows the topic.
 #[derive(Debug)]
-pub struct Follower {
+pub struct ViewFeed {
     view: Arc<dyn EventStore>,
     followed: Counter,
     stop: CancellationToken,
 }
 
-// === impl Follower ===
+// === impl ViewFeed ===
 
-impl Follower {
+impl ViewFeed {
     /// One that follows until `stop`.
     pub fn new(view: Arc<dyn EventStore>, stop: CancellationToken) -> Self {
         describe_counter!("twined_view_events_total", "Events that came to the view");

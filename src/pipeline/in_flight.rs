@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The room that there is.
 #[derive(Debug)]
-pub struct Hand {
+pub struct InFlightLimit {
     messages: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     all_bytes: u32,
@@ -18,15 +18,15 @@ pub struct Hand {
 
 /// The room of one message, until it is dropped.
 #[derive(Debug)]
-pub struct Room {
+pub struct InFlightPermit {
     _messages: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
 }
 
-// === impl Hand ===
+// === impl InFlightLimit ===
 
-impl Hand {
-    /// Room for so much.
+impl InFlightLimit {
+    /// InFlightPermit for so much.
     pub fn new(flow: Flow) -> Self {
         let all_bytes = u32::try_from(flow.bytes).unwrap_or(u32::MAX);
         let messages = usize::try_from(flow.messages).unwrap_or_default().max(1);
@@ -38,11 +38,14 @@ impl Hand {
     }
 
     /// Waits until there is room for a message. One that is larger than all of it is alone.
-    pub async fn take(&self, message: &Message) -> Room {
+    pub async fn acquire(&self, message: &Message) -> InFlightPermit {
         let bytes = u32::try_from(size(message)).unwrap_or(u32::MAX).min(self.all_bytes);
         let messages = Arc::clone(&self.messages).acquire_owned().await;
         let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await;
-        Room { _messages: messages.expect("never closed"), _bytes: bytes.expect("never closed") }
+        InFlightPermit {
+            _messages: messages.expect("never closed"),
+            _bytes: bytes.expect("never closed"),
+        }
     }
 }
 
@@ -62,14 +65,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_has_no_room_waits_until_something_goes() {
-        let hand = Hand::new(Flow { messages: 2, bytes: 100 });
-        let first = hand.take(&message(60)).await;
-        assert!(hand.take(&message(60)).now_or_never().is_none(), "too many bytes");
-        let second = hand.take(&message(40)).await;
-        assert!(hand.take(&message(0)).now_or_never().is_none(), "too many messages");
+        let limit = InFlightLimit::new(Flow { messages: 2, bytes: 100 });
+        let first = limit.acquire(&message(60)).await;
+        assert!(limit.acquire(&message(60)).now_or_never().is_none(), "too many bytes");
+        let second = limit.acquire(&message(40)).await;
+        assert!(limit.acquire(&message(0)).now_or_never().is_none(), "too many messages");
 
         drop((first, second));
 
-        assert!(hand.take(&message(1_000)).now_or_never().is_some(), "alone");
+        assert!(limit.acquire(&message(1_000)).now_or_never().is_some(), "alone");
     }
 }

@@ -3,8 +3,8 @@
 use crate::chain::Chain;
 use crate::event::RunId;
 use crate::monitor::Monitor;
-use crate::monitor::report::{About, Level, Report};
 use crate::monitor::waiting::Evicted;
+use crate::notifications::{Attempt, LogLevel, Notification};
 use crate::runner::RunnerError;
 use crate::store::{ReadError, RunRecord};
 use std::sync::Arc;
@@ -31,28 +31,28 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 
 impl Monitor {
     /// Says that a run lives, unless another has said it.
-    pub(super) async fn beat(self: Arc<Self>, report: Report) {
+    pub(super) async fn beat(self: Arc<Self>, report: Notification) {
         if self.say(report).await {
             self.metrics.heartbeats.increment(1);
         }
     }
 
     /// Puts a line into an asker's log, unless another has.
-    pub(super) async fn note(self: Arc<Self>, report: Report) {
+    pub(super) async fn note(self: Arc<Self>, report: Notification) {
         self.say(report).await;
     }
 
     /// Says something that may have been said already: then it is not said again. Whether it was
     /// said now.
-    pub(super) async fn say(&self, report: Report) -> bool {
-        let Report { uuid, message } = report;
-        match self.parts.view.has(uuid).await {
+    pub(super) async fn say(&self, report: Notification) -> bool {
+        let Notification { uuid, message } = report;
+        match self.dependencies.view.has(uuid).await {
             Ok(true) => return false,
             Ok(false) => {}
             // Said twice it is the same.
             Err(error) => warn!(error = %Chain(&error), "failed to look for a report"),
         }
-        let said = self.parts.publisher.publish_until(message, &self.stop).await;
+        let said = self.dependencies.publisher.publish_until(message, &self.stop).await;
         if !said && !self.stop.is_cancelled() {
             error!(%uuid, "Pub/Sub refused a report");
         }
@@ -65,7 +65,7 @@ impl Monitor {
         let record = self.until(run, |_| true).await;
         if record.cancelled {
             info!(%run, "was cancelled before its run was there");
-            let cancel = || self.parts.runner.cancel(run.question);
+            let cancel = || self.dependencies.runner.cancel(run.question);
             self.insist(run, cancel).await;
         }
     }
@@ -74,9 +74,9 @@ impl Monitor {
     /// answered already, else its asker is told.
     pub(super) async fn evicted(self: Arc<Self>, evicted: Evicted) {
         let Evicted { run, attempt, question, times } = evicted;
-        let about = About { run, attempt, question: &question };
+        let about = Attempt { run, number: attempt, question: &question };
         let now = self.clock.now();
-        let Some(fence) = about.evicted(now, times) else { return };
+        let Some(fence) = about.eviction_heartbeat(now, times) else { return };
         let spoken = self.until(run, |record| record.terminal);
         let record = match tokio::time::timeout(A_MOMENT, spoken).await {
             Ok(record) => record,
@@ -84,27 +84,27 @@ impl Monitor {
         };
         if record.terminal {
             info!(%run, "was started anew after its answer: ended");
-            self.insist(run, || self.parts.runner.end(run)).await;
+            self.insist(run, || self.dependencies.runner.end(run)).await;
             return;
         }
         let text = format!(
             "The machine that the question ran on was taken away (eviction {times}). It starts \
              anew on another."
         );
-        if let Some(note) = about.note(now, Level::Warning, &text) {
+        if let Some(note) = about.log_record(now, LogLevel::Warning, &text) {
             self.say(note).await;
         }
     }
 
     /// What is on record of a run once all is that it has published so far: all that was
     /// published before the fence is on record when the fence is.
-    pub(super) async fn fence(&self, run: RunId, fence: Report) -> RunRecord {
+    pub(super) async fn fence(&self, run: RunId, fence: Notification) -> RunRecord {
         let uuid = fence.uuid;
-        let mut appended = self.parts.view.appended();
+        let mut appended = self.dependencies.view.appended();
         let mut sent = None::<Instant>;
         loop {
             appended.mark_unchanged();
-            match self.parts.view.has(uuid).await {
+            match self.dependencies.view.has(uuid).await {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) => warn!(error = %Chain(&error), "failed to look for a fence"),
@@ -122,10 +122,10 @@ impl Monitor {
 
     /// The record of a run, as soon as it is as wanted.
     pub(super) async fn until(&self, run: RunId, wanted: impl Fn(&RunRecord) -> bool) -> RunRecord {
-        let mut appended = self.parts.view.appended();
+        let mut appended = self.dependencies.view.appended();
         loop {
             appended.mark_unchanged();
-            match self.parts.view.run_record(run).await {
+            match self.dependencies.view.run_record(run).await {
                 Ok(record) if wanted(&record) => return record,
                 Ok(_) => {}
                 Err(error @ ReadError(_)) => {
