@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
 
 mod api_server;
+mod dependency_rules;
 mod emulator;
 mod local;
 mod messages;
@@ -19,5 +20,4 @@ mod serve;
 mod sharing;
 mod store_contract;
 mod view;
-mod walls;
 mod web_page;
