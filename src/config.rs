@@ -3,6 +3,7 @@
 mod local;
 mod serve;
 mod shared;
+use crate::sdk::variables;
 pub use local::LocalArgs;
 pub use serve::{
     Bus, Defaults, KubernetesSettings, LogFormat, RunnerKind, Runs, ServeArgs, ServeSettings,
@@ -113,7 +114,7 @@ pub fn google_credentials() -> Option<PathBuf> {
         let home = PathBuf::from(ours("HOME")?);
         Some(home.join(".config/gcloud/application_default_credentials.json"))
     };
-    let named = ours("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from);
+    let named = ours(variables::GOOGLE_APPLICATION_CREDENTIALS).map(PathBuf::from);
     named.or_else(|| usual().filter(|path| path.exists()))
 }
 

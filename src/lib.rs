@@ -35,6 +35,8 @@ pub mod network;
 pub mod local;
 pub mod serve;
 pub mod cli;
+// What the SDK needs from us.
+pub mod sdk;
 // Tools: they know nothing of us.
 pub mod google;
 pub mod request_guard;

@@ -2,8 +2,6 @@
 //! emulator, SQLite, and child processes.
 
 pub mod data;
-pub mod environment;
-pub mod services;
 use crate::chain::Chain;
 use crate::config::{ConfigError, LocalArgs, bind};
 use crate::daemon::{DaemonError, Tasks};
@@ -16,13 +14,14 @@ use crate::pubsub::{Admin, CallError, ConnectError, Connection};
 use crate::registry::{Listed, ServiceRegistry};
 use crate::runner::Runner;
 use crate::runner::process::{self, ProcessRunner, Service};
+use crate::sdk::ASK_LOCAL;
+use crate::sdk::services::LocalService;
+use crate::sdk::variables::{COMPUTE_PROVIDER, GOOGLE_KUEUE, LocalNetwork};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{EventStore, View};
 use data::{Data, DataError};
-use environment::Places;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-use services::Found;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::future::Future;
@@ -152,14 +151,14 @@ impl Network {
         let connection =
             Connection::emulator(&pubsub, &args.project).map_err(LocalError::Connect)?;
         let credentials = data.credentials();
-        let places = Places {
+        let described = LocalNetwork {
             pubsub: &pubsub,
             http,
             project: &args.project,
             topic: &args.topic,
             credentials: &credentials,
         };
-        let variables = places.variables();
+        let variables = described.variables();
         let mut tasks = Tasks::new();
         let stop = tasks.stop();
         let readiness = Readiness::new(stop.clone());
@@ -255,9 +254,9 @@ impl Network {
 }
 
 /// How a question to a service of the SDK is answered.
-pub fn sdk_service(found: Found) -> Service {
-    let Found { sruid, folder } = found;
-    let command = ["octue", "twined", "question", "ask-local"].map(OsString::from).into();
+pub fn sdk_service(found: LocalService) -> Service {
+    let LocalService { sruid, folder } = found;
+    let command = ASK_LOCAL.map(OsString::from).into();
     Service { sruid, folder, command }
 }
 
@@ -293,7 +292,7 @@ fn make_account(
 
 /// What every child gets: the network's variables, and that it is run as in a cluster.
 fn child_environment(variables: &BTreeMap<String, String>) -> Vec<(String, String)> {
-    let provider = (environment::COMPUTE_PROVIDER.to_owned(), "GOOGLE_KUEUE".to_owned());
+    let provider = (COMPUTE_PROVIDER.to_owned(), GOOGLE_KUEUE.to_owned());
     variables.clone().into_iter().chain([provider]).collect()
 }
 

@@ -4,7 +4,6 @@
 //! runner outlives the daemon: what it was told to run, it runs and remembers, and tells whoever
 //! listens next.
 
-pub mod arguments;
 pub mod kubernetes;
 pub mod process;
 pub mod states;

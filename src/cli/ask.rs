@@ -10,6 +10,7 @@ use crate::event::encode::Ask;
 use crate::event::{Event, Kind, Sruid, SruidBuf, Timestamp, decode};
 use crate::pubsub::subscriber::Flow;
 use crate::pubsub::{Admin, CallError, Delivery, Publisher, Subscriber};
+use crate::sdk::PERSON;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::io::Read;
@@ -17,9 +18,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-
-/// Who asks: the SDK's name for every person at a terminal.
-const ASKER: &str = "local/local:local";
 
 /// How often it is seen whether an answer can still come, and how many times in a row the network
 /// may be silent: it may be restarting.
@@ -187,13 +185,13 @@ pub async fn ask(
     let admin = Admin::new(connection);
     let answers = subscription(question_uuid);
     let filter = format!(
-        "attributes.recipient = \"{ASKER}\" AND attributes.question_uuid = \"{question_uuid}\" \
+        "attributes.recipient = \"{PERSON}\" AND attributes.question_uuid = \"{question_uuid}\" \
          AND attributes.sender_type = \"CHILD\""
     );
     admin.ensure_subscription(&answers, topic, &filter).await?;
     let question = Ask {
         question_uuid,
-        sender: Sruid::parse(ASKER).expect("a name of ours is right"),
+        sender: Sruid::parse(PERSON).expect("a name of ours is right"),
         recipient,
         datetime: Timestamp::now(),
         forward_logs,
@@ -313,8 +311,8 @@ pub fn show(event: &Event<'_>) {
 
 /// The subscription that brings the answers, named as the SDK does.
 fn subscription(question_uuid: Uuid) -> String {
-    let asker = Sruid::parse(ASKER).expect("a name of ours is right").subscription();
-    format!("{asker}.answers.{question_uuid}")
+    let person = Sruid::parse(PERSON).expect("a name of ours is right").subscription();
+    format!("{person}.answers.{question_uuid}")
 }
 
 /// Leaves nothing behind of a question that is no longer waited for. It goes on.

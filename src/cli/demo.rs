@@ -7,8 +7,9 @@ use crate::config::{
     self, DEFAULT_PROJECT, DEFAULT_TOPIC, HostArgs, LocalArgs, ServicesArgs, VariablesArgs, program,
 };
 use crate::event::{Event, SruidBuf};
-use crate::local::{Network, Settings, sdk_service, services};
+use crate::local::{Network, Settings, sdk_service};
 use crate::runner::process::Service;
+use crate::sdk::services;
 use crate::telemetry;
 use serde_json::value::RawValue;
 use std::path::{Path, PathBuf};

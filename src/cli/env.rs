@@ -3,7 +3,7 @@
 use crate::cli::network::{Described, NetworkArgs};
 use crate::cli::{Failure, OK, UNREACHABLE, terminal};
 use crate::config::ours;
-use crate::local::{data, environment};
+use crate::sdk::{shim, variables};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     let Args { shell, shim, network } = args;
     let Described { variables, shim: folder } = network.describe().await?;
     let untrusted = |error| Failure::new(UNREACHABLE, error);
-    let (mut variables, unknown) = environment::known(variables).map_err(untrusted)?;
+    let (mut variables, unknown) = variables::split_known(variables).map_err(untrusted)?;
     if !unknown.is_empty() {
         let names = terminal::safe(&unknown.join(", "));
         terminal::note(&format!("twined: left out what this version does not know: {names}"));
@@ -83,11 +83,11 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
 /// What a network calls its shim must be one: Python runs what is on `PYTHONPATH`.
 fn check_shim(folder: &Path) -> Result<(), ShimError> {
     let failed = |source| ShimError { folder: folder.to_owned(), source };
-    let path = folder.to_str().filter(|text| environment::is_path(text) && !text.contains(':'));
+    let path = folder.to_str().filter(|text| variables::is_path(text) && !text.contains(':'));
     if path.is_none() {
         return Err(failed(Some(io::Error::other("no absolute path that PYTHONPATH can hold"))));
     }
-    match data::is_own_shim(folder) {
+    match shim::is_own(folder) {
         Ok(true) => Ok(()),
         Ok(false) => Err(failed(None)),
         Err(error) => Err(failed(Some(error))),

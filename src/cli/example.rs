@@ -5,8 +5,8 @@
 use crate::cli::{FAILED, Failure, OK, USAGE};
 use crate::event::encode::{self, Body};
 use crate::event::{Timestamp, attributes};
-use crate::local::environment as name;
 use crate::pubsub::{Connection, Publisher};
+use crate::sdk::variables;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -27,13 +27,13 @@ pub struct Args {
     #[arg(long)]
     input_values: Option<String>,
 
-    #[arg(long, env = name::PUBSUB_EMULATOR_HOST)]
+    #[arg(long, env = variables::PUBSUB_EMULATOR_HOST)]
     pubsub: String,
 
-    #[arg(long, env = name::GOOGLE_CLOUD_PROJECT)]
+    #[arg(long, env = variables::GOOGLE_CLOUD_PROJECT)]
     project: String,
 
-    #[arg(long, env = name::TOPIC_NAME)]
+    #[arg(long, env = variables::TOPIC_NAME)]
     topic: String,
 }
 

@@ -2,8 +2,9 @@
 
 use crate::cli::{Failure, OK, interrupted, terminal};
 use crate::config::{self, DEFAULT_PUBSUB_PORT, HostArgs, LocalArgs, bind, program};
-use crate::local::{Network, Settings, sdk_service, services};
+use crate::local::{Network, Settings, sdk_service};
 use crate::pubsub::emulator::{Emulator, Options};
+use crate::sdk::services;
 use crate::telemetry;
 use tokio::net::TcpListener;
 
@@ -43,7 +44,7 @@ pub struct EmulatorArgs {
 /// Runs a network until it is interrupted.
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let settings = settings(args.local)?;
-    let names: Vec<_> = settings.services.iter().map(|found| found.sruid.to_string()).collect();
+    let names: Vec<_> = settings.services.iter().map(|service| service.sruid.to_string()).collect();
     let metrics = telemetry::install_metrics().map_err(Failure::failed)?;
     let network = Network::start(settings, metrics).await?;
     let addresses = network.addresses();

@@ -2,8 +2,8 @@
 
 use crate::cli::{Failure, UNREACHABLE};
 use crate::config::{DEFAULT_PROJECT, DEFAULT_TOPIC, DEFAULT_URL, ours};
-use crate::local::environment as name;
 use crate::pubsub::Connection;
+use crate::sdk::variables;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -77,11 +77,12 @@ impl NetworkArgs {
     /// Where its Pub/Sub is: as the network that was named says, or else as the environment does
     /// to Google's clients, or else as the network at the usual address says.
     pub async fn place(&self) -> Result<Place, Failure> {
-        let host = ours(name::PUBSUB_EMULATOR_HOST).filter(|host| !host.is_empty());
+        let host = ours(variables::PUBSUB_EMULATOR_HOST).filter(|host| !host.is_empty());
         let (variables, given): (BTreeMap<_, _>, _) = match host.filter(|_| self.url.is_none()) {
             Some(host) => {
-                let mut variables = BTreeMap::from([(name::PUBSUB_EMULATOR_HOST.into(), host)]);
-                for name in [name::GOOGLE_CLOUD_PROJECT, name::TOPIC_NAME] {
+                let mut variables =
+                    BTreeMap::from([(variables::PUBSUB_EMULATOR_HOST.into(), host)]);
+                for name in [variables::GOOGLE_CLOUD_PROJECT, variables::TOPIC_NAME] {
                     variables.extend(ours(name).map(|value| (name.to_owned(), value)));
                 }
                 (variables, true)
@@ -91,11 +92,11 @@ impl NetworkArgs {
         let variable = |name: &str, default: &str| {
             variables.get(name).cloned().unwrap_or_else(|| default.to_owned())
         };
-        let host = variable(name::PUBSUB_EMULATOR_HOST, "");
-        let project = variable(name::GOOGLE_CLOUD_PROJECT, DEFAULT_PROJECT);
+        let host = variable(variables::PUBSUB_EMULATOR_HOST, "");
+        let project = variable(variables::GOOGLE_CLOUD_PROJECT, DEFAULT_PROJECT);
         let code = if given { crate::cli::USAGE } else { UNREACHABLE };
         let connection =
             Connection::emulator(&host, &project).map_err(|error| Failure::new(code, error))?;
-        Ok(Place { connection, topic: variable(name::TOPIC_NAME, DEFAULT_TOPIC) })
+        Ok(Place { connection, topic: variable(variables::TOPIC_NAME, DEFAULT_TOPIC) })
     }
 }

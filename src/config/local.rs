@@ -4,6 +4,7 @@ use crate::config::{
     DEFAULT_HTTP_PORT, DEFAULT_PROJECT, DEFAULT_PUBSUB_PORT, DEFAULT_TOPIC, HostArgs, ServicesArgs,
     VariablesArgs,
 };
+use crate::sdk::variables;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -15,7 +16,7 @@ pub struct LocalArgs {
     pub services: ServicesArgs,
 
     /// Name of the network's topic
-    #[arg(long, env = "TWINED_SERVICES_TOPIC_NAME", default_value = DEFAULT_TOPIC)]
+    #[arg(long, env = variables::TOPIC_NAME, default_value = DEFAULT_TOPIC)]
     pub topic: String,
 
     /// Google Cloud project that the network pretends to be in

@@ -12,6 +12,7 @@ use crate::config::{
 };
 use crate::event::Quantity;
 use crate::request_guard::HostName;
+use crate::sdk::variables;
 use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -40,7 +41,7 @@ const NOT_YET: [(&str, &str); 2] = [
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
     /// Name of the network's topic
-    #[arg(long, env = "TWINED_SERVICES_TOPIC_NAME", default_value = DEFAULT_TOPIC)]
+    #[arg(long, env = variables::TOPIC_NAME, default_value = DEFAULT_TOPIC)]
     pub topic: String,
 
     /// Google Cloud project of the topic [default: that of GOOGLE_CLOUD_PROJECT]
@@ -287,12 +288,12 @@ impl ServeArgs {
         if let Some(address) = &pubsub {
             check_address("--pubsub", address)?;
         }
-        let bus = match (emulate, pubsub.or_else(|| given(ours("PUBSUB_EMULATOR_HOST")))) {
+        let bus = match (emulate, pubsub.or_else(|| given(ours(variables::PUBSUB_EMULATOR_HOST)))) {
             (Some(address), _) => Bus::Own(address),
             (None, Some(address)) => Bus::Emulator(address),
             (None, None) => Bus::Google,
         };
-        let project = given(project).or_else(|| given(ours("GOOGLE_CLOUD_PROJECT")));
+        let project = given(project).or_else(|| given(ours(variables::GOOGLE_CLOUD_PROJECT)));
         let project = match (project, &bus) {
             (Some(project), _) => project,
             (None, Bus::Emulator(_) | Bus::Own(_)) => DEFAULT_PROJECT.to_owned(),

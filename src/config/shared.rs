@@ -2,6 +2,7 @@
 
 use crate::config::{ConfigError, ours};
 use crate::request_guard::HostName;
+use crate::sdk::variables;
 use clap::Args;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -15,7 +16,7 @@ pub struct ServicesArgs {
     pub services: Vec<PathBuf>,
 
     /// Revision tag of the services that are folders
-    #[arg(long, env = "OCTUE_SERVICE_REVISION_TAG", default_value = "local")]
+    #[arg(long, env = variables::SERVICE_REVISION_TAG, default_value = "local")]
     pub tag: String,
 
     /// How many questions run at once as processes [default: one for each CPU]

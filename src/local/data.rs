@@ -9,48 +9,12 @@
 //! | `shim/` | what stands in for the schemas that the SDK downloads |
 //! | `lock` | held while a network uses the folder |
 
+use crate::sdk::shim;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-
-/// What is in the folder of the shim.
-const SHIM: [(&str, &str); 3] = [
-    // What the last one imports comes before it.
-    ("twined_hook.py", include_str!("shim/twined_hook.py")),
-    ("twined_question.py", include_str!("shim/twined_question.py")),
-    ("sitecustomize.py", include_str!("shim/sitecustomize.py")),
-];
-
-/// Whether `folder` holds the shim of this version, and nobody else could have written it. What is on
-/// `PYTHONPATH` runs in every Python that is started there.
-pub fn is_own_shim(folder: &Path) -> io::Result<bool> {
-    let private = |path: &Path| {
-        let metadata = fs::metadata(path)?;
-        let owner = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
-        io::Result::Ok(owner && metadata.mode() & 0o002 == 0)
-    };
-    let mut found = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        // Python keeps what it compiled there, and trusts it by the time of its source.
-        if entry.file_name() == "__pycache__" && private(&entry.path())? {
-            continue;
-        }
-        let expected = SHIM.iter().find(|(name, _)| entry.file_name() == *name);
-        let same = match expected {
-            Some((_, text)) => fs::read(entry.path())? == text.as_bytes(),
-            None => false,
-        };
-        if !same || !private(&entry.path())? {
-            return Ok(false);
-        }
-        found += 1;
-    }
-    Ok(found == SHIM.len() && private(folder)?)
-}
 
 /// The folder, ours as long as this lives.
 #[derive(Debug)]
@@ -121,20 +85,10 @@ impl Data {
         lock.set_len(0).and_then(|()| lock.rewind()).map_err(failed)?;
         write!(lock, "{}", std::process::id()).map_err(failed)?;
         let data = Self { path, ephemeral, _lock: lock };
-        data.write_shim().map_err(|source| DataError::Folder { path: data.shim(), source })?;
+        // Written anew by every network: it belongs to this version of the program.
+        shim::write(&data.shim())
+            .map_err(|source| DataError::Folder { path: data.shim(), source })?;
         Ok(data)
-    }
-
-    /// Written anew by every network: it belongs to this version of the program.
-    fn write_shim(&self) -> io::Result<()> {
-        fs::create_dir_all(self.shim())?;
-        for (name, text) in SHIM {
-            // Children of a network before us may read it now, so it changes at once or not at all.
-            let new = self.shim().join(format!("{name}.new"));
-            fs::write(&new, text)?;
-            fs::rename(new, self.shim().join(name))?;
-        }
-        Ok(())
     }
 
     /// The folder itself.
@@ -180,7 +134,6 @@ impl Data {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_folder_is_used_by_one_network_at_a_time() {
@@ -199,36 +152,9 @@ mod tests {
     fn an_ephemeral_folder_goes() {
         let data = Data::ephemeral().unwrap();
         let path = data.path().to_owned();
-        for (name, _) in SHIM {
-            assert!(path.join("shim").join(name).is_file());
-        }
+        assert!(shim::is_own(&data.shim()).unwrap());
         data.close().unwrap();
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_shim_is_ours_while_nobody_else_has_written_it() {
-        let data = Data::ephemeral().unwrap();
-        let shim = data.shim();
-        fs::create_dir(shim.join("__pycache__")).unwrap();
-        assert!(is_own_shim(&shim).unwrap());
-
-        let added = shim.join("usercustomize.py");
-        fs::write(&added, "").unwrap();
-        assert!(!is_own_shim(&shim).unwrap());
-        fs::remove_file(added).unwrap();
-
-        let writable = |mode| fs::set_permissions(&shim, fs::Permissions::from_mode(mode));
-        writable(0o777).unwrap();
-        assert!(!is_own_shim(&shim).unwrap());
-        writable(0o775).unwrap();
-        assert!(is_own_shim(&shim).unwrap());
-
-        fs::write(shim.join(SHIM[0].0), "import os").unwrap();
-        assert!(!is_own_shim(&shim).unwrap());
-        fs::remove_file(shim.join(SHIM[0].0)).unwrap();
-        assert!(!is_own_shim(&shim).unwrap());
-        assert!(is_own_shim(&shim.join("nowhere")).is_err());
     }
 
     #[test]

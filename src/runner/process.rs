@@ -30,9 +30,9 @@ pub mod verdict;
 
 use crate::chain::Chain;
 use crate::event::{RunId, SruidBuf, Timestamp};
-use crate::runner::arguments::QuestionFile;
 use crate::runner::states::Mailbox;
 use crate::runner::{Launch, RunState, Runner, RunnerError};
+use crate::sdk::arguments::QuestionFile;
 use async_trait::async_trait;
 use attend::{Context, Standing, blocking};
 use folder::{Folder, NEW, OLD, make_private, remove_all, run_of};
@@ -248,7 +248,7 @@ impl Draft {
     fn of(launch: &Launch<'_>, now: Timestamp) -> Self {
         let Launch { run, recipient, parent_question, attributes, inputs } = *launch;
         let QuestionFile { bytes: question, input_values, input_manifest } =
-            QuestionFile::of(inputs);
+            QuestionFile::new(inputs);
         let asked = Asked {
             sequence: 0,
             launched: now.0,

@@ -3,10 +3,10 @@
 use crate::chain::Chain;
 use crate::check::{Asker, Check};
 use crate::config::{Bus, ServeSettings, ServicesArgs, google_credentials};
-use crate::local::services;
 use crate::network::patiently;
 use crate::pubsub::{Admin, Connection, look};
 use crate::runner::kubernetes::access;
+use crate::sdk::{services, variables};
 use crate::serve::{Choice, parts};
 use crate::store::sqlite::{self, SqliteStore};
 use serde_json::Value;
@@ -188,7 +188,7 @@ fn folders(args: &ServicesArgs) -> Check {
 
 /// Pods are on other machines, or at least in another network, than our loopback.
 fn reach(settings: &ServeSettings) -> Option<Check> {
-    let told = settings.variables.get("PUBSUB_EMULATOR_HOST").cloned();
+    let told = settings.variables.get(variables::PUBSUB_EMULATOR_HOST).cloned();
     let address = match &settings.bus {
         Bus::Google => return None,
         Bus::Emulator(address) => told.unwrap_or_else(|| address.clone()),

@@ -3,7 +3,6 @@
 use crate::config::{Bus, ConfigError, Defaults, KubernetesSettings, ServeSettings, ServicesArgs};
 use crate::daemon::Tasks;
 use crate::event::Timestamp;
-use crate::local::environment as name;
 use crate::network;
 use crate::pipeline::view_feed::{self, ViewFeed};
 use crate::pubsub::admin::Wanted;
@@ -14,6 +13,7 @@ use crate::runner::kubernetes::job::Network;
 use crate::runner::kubernetes::settings::{Fields, Name, Resource, Settings};
 use crate::runner::kubernetes::{self, KubernetesRunner};
 use crate::runner::process::{self, ProcessRunner};
+use crate::sdk::variables as variable;
 use crate::serve::places::Place;
 use crate::serve::{Host, ServeError, VIEW_FLOW};
 use crate::store::sqlite::{self, Keep, SqliteStore};
@@ -29,9 +29,6 @@ use tracing::error;
 /// What a view keeps: more than a question usually takes, and what a small disk has room for. What
 /// is older is asked of the store.
 const VIEW: Keep = Keep { age: Duration::from_secs(2 * 24 * 3600), bytes: 512 << 20 };
-
-/// How a child is told where it runs: the reference's word.
-const PROVIDER: &str = "GOOGLE_KUEUE";
 
 /// What keeps events, and what was lately seen of them.
 #[derive(Debug)]
@@ -100,11 +97,11 @@ async fn follow(
 /// What every question is told of the network.
 pub fn variables(settings: &ServeSettings, pubsub: &str) -> Vec<(String, String)> {
     let ServeSettings { topic, project, bus, .. } = settings;
-    let emulator = (*bus != Bus::Google).then_some((name::PUBSUB_EMULATOR_HOST, pubsub));
+    let emulator = (*bus != Bus::Google).then_some((variable::PUBSUB_EMULATOR_HOST, pubsub));
     let all = [
-        (name::TOPIC_NAME, &**topic),
-        (name::GOOGLE_CLOUD_PROJECT, &**project),
-        (name::COMPUTE_PROVIDER, PROVIDER),
+        (variable::TOPIC_NAME, &**topic),
+        (variable::GOOGLE_CLOUD_PROJECT, &**project),
+        (variable::COMPUTE_PROVIDER, variable::GOOGLE_KUEUE),
     ];
     let all = all.into_iter().chain(emulator);
     all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
@@ -142,7 +139,7 @@ pub fn network(
     variables: Vec<(String, String)>,
 ) -> Network {
     // The contract's own are of each Job.
-    let ours = |name: &str| [name::TOPIC_NAME, name::COMPUTE_PROVIDER].contains(&name);
+    let ours = |name: &str| [variable::TOPIC_NAME, variable::COMPUTE_PROVIDER].contains(&name);
     let environment = variables.into_iter().filter(|(name, _)| !ours(name));
     let passed = settings.variables.clone();
     Network {

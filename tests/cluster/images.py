@@ -19,7 +19,7 @@ import tars
 
 HERE = Path(__file__).parent
 SDK = HERE.parent / "sdk"
-SHIM = HERE.parent.parent / "src" / "local" / "shim"
+SHIM = HERE.parent.parent / "src" / "sdk" / "shim"
 # Where the shim is in an image.
 SHIM_FOLDER = "/opt/shim"
 

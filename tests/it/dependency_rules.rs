@@ -16,7 +16,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("event", &["chain"]),
     ("pubsub", &["chain", "check", "event", "request_guard"]),
     ("store", &["chain", "event"]),
-    ("runner", &["chain", "check", "event"]),
+    ("runner", &["chain", "check", "event", "sdk"]),
     ("registry", &["chain", "event"]),
     ("pipeline", &WORK),
     ("monitor", &WORK),
@@ -24,6 +24,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("notifications", &["event", "runner"]),
     ("http", &["chain", "event", "google", "registry", "request_guard"]),
     ("daemon", &["chain"]),
+    ("sdk", &["event"]),
     ("google", &[]),
     ("telemetry", &[]),
     ("chain", &[]),
@@ -130,6 +131,22 @@ fn the_emulator_names_nothing_but_its_tools() {
 }
 
 #[test]
+fn a_module_includes_only_its_own_files() {
+    let mut broken = Vec::new();
+    let mut seen = 0;
+    for Source { path, module: including, code } in sources() {
+        for file in included(&path, &code) {
+            seen += 1;
+            if module(&file)[0] != including[0] {
+                broken.push(format!("{} includes {}", path.display(), file.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(seen > 3, "this test no longer sees included files: it saw {seen}");
+}
+
+#[test]
 fn an_outside_crate_has_one_home() {
     let mut broken = Vec::new();
     for Source { path, code, .. } in sources() {
@@ -196,6 +213,26 @@ fn code(text: &str, module: &[String]) -> String {
         code.push('\n');
     }
     code
+}
+
+/// The files that code includes by name.
+fn included(path: &Path, code: &str) -> Vec<PathBuf> {
+    let folder = path.parent().expect("sources are in src");
+    let named = ["include_str!(\"", "include_bytes!(\"", "include!(\""];
+    let after = named.iter().flat_map(|name| code.split(name).skip(1));
+    after
+        .map(|rest| rest.split('"').next().unwrap_or_default())
+        .map(|name| {
+            let mut file = folder.to_owned();
+            for part in name.split('/') {
+                match part {
+                    ".." => drop(file.pop()),
+                    part => file.push(part),
+                }
+            }
+            file
+        })
+        .collect()
 }
 
 /// Where the first `super::` of a line and those that follow it start and end, and how many they are.

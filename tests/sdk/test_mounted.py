@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_shim import ASK_LOCAL, CHILDREN, SERIALISED, SHIM, USUAL
 
-SOURCES = SHIM.parent.parent / "runner" / "kubernetes" / "inputs"
+SOURCES = SHIM / "mounted"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-SHIM = HERE.parent.parent / "src" / "local" / "shim"
+SHIM = HERE.parent.parent / "src" / "sdk" / "shim"
 QUESTION = "6b9f2fcd-6f66-4a3c-8e85-0a4e8c0b6a2d"
 
 FROM_CHILD = {

@@ -24,7 +24,8 @@ use super::job::{Order, Refusal, annotation, identify, label, name};
 use super::settings::Road;
 use crate::event::Inputs;
 use crate::runner::Launch;
-use crate::runner::arguments::{ARGUMENT_LIMIT, QuestionFile};
+use crate::sdk::arguments::{ARGUMENT_LIMIT, QuestionFile};
+use crate::sdk::{shim, variables};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{
@@ -36,11 +37,6 @@ use std::collections::BTreeMap;
 
 /// Where a question is mounted.
 pub const FOLDER: &str = "/twined";
-
-/// The variable that names the question's file, or the first part of it.
-pub const FILE_VARIABLE: &str = "TWINED_QUESTION_FILE";
-/// The variable that says how many parts there are.
-pub const PARTS_VARIABLE: &str = "TWINED_QUESTION_PARTS";
 
 /// How much one Secret holds of a question. Kubernetes takes 1 MiB; the rest is for the Python
 /// beside the first part.
@@ -57,14 +53,6 @@ const QUESTION: &str = "question.json";
 
 /// That everybody can read them, whoever the image runs as.
 const MODE: i32 = 0o444;
-
-/// What is beside the first part. What a network on a laptop needs too is kept there.
-const PYTHON: [(&str, &str); 4] = [
-    ("start.py", include_str!("inputs/start.py")),
-    ("sitecustomize.py", include_str!("inputs/sitecustomize.py")),
-    ("twined_hook.py", include_str!("../../local/shim/twined_hook.py")),
-    ("twined_question.py", include_str!("../../local/shim/twined_question.py")),
-];
 
 /// That a question is mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +78,7 @@ pub fn mounted(order: &Order<'_>) -> Result<Option<Mounted>, Refusal> {
     if children.is_none() && !long(input_values) && !long(input_manifest) && !lost {
         return Ok(None);
     }
-    let length = QuestionFile::of(inputs).bytes.len();
+    let length = QuestionFile::new(inputs).bytes.len();
     if length > LIMIT {
         return Err(Refusal::wrong(format!(
             "what the question brings is {length} bytes of JSON, and it can be {LIMIT}: put the \
@@ -110,7 +98,7 @@ fn is_lost(input_values: &str) -> bool {
 pub(super) fn volume(job: &str, mounted: Mounted, road: Road) -> Volume {
     let Mounted { nonce, parts } = mounted;
     let source = |part: usize| {
-        let python = PYTHON.iter().map(|(name, _)| (*name).to_owned());
+        let python = shim::MOUNTED.iter().map(|(name, _)| (*name).to_owned());
         let python = python.filter(|_| part == 0 && road == Road::Python);
         let keys = [file(part)].into_iter().chain(python);
         let item = |key: String| KeyToPath { path: key.clone(), key, mode: None };
@@ -146,13 +134,13 @@ pub(super) fn mount() -> VolumeMount {
 /// What stands before the command. `-S`: the `sitecustomize` of the image is for the program that
 /// follows, and runs there.
 pub(super) fn start() -> [String; 3] {
-    ["python3".to_owned(), "-S".to_owned(), format!("{FOLDER}/start.py")]
+    ["python3".to_owned(), "-S".to_owned(), format!("{FOLDER}/{}", shim::START)]
 }
 
 /// The variables that tell where the question is.
 pub(super) fn variables(mounted: Mounted) -> impl Iterator<Item = (&'static str, String)> {
-    let file = (FILE_VARIABLE, format!("{FOLDER}/{QUESTION}"));
-    [file, (PARTS_VARIABLE, mounted.parts.to_string())].into_iter()
+    let file = (variables::QUESTION_FILE, format!("{FOLDER}/{QUESTION}"));
+    [file, (variables::QUESTION_PARTS, mounted.parts.to_string())].into_iter()
 }
 
 /// The Secrets of a Job that the API server has: the same for every redelivery of its question.
@@ -163,12 +151,12 @@ pub fn secrets(job: &Job, inputs: Inputs<'_>) -> Vec<Secret> {
     };
     let Some(identity) = identify(job) else { return Vec::new() };
     let first = name(identity.run, 0);
-    let bytes = QuestionFile::of(inputs).bytes;
+    let bytes = QuestionFile::new(inputs).bytes;
     let secret = |(part, bytes): (usize, &[u8])| {
         let mut data = BTreeMap::from([(file(part), ByteString(bytes.to_vec()))]);
         if part == 0 {
             let python = |(name, text): (&str, &str)| (name.to_owned(), ByteString(text.into()));
-            data.extend(PYTHON.map(python));
+            data.extend(shim::MOUNTED.map(python));
         }
         Secret {
             metadata: ObjectMeta {

@@ -20,9 +20,9 @@ mod template;
 
 use crate::event::{RunId, Sruid, SruidBuf, Timestamp};
 use crate::runner::Launch;
-use crate::runner::arguments::{self, ARGUMENT_LIMIT};
 use crate::runner::kubernetes::inputs::{self, Mounted};
 use crate::runner::kubernetes::settings::{Service, Settings};
+use crate::sdk::arguments::{self, ARGUMENT_LIMIT};
 use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
 };

@@ -27,6 +27,7 @@ mod file;
 
 use crate::event::{Pattern, Quantity, Sruid, SruidBuf};
 use crate::runner::Reason;
+use crate::sdk::ASK_LOCAL;
 pub use checked::{Key, Name, Place, ResourceName, Span, Text, Variable};
 pub use file::{
     Effect, Fields, Gpus, Limit, Resource, Retry, Road, Running, SecretKey, Security, Toleration,
@@ -297,9 +298,7 @@ impl From<Fields> for Service {
             security,
             running,
         } = fields;
-        let command = command.unwrap_or_else(|| {
-            ["octue", "twined", "question", "ask-local"].map(str::to_owned).into()
-        });
+        let command = command.unwrap_or_else(|| ASK_LOCAL.map(str::to_owned).into());
         Self {
             cpus: Amount::of(cpus, Quantity::whole(1)),
             memory: Amount::of(memory, Quantity::mebi(512)),

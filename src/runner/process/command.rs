@@ -1,13 +1,13 @@
 //! What is to be executed for a run, read anew for each: a change of a service's code, `.env` or
 //! virtual environment is what its next question runs.
 
-use crate::runner::arguments::{
-    self, ARGUMENT_LIMIT, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION,
-};
 use crate::runner::process::environment::{self, Environment, Sources};
 use crate::runner::process::folder::{Folder, absent_as_none};
 use crate::runner::process::record::{Asked, Plan};
 use crate::runner::process::{Options, Service};
+use crate::sdk::arguments::{
+    self, ARGUMENT_LIMIT, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION,
+};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;

@@ -13,6 +13,7 @@
 //! network, which must not take the child out of this one. Who passes a variable on by hand means
 //! it, and wins over both.
 
+use crate::sdk::variables;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -33,8 +34,6 @@ pub const INHERITED: [&str; 12] = [
     "CURL_CA_BUNDLE",
 ];
 
-/// Names the file with the question's inputs.
-pub const QUESTION_FILE: &str = "TWINED_QUESTION_FILE";
 /// Names the run's folder: what a process of a run is known by.
 pub const RUN: &str = "TWINED_RUN";
 
@@ -77,14 +76,14 @@ impl Sources<'_> {
         all.extend(self.inherited.iter().filter(|(name, _)| is_inherited(name)).cloned());
         all.extend(owned(self.dotenv));
         all.extend(owned(self.network));
-        all.insert("OCTUE_SERVICE_REVISION_TAG".into(), self.tag.into());
+        all.insert(variables::SERVICE_REVISION_TAG.into(), self.tag.into());
         // What is printed just before a kill is to be seen.
         all.insert("PYTHONUNBUFFERED".into(), "1".into());
         all.extend(owned(self.passed));
         if let Some(shim) = self.shim {
             put_first(&mut all, PYTHONPATH, shim);
         }
-        all.insert(QUESTION_FILE.into(), self.question.into());
+        all.insert(variables::QUESTION_FILE.into(), self.question.into());
         all.insert(RUN.into(), self.run.into());
         all
     }

@@ -124,7 +124,7 @@ fn the_parts_are_the_question_and_the_pod_mounts_them_all() {
         );
         assert_eq!(secret.immutable, Some(true));
     }
-    assert_eq!(joined, QuestionFile::of(inputs).bytes);
+    assert_eq!(joined, QuestionFile::new(inputs).bytes);
 
     let pod = pod(&job);
     let projected = &pod["volumes"][0]["projected"];

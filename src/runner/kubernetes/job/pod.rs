@@ -3,11 +3,12 @@
 use super::requests::{Requests, Share};
 use super::{CONTAINER, Network, Order, image};
 use crate::event::Inputs;
-use crate::runner::arguments::{ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
 use crate::runner::kubernetes::inputs::{self, Mounted};
 use crate::runner::kubernetes::settings::{
     Road, SecretKey, Security, Service, Toleration, Volume, VolumeSource,
 };
+use crate::sdk::arguments::{ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
+use crate::sdk::variables;
 use k8s_openapi::api::core::v1::{
     self as core, Capabilities, Container, EnvVar, EnvVarSource, LocalObjectReference, PodSpec,
     ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, VolumeMount,
@@ -135,10 +136,10 @@ fn environment(order: &Order<'_>, mounted: Option<Mounted>) -> Vec<EnvVar> {
         all.extend(inputs::variables(mounted).map(|(name, value)| variable(name, &value)));
     }
     // The contract's last: of two with one name the last holds.
-    all.push(variable("TWINED_SERVICES_TOPIC_NAME", topic));
-    all.push(variable("COMPUTE_PROVIDER", "GOOGLE_KUEUE"));
+    all.push(variable(variables::TOPIC_NAME, topic));
+    all.push(variable(variables::COMPUTE_PROVIDER, variables::GOOGLE_KUEUE));
     let tag = order.launch.recipient.as_sruid().tag();
-    all.push(variable("OCTUE_SERVICE_REVISION_TAG", tag));
+    all.push(variable(variables::SERVICE_REVISION_TAG, tag));
     all
 }
 

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::event::attributes::RECIPIENT;
 use crate::event::{Quantity, RunId, Timestamp};
-use crate::runner::arguments::{self, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
 use crate::runner::kubernetes::settings::{Retry, Service};
+use crate::sdk::arguments::{self, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;

@@ -9,8 +9,8 @@ use super::{
     Gate, Order, Refusal, SAFE_TO_EVICT, annotation, check_length, labels, manifest, name, put_gate,
 };
 use crate::event::{Quantity, SruidBuf};
-use crate::runner::arguments::{self, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
 use crate::runner::kubernetes::inputs;
+use crate::sdk::arguments::{self, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use std::collections::{BTreeMap, HashMap};

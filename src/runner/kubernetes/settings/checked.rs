@@ -1,6 +1,7 @@
 //! Texts of the settings, each checked when it is read: an error then has the line.
 
 use crate::runner::kubernetes::inputs::FOLDER;
+use crate::sdk::variables;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 use std::fmt;
@@ -47,11 +48,11 @@ pub(super) struct Words(pub Vec<String>);
 
 /// Variables that are ours to give: with another value nothing would run.
 pub const OURS: [&str; 5] = [
-    "TWINED_SERVICES_TOPIC_NAME",
-    "COMPUTE_PROVIDER",
-    "OCTUE_SERVICE_REVISION_TAG",
-    "TWINED_QUESTION_FILE",
-    "TWINED_QUESTION_PARTS",
+    variables::TOPIC_NAME,
+    variables::COMPUTE_PROVIDER,
+    variables::SERVICE_REVISION_TAG,
+    variables::QUESTION_FILE,
+    variables::QUESTION_PARTS,
 ];
 
 // === impl Default ===

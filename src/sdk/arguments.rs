@@ -1,13 +1,13 @@
-//! How a question reaches what answers it: the arguments of `ask-local`, and the file for what no
-//! argument holds.
+//! How a question reaches its service: as arguments of `ask-local`, or, where it is too long for an
+//! argument, as a file.
 
 use crate::event::Inputs;
 use crate::event::attributes::{FORWARD_LOGS, RETRY_COUNT};
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// How long an argument may be. The kernel takes none of 128 KiB; the rest is room for a shell
-/// script that puts more into one.
+/// The longest argument in bytes. The kernel refuses 128 KiB; the rest is room for a shell script
+/// that adds to one.
 pub const ARGUMENT_LIMIT: usize = 120 * 1024;
 
 /// The option of a question's attributes.
@@ -17,23 +17,23 @@ pub const VALUES_OPTION: &str = "--input-values";
 /// The option of its input manifest.
 pub const MANIFEST_OPTION: &str = "--input-manifest";
 
-/// The file of a question: `{"input_values": …, "input_manifest": …, "children": …}`, what is given
-/// of them, as it came.
+/// The file of a question: `{"input_values": …, "input_manifest": …, "children": …}`, each as it came
+/// and only where it is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuestionFile {
-    /// What is in it.
+    /// The content.
     pub bytes: Vec<u8>,
-    /// Where the input values are in it.
+    /// The range of the input values.
     pub input_values: Option<Range<usize>>,
-    /// Where the input manifest is in it.
+    /// The range of the input manifest.
     pub input_manifest: Option<Range<usize>>,
 }
 
 // === impl QuestionFile ===
 
 impl QuestionFile {
-    /// Writes it.
-    pub fn of(inputs: Inputs<'_>) -> Self {
+    /// Writes the inputs of a question.
+    pub fn new(inputs: Inputs<'_>) -> Self {
         let Inputs { input_values, input_manifest, children } = inputs;
         let mut bytes = Vec::from(b"{");
         let mut put = |name: &str, text: Option<&str>| {
@@ -54,8 +54,8 @@ impl QuestionFile {
     }
 }
 
-/// The JSON of a question's attributes for `--attributes`: those that came, and two that the SDK
-/// dies without before its first event.
+/// The JSON of a question's attributes for `--attributes`: as they came, with defaults for two without
+/// which the SDK fails before its first event.
 pub fn attributes(came: &HashMap<String, String>) -> String {
     let given = came.iter().map(|(name, value)| (&**name, &**value));
     let missing = [(RETRY_COUNT, "0"), (FORWARD_LOGS, "0")];
@@ -67,7 +67,7 @@ pub fn json(came: &HashMap<String, String>) -> String {
     object(came.iter().map(|(name, value)| (&**name, &**value)))
 }
 
-/// In the order of the names, so that one question has one text.
+/// Sorted by name, so that one question has one text.
 fn object<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut pairs: Vec<_> = pairs.collect();
     pairs.sort_unstable();
@@ -94,18 +94,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_holds_what_is_given_as_it_came() {
+    fn the_file_holds_the_given_inputs_as_they_came() {
         let inputs =
             Inputs { input_values: Some("[ NaN ]"), input_manifest: None, children: Some("[]") };
-        let file = QuestionFile::of(inputs);
+        let file = QuestionFile::new(inputs);
         assert_eq!(file.bytes, br#"{"input_values":[ NaN ],"children":[]}"#);
         assert_eq!(&file.bytes[file.input_values.unwrap()], b"[ NaN ]");
         assert_eq!(file.input_manifest, None);
-        assert_eq!(QuestionFile::of(Inputs::default()).bytes, b"{}");
+        assert_eq!(QuestionFile::new(Inputs::default()).bytes, b"{}");
     }
 
     #[test]
-    fn attributes_have_what_the_sdk_needs_and_what_came_is_kept() {
+    fn attributes_keep_what_came_and_add_what_the_sdk_needs() {
         let came = HashMap::from([("forward_logs".to_owned(), "1".to_owned())]);
         assert_eq!(attributes(&came), r#"{"forward_logs":"1","retry_count":"0"}"#);
         assert_eq!(json(&came), r#"{"forward_logs":"1"}"#);

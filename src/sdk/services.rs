@@ -1,4 +1,4 @@
-//! The services of a laptop: folders with an `octue.yaml`.
+//! The services of a host: folders with an `octue.yaml`.
 
 use crate::event::SruidBuf;
 use serde::Deserialize;
@@ -7,48 +7,48 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What makes a folder a service's.
+/// The file that makes a folder a service.
 const FILE: &str = "octue.yaml";
 
-/// How deep below a given folder services are looked for.
+/// How many levels below a given folder are searched.
 const DEPTH: usize = 2;
 
-/// A service that can be run here.
+/// A service that was found on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Its name, with the tag of this network.
+pub struct LocalService {
+    /// Its name, with the given revision tag.
     pub sruid: SruidBuf,
-    /// Where its `octue.yaml` is.
+    /// The folder of its `octue.yaml`.
     pub folder: PathBuf,
 }
 
-/// Why the services cannot be told.
+/// Why the services of a host cannot be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServicesError {
-    /// A folder that was given has none.
+    /// A given folder holds no service.
     #[error("no `octue.yaml` in `{}` or in the folders in it", .0.display())]
     None(PathBuf),
     /// A folder cannot be read.
     #[error("failed to read `{}`", path.display())]
     Read {
-        /// Which.
+        /// The folder or file.
         path: PathBuf,
-        /// The system's words.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// An `octue.yaml` is not one.
-    #[error("`{}` is no service configuration: {message}", path.display())]
+    /// An `octue.yaml` is not valid.
+    #[error("`{}` is not a valid service configuration: {message}", path.display())]
     Parse {
-        /// Which.
+        /// The folder or file.
         path: PathBuf,
-        /// What is wrong.
+        /// Why.
         message: String,
     },
-    /// Two folders say that they are one service.
-    #[error("`{}` and `{}` are both the service `{service}`", first.display(), second.display())]
+    /// Two folders hold the same service.
+    #[error("`{}` and `{}` both hold the service `{service}`", first.display(), second.display())]
     Twice {
-        /// Its name.
+        /// Its SRUID.
         service: String,
         /// One folder.
         first: PathBuf,
@@ -57,25 +57,26 @@ pub enum ServicesError {
     },
 }
 
-/// The part of an `octue.yaml` that we need. The SDK reads the rest, and the first service alone.
+/// The part of an `octue.yaml` that we need. As the SDK does, we read the first service only.
 #[derive(Deserialize)]
 struct Configuration {
-    services: Vec<Named>,
+    services: Vec<ServiceName>,
 }
 
 #[derive(Deserialize)]
-struct Named {
+struct ServiceName {
     namespace: String,
     name: String,
 }
 
-/// Finds the services in the given folders, or in the current one, where there may be none.
-pub fn find(given: &[PathBuf], tag: &str) -> Result<Vec<Found>, ServicesError> {
-    let mut found = BTreeMap::<String, Found>::new();
+/// Finds the services in the given folders. Without a folder the current one is searched, and may hold
+/// none.
+pub fn find(given: &[PathBuf], tag: &str) -> Result<Vec<LocalService>, ServicesError> {
+    let mut found = BTreeMap::<String, LocalService>::new();
     let here = [PathBuf::from(".")];
     for folder in if given.is_empty() { &here } else { given } {
         let mut folders = Vec::new();
-        look(folder, DEPTH, &mut folders)?;
+        search(folder, DEPTH, &mut folders)?;
         if folders.is_empty() && !given.is_empty() {
             return Err(ServicesError::None(folder.clone()));
         }
@@ -97,7 +98,7 @@ pub fn find(given: &[PathBuf], tag: &str) -> Result<Vec<Found>, ServicesError> {
     Ok(found.into_values().collect())
 }
 
-fn look(folder: &Path, depth: usize, folders: &mut Vec<PathBuf>) -> Result<(), ServicesError> {
+fn search(folder: &Path, depth: usize, folders: &mut Vec<PathBuf>) -> Result<(), ServicesError> {
     let failed = |source| ServicesError::Read { path: folder.to_owned(), source };
     let folder = fs::canonicalize(folder).map_err(failed)?;
     if folder.join(FILE).is_file() {
@@ -111,20 +112,20 @@ fn look(folder: &Path, depth: usize, folders: &mut Vec<PathBuf>) -> Result<(), S
     for entry in fs::read_dir(&folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
-        // Links are followed, as a person would.
+        // Links to folders are followed.
         if !hidden && entry.path().is_dir() {
             inside.push(entry.path());
         }
     }
     inside.sort();
     for inside in inside {
-        // What cannot be read below a folder is not a service that was asked for.
-        let _ = look(&inside, depth - 1, folders);
+        // Only the given folders must be readable.
+        let _ = search(&inside, depth - 1, folders);
     }
     Ok(())
 }
 
-fn read(folder: &Path, tag: &str) -> Result<Found, ServicesError> {
+fn read(folder: &Path, tag: &str) -> Result<LocalService, ServicesError> {
     let path = folder.join(FILE);
     let text = fs::read_to_string(&path)
         .map_err(|source| ServicesError::Read { path: path.clone(), source })?;
@@ -132,10 +133,11 @@ fn read(folder: &Path, tag: &str) -> Result<Found, ServicesError> {
     let configuration: Configuration =
         serde_saphyr::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     let first = configuration.services.into_iter().next();
-    let Named { namespace, name } = first.ok_or_else(|| wrong("`services` is empty".into()))?;
+    let ServiceName { namespace, name } =
+        first.ok_or_else(|| wrong("`services` is empty".into()))?;
     let text = format!("{namespace}/{name}:{tag}");
     let sruid = text.parse().map_err(|error| wrong(format!("`{text}`: {error}")))?;
-    Ok(Found { sruid, folder: folder.to_owned() })
+    Ok(LocalService { sruid, folder: folder.to_owned() })
 }
 
 #[cfg(test)]
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_and_folders_of_folders_are_found() {
+    fn services_are_found_in_a_folder_and_below_it() {
         let root = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(root.path()).unwrap();
         service(&root.join("a"), "octue", "a");
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_names_the_folder() {
+    fn each_error_names_the_folder() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         let refusal = |folder: &str| find(&[root.join(folder)], "local").unwrap_err().to_string();
@@ -184,6 +186,6 @@ mod tests {
         }
         service(&root.join("twice/a"), "octue", "a");
         service(&root.join("twice/b"), "octue", "a");
-        assert!(refusal("twice").contains("both the service `octue/a:local`"));
+        assert!(refusal("twice").contains("both hold the service `octue/a:local`"));
     }
 }

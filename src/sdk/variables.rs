@@ -1,27 +1,36 @@
-//! The variables that make Google's clients and the SDK use this network, and nothing else.
+//! The environment variables that the SDK and Google's clients read.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Sends every Google client to an emulator of Pub/Sub.
+/// Sends every Google /// Pub/Sub emulator that every Google client uses.
 pub const PUBSUB_EMULATOR_HOST: &str = "PUBSUB_EMULATOR_HOST";
-/// The project of clients that are told none.
+/// Project of Google's clients where nothing else gives one.
 pub const GOOGLE_CLOUD_PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
-/// The file of a service account, for Google's clients want credentials even here.
+/// File of a service account. Google's clients want credentials even offline.
 pub const GOOGLE_APPLICATION_CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
-/// The metadata server, which the SDK asks when it signs URLs.
+/// Metadata server of Google, which the SDK asks when it signs URLs.
 pub const GCE_METADATA_HOST: &str = "GCE_METADATA_HOST";
-/// The network's topic, for the SDK.
+/// The network's topic.
 pub const TOPIC_NAME: &str = "TWINED_SERVICES_TOPIC_NAME";
-/// The service registry of this network, for the shim: those of an `octue.yaml` are elsewhere.
-pub const LOCAL_REGISTRY: &str = "TWINED_LOCAL_REGISTRY";
-/// Where a child runs, for the SDK.
+/// Where a service runs: [`GOOGLE_KUEUE`].
 pub const COMPUTE_PROVIDER: &str = "COMPUTE_PROVIDER";
+/// The value of [`COMPUTE_PROVIDER`] for a service that was started for one question.
+pub const GOOGLE_KUEUE: &str = "GOOGLE_KUEUE";
+/// The revision tag of a service.
+pub const SERVICE_REVISION_TAG: &str = "OCTUE_SERVICE_REVISION_TAG";
+/// URL of the service registry of a network on this machine. Ours, read by the shim: the registries
+/// in an `octue.yaml` are elsewhere.
+pub const LOCAL_REGISTRY: &str = "TWINED_LOCAL_REGISTRY";
+/// File with the question's inputs, or with the first part of them. Ours, read by the shim.
+pub const QUESTION_FILE: &str = "TWINED_QUESTION_FILE";
+/// Number of parts of the file of [`QUESTION_FILE`]. Ours, read by the shim.
+pub const QUESTION_PARTS: &str = "TWINED_QUESTION_PARTS";
 
-/// Why a network's description of itself is not used.
+/// A value with which a network describes itself and that is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the network gives `{name}` a value that is no {expected}")]
+#[error("value of `{name}` from the network is not a valid {expected}")]
 pub struct InvalidValue {
     /// The variable.
     pub name: &'static str,
@@ -32,8 +41,8 @@ pub struct InvalidValue {
 /// Whether a variable's value has the right form.
 type Form = fn(&str) -> bool;
 
-/// The variables that a network describes itself by, and the form of their values. Whoever holds the
-/// network's port chooses them, and a shell evaluates them.
+/// The variables with which a network describes itself, and the form of their values. Whoever holds
+/// the network's port chooses them, and a shell evaluates them.
 const FORMS: [(&str, &str, Form); 6] = [
     (PUBSUB_EMULATOR_HOST, "HOST:PORT", is_address),
     (GCE_METADATA_HOST, "HOST:PORT", is_address),
@@ -43,8 +52,8 @@ const FORMS: [(&str, &str, Form); 6] = [
     (LOCAL_REGISTRY, "URL of a registry", is_registry),
 ];
 
-/// The variables of `described` that this version knows, and the names of the rest.
-pub fn known(
+/// Splits `described` into the variables that this version knows and the names of the rest.
+pub fn split_known(
     described: BTreeMap<String, String>,
 ) -> Result<(BTreeMap<String, String>, Vec<String>), InvalidValue> {
     let mut known = BTreeMap::new();
@@ -75,7 +84,7 @@ fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| host_fits(host) && port.parse::<u16>().is_ok())
 }
 
-/// What projects and topics are called.
+/// Whether a text is a name of a project or topic.
 fn is_name(text: &str) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-_.~+%:".contains(c);
     !text.is_empty() && !text.starts_with('-') && text.chars().all(fits)
@@ -86,9 +95,9 @@ fn is_registry(text: &str) -> bool {
     address.is_some_and(is_address)
 }
 
-/// Where a network's parts are.
+/// A network on this machine, as its variables describe it.
 #[derive(Clone, Debug)]
-pub struct Places<'a> {
+pub struct LocalNetwork<'a> {
     /// Its Pub/Sub, `HOST:PORT`.
     pub pubsub: &'a str,
     /// Its HTTP server.
@@ -101,10 +110,10 @@ pub struct Places<'a> {
     pub credentials: &'a Path,
 }
 
-// === impl Places ===
+// === impl LocalNetwork ===
 
-impl Places<'_> {
-    /// The variables.
+impl LocalNetwork<'_> {
+    /// The variables that make the SDK and Google's clients use this network, and nothing else.
     pub fn variables(&self) -> BTreeMap<String, String> {
         let Self { pubsub, http, project, topic, credentials } = self;
         [
@@ -129,23 +138,23 @@ mod tests {
     }
 
     #[test]
-    fn what_a_network_says_of_itself_is_known() {
+    fn a_network_s_own_variables_are_known() {
         for http in ["127.0.0.1:8094", "[::1]:8094"] {
-            let places = Places {
+            let network = LocalNetwork {
                 pubsub: "localhost:8085",
                 http: http.parse().unwrap(),
                 project: "any",
                 topic: "main.octue.twined.services",
                 credentials: Path::new("/home/it's me/.twined/google.json"),
             };
-            let variables = places.variables();
-            assert_eq!(known(variables.clone()), Ok((variables, Vec::new())));
+            let variables = network.variables();
+            assert_eq!(split_known(variables.clone()), Ok((variables, Vec::new())));
         }
     }
 
     #[test]
-    fn a_name_that_is_not_ours_is_left_out() {
-        let (variables, unknown) = known(described(&[
+    fn an_unknown_variable_is_left_out() {
+        let (variables, unknown) = split_known(described(&[
             ("LD_PRELOAD", "/tmp/evil.so"),
             ("x; touch /tmp/pwned; y", "1"),
             (TOPIC_NAME, "a-topic"),
@@ -156,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_form_is_refused() {
+    fn a_value_of_the_wrong_form_is_refused() {
         for (name, value) in [
             (PUBSUB_EMULATOR_HOST, "localhost"),
             (PUBSUB_EMULATOR_HOST, "$(touch /tmp/pwned):80"),
@@ -170,7 +179,7 @@ mod tests {
             (LOCAL_REGISTRY, "file:///etc/passwd"),
             (LOCAL_REGISTRY, "http://evil.example/registry"),
         ] {
-            let error = known(described(&[(name, value)])).unwrap_err();
+            let error = split_known(described(&[(name, value)])).unwrap_err();
             assert_eq!(error.name, name, "{value}");
         }
     }
