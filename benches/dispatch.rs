@@ -10,7 +10,7 @@ use std::hint::black_box;
 use twined::event::encode::{self, Ask, Body};
 use twined::event::{Sruid, Timestamp, decode};
 use twined::pipeline::action::{self, Action};
-use twined::runner::Launch;
+use twined::runner::LaunchRequest;
 use twined::runner::kubernetes::job::{Gate, Network, Order, Templates};
 use twined::runner::kubernetes::settings::{Fields, Settings};
 use twined::store::Row;
@@ -104,7 +104,7 @@ fn dispatch_to_job(criterion: &mut Criterion) {
                 let recipient = event.attributes.recipient.to_buf();
                 let service = settings.of(&recipient);
                 let order = Order {
-                    launch: Launch {
+                    launch: LaunchRequest {
                         run,
                         recipient: &recipient,
                         parent_question: event.attributes.parent_question_uuid,

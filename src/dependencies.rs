@@ -2,7 +2,7 @@
 
 use crate::pubsub::{Admin, Publisher};
 use crate::registry::ServiceRegistry;
-use crate::runner::Runner;
+use crate::runner::{Coordinator, Runner};
 use crate::store::{EventStore, View};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use std::time::Duration;
 pub struct Dependencies {
     /// Runs questions.
     pub runner: Arc<dyn Runner>,
+    /// Divides the reports and the leader's work between replicas.
+    pub coordinator: Arc<dyn Coordinator>,
     /// Recent events of the questions that run here.
     pub view: Arc<dyn View>,
     /// Keeps every event.

@@ -12,8 +12,8 @@ use crate::network::{self, Work};
 use crate::pubsub::subscriber::{Flow, SubscriberError};
 use crate::pubsub::{Admin, CallError, ConnectError, Connection};
 use crate::registry::{Listed, ServiceRegistry};
-use crate::runner::Runner;
 use crate::runner::process::{self, ProcessRunner, Service};
+use crate::runner::{Coordinator, Runner};
 use crate::sdk::ASK_LOCAL;
 use crate::sdk::services::LocalService;
 use crate::sdk::variables::{COMPUTE_PROVIDER, GOOGLE_KUEUE, LocalNetwork};
@@ -202,6 +202,7 @@ impl Network {
             store: Arc::clone(&store) as Arc<dyn EventStore>,
             view: Arc::clone(&store) as Arc<dyn View>,
             runner: Arc::clone(&runner) as Arc<dyn Runner>,
+            coordinator: Arc::clone(&runner) as Arc<dyn Coordinator>,
             registry,
             subscriptions_first: true,
             // All publish to one emulator, which keeps their order.

@@ -19,7 +19,7 @@ use crate::dependencies::Dependencies;
 use crate::event::{RunId, Timestamp};
 use crate::monitor::metrics::Metrics;
 use crate::monitor::waiting::{Due, Waiting};
-use crate::runner::{End, Phase, RunState};
+use crate::runner::{RunEnd, RunPhase, RunState};
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -90,7 +90,7 @@ struct Ending {
 impl Monitor {
     /// A monitor that works until `stop`.
     pub fn new(dependencies: Dependencies, stop: CancellationToken) -> Arc<Self> {
-        let leads = dependencies.runner.leads();
+        let leads = dependencies.coordinator.leadership();
         let (metrics, clock) = (Metrics::new(), Clock::new());
         Arc::new(Self { dependencies, metrics, leads, clock, ending: AtomicU32::new(0), stop })
     }
@@ -141,7 +141,7 @@ impl Hands {
 
     fn hear(&mut self, state: RunState) {
         match &state.phase {
-            Phase::Queued { .. } | Phase::Starting { .. } | Phase::Running { .. } => {
+            RunPhase::Queued { .. } | RunPhase::Starting { .. } | RunPhase::Running { .. } => {
                 // A later attempt than the one that has ended.
                 self.let_go(state.run);
                 let took = self.waiting.hear(&state, self.monitor.clock.now());
@@ -149,12 +149,12 @@ impl Hands {
                     self.monitor.metrics.took(took);
                 }
             }
-            Phase::Ended(end) => {
+            RunPhase::Ended(end) => {
                 let end = end.clone();
                 self.waiting.remove(state.run);
                 self.end(state, end);
             }
-            Phase::Settled => {
+            RunPhase::Settled => {
                 self.waiting.remove(state.run);
                 self.let_go(state.run);
             }
@@ -162,7 +162,7 @@ impl Hands {
     }
 
     /// Sees a run to its end, unless that is being done already.
-    fn end(&mut self, state: RunState, end: End) {
+    fn end(&mut self, state: RunState, end: RunEnd) {
         let RunState { run, attempt, .. } = state;
         let known = self.ending.get(&run);
         if known.is_some_and(|known| known.attempt == attempt && !known.task.is_finished()) {

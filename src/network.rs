@@ -12,7 +12,7 @@ use crate::pubsub::subscriber::{Flow, SubscriberError};
 use crate::pubsub::{Admin, CallError, Connection, Publisher, Subscriber};
 use crate::registry::ServiceRegistry;
 use crate::request_guard::HostName;
-use crate::runner::Runner;
+use crate::runner::{Coordinator, Runner};
 use crate::store::{EventStore, View};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::future::Future;
@@ -46,6 +46,8 @@ pub struct Work<'a> {
     pub view: Arc<dyn View>,
     /// What runs questions.
     pub runner: Arc<dyn Runner>,
+    /// Who leads, and who reports an end.
+    pub coordinator: Arc<dyn Coordinator>,
     /// Which revisions run here.
     pub registry: Arc<dyn ServiceRegistry>,
     /// Whether a service that somebody started by hand answers in the place of ours.
@@ -61,7 +63,8 @@ impl Work<'_> {
     /// Sets it to work. When it returns, messages are received.
     pub async fn spawn(self, tasks: &mut Tasks) -> Result<(), SubscriberError> {
         let Self { connection, topic, subscription, flow, .. } = self;
-        let Self { store, view, runner, registry, subscriptions_first, late_answers, .. } = self;
+        let Self { store, view, runner, coordinator, registry, .. } = self;
+        let Self { subscriptions_first, late_answers, .. } = self;
         let stop = tasks.stop();
         let admin = Admin::new(connection);
         let publisher = Publisher::new(connection, topic);
@@ -69,6 +72,7 @@ impl Work<'_> {
         let subscriber = subscriber.restoring(admin.clone(), subscription, topic);
         let dependencies = Dependencies {
             runner,
+            coordinator,
             view,
             store,
             registry,

@@ -8,7 +8,7 @@
 use crate::event::attributes as name;
 use crate::event::encode::{self, Body};
 use crate::event::{Outgoing, RunId, Timestamp};
-use crate::runner::{End, Reason, RunState};
+use crate::runner::{EndReason, RunEnd, RunState};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -114,18 +114,18 @@ pub(crate) fn refusal(
 }
 
 /// The end of a question of whose run nothing exists. The same whichever replica finds it.
-pub(crate) fn end_of_lost_run(cancelled: bool, at: Timestamp) -> End {
+pub(crate) fn end_of_lost_run(cancelled: bool, at: Timestamp) -> RunEnd {
     let (reason, message) = if cancelled {
-        (Reason::Cancelled, "The question was cancelled.")
+        (EndReason::Cancelled, "The question was cancelled.")
     } else {
         (
-            Reason::Lost,
+            EndReason::Lost,
             "The question has no answer, and nothing of its run is left: it was deleted, or ended \
              while no daemon was running. Ask it again; if that fails too, ask the network's \
              admins who deletes its Jobs.",
         )
     };
-    End { at, started: None, reason, message: message.to_owned(), tail: Vec::new() }
+    RunEnd { at, started: None, reason, message: message.to_owned(), tail: Vec::new() }
 }
 
 // === impl Attempt ===
@@ -137,7 +137,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// The exception for a run that ended without a terminal event of its own.
-    pub(crate) fn exception(&self, end: &End) -> Option<Notification> {
+    pub(crate) fn exception(&self, end: &RunEnd) -> Option<Notification> {
         let body = Body::Exception {
             exception_type: end.reason.exception().to_owned(),
             exception_message: end.message.clone(),
@@ -151,7 +151,7 @@ impl<'a> Attempt<'a> {
     ///
     /// Each claim has a fence of its own. The fence of a claim that was taken over may precede
     /// events that its holder published meanwhile.
-    pub(crate) fn fence(&self, end: &End, claim: Uuid) -> Option<Notification> {
+    pub(crate) fn fence(&self, end: &RunEnd, claim: Uuid) -> Option<Notification> {
         self.notification(&format!("ended, claimed by {claim}"), end.at, &Body::Heartbeat)
     }
 
@@ -257,7 +257,7 @@ impl Refusal {
                 ),
             ),
             Self::Cancelled => (
-                Reason::Cancelled.exception(),
+                EndReason::Cancelled.exception(),
                 "The question was cancelled before it started.".to_owned(),
             ),
             Self::Runner { exception, message } => (exception, message.clone()),
@@ -307,11 +307,11 @@ mod tests {
     const RUN: RunId = RunId { question: Uuid::from_u128(7), retry: 0 };
     const CLAIM: Uuid = Uuid::from_u128(1);
 
-    fn end() -> End {
-        End {
+    fn end() -> RunEnd {
+        RunEnd {
             at: Timestamp(1_712_832_408_236_064),
             started: None,
-            reason: Reason::Killed,
+            reason: EndReason::Killed,
             message: "The question's process was killed.".into(),
             tail: vec!["Traceback\n".into()],
         }

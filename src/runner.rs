@@ -1,8 +1,7 @@
-//! The seam to what runs questions.
+//! The interface to what runs questions.
 //!
-//! A run is one attempt at a question, named by [`RunId`]: launching it twice makes it once. A
-//! runner outlives the daemon: what it was told to run, it runs and remembers, and tells whoever
-//! listens next.
+//! A run is one attempt at a question, named by its [`RunId`]: launching it twice creates it once. A
+//! run outlives the daemon: a runner that starts later reports it to its listeners again.
 
 pub mod kubernetes;
 pub mod process;
@@ -20,61 +19,69 @@ use uuid::Uuid;
 /// Runs questions.
 #[async_trait]
 pub trait Runner: Debug + Send + Sync {
-    /// Makes sure that the run exists, now or in its turn. When it returns, the run survives us:
-    /// the question may be acknowledged.
+    /// Makes sure that the run exists, queued or running. When it returns, the run survives the
+    /// daemon: the question may be acknowledged.
     ///
-    /// Idempotent: a run that exists, waits, runs or has ended is left as it is.
-    async fn launch(&self, launch: Launch<'_>) -> Result<(), RunnerError>;
+    /// Idempotent: a run that exists, in whatever phase, stays as it is.
+    async fn launch(&self, launch: LaunchRequest<'_>) -> Result<(), RunnerError>;
 
-    /// Ends every run of a question, and all the processes of it; what waits never starts.
+    /// Ends every run of a question with all its processes; queued runs never start. Returns
+    /// whether there was anything to end.
     ///
-    /// Idempotent: what is gone is success. Each run is told as ended, with [`Reason::Cancelled`],
-    /// when nothing of it is left. Says whether there was anything to end.
+    /// Idempotent: runs that are gone are no error. Each run is reported as ended, with
+    /// [`EndReason::Cancelled`], when nothing of it is left.
     async fn cancel(&self, question: Uuid) -> Result<bool, RunnerError>;
 
-    /// Ends a run whose terminal event is on record, but of which something runs again: what took
-    /// its first process away (an eviction) was no failure to the runner.
+    /// Ends a run whose terminal event is on record, but of which something runs again: the runner
+    /// replaced a first process that was evicted.
     ///
-    /// Idempotent: what is gone is success. The run is told as ended, with [`Reason::Exited`].
-    /// A runner that starts nothing anew by itself has nothing to do here.
-    async fn end(&self, _run: RunId) -> Result<(), RunnerError> {
+    /// Idempotent: a run that is gone is no error. The run is reported as ended, with
+    /// [`EndReason::Exited`]. A runner that never replaces a process has nothing to do here.
+    async fn end_run(&self, _run: RunId) -> Result<(), RunnerError> {
         Ok(())
     }
 
-    /// Claims the duty to report how a run ended, by the uuid of the report. Of several daemons
-    /// that watch the same runs one gets it; who has it may ask again. A claim that another has
-    /// seen for 30 s, and whose report is still not on record, it takes over when it asks then.
-    /// Where the runs are one daemon's, all reports are.
-    async fn claim(&self, _run: RunId, _report: Uuid) -> Result<Claim, RunnerError> {
-        Ok(Claim::Ours)
-    }
-
-    /// Runs a run again that has ended in silence, where the settings say so for its reason and
-    /// the attempts that they give are not used up. The next attempt is one of the same run, with
-    /// a higher [`RunState::attempt`]; the one that has ended is told no more.
+    /// Launches a further attempt of a run that ended without a terminal event, where the settings
+    /// allow one for its reason and the attempts are not used up. The attempt belongs to the same
+    /// run, with a higher [`RunState::attempt`]; the previous one is reported no more.
     ///
-    /// Idempotent: an attempt that was launched already is told again. None where the run stays
-    /// ended.
-    async fn again(&self, _state: &RunState, _end: &End) -> Result<Option<Again>, RunnerError> {
+    /// Idempotent: for an attempt that was launched before it returns the same. None where the run
+    /// stays ended.
+    async fn relaunch(
+        &self,
+        _state: &RunState,
+        _end: &RunEnd,
+    ) -> Result<Option<Relaunch>, RunnerError> {
         Ok(None)
     }
 
-    /// Whether anything of the run is there, ended or not.
+    /// Whether anything of the run exists, ended or not.
     async fn has(&self, run: RunId) -> Result<bool, RunnerError>;
 
-    /// Forgets a run that has ended and whose end has been dealt with: it is told no more.
+    /// Forgets a run whose end has been dealt with: it is reported no more.
     ///
-    /// Idempotent.
+    /// Idempotent. A run that has not ended stays.
     async fn settle(&self, run: RunId) -> Result<(), RunnerError>;
 
-    /// The states of all runs: first what is, then what changes. A listener that comes later
-    /// misses nothing that is not settled.
+    /// The states of all runs: first those that exist, then each change. A later listener misses
+    /// no run that is not settled.
     fn states(&self) -> BoxStream<'static, RunState>;
+}
 
-    /// Whether this daemon is the one of several that does what need be done once: heartbeats of
-    /// what waits, and the search for runs that vanished. Nothing is lost where none does for a
-    /// while, nor where two do. Where the runs are one daemon's, it leads for ever.
-    fn leads(&self) -> watch::Receiver<bool> {
+/// Divides the work on runs between the daemons that watch them. By default there is one daemon:
+/// it leads, and every claim is its own.
+#[async_trait]
+pub trait Coordinator: Debug + Send + Sync {
+    /// Claims the duty to report how a run ended; `report` is the uuid of the report. One of the
+    /// daemons gets the claim, and may claim again. A daemon that has seen another's claim for 30 s,
+    /// with the report still not on record, takes the claim over.
+    async fn claim_report(&self, _run: RunId, _report: Uuid) -> Result<Claim, RunnerError> {
+        Ok(Claim::Ours)
+    }
+
+    /// Whether this daemon leads: the leader alone sends heartbeats of queued runs and searches for
+    /// runs that vanished. Nothing is lost while none leads, nor while two do.
+    fn leadership(&self) -> watch::Receiver<bool> {
         watch::channel(true).1
     }
 }
@@ -84,65 +91,65 @@ pub trait Runner: Debug + Send + Sync {
 pub enum Claim {
     /// Ours: publish it.
     Ours,
-    /// Another daemon's: see in a while whether it did.
+    /// Another daemon's: check later whether the report is on record.
     Theirs,
 }
 
-/// That a run runs again.
+/// A further attempt of a run, launched by the runner itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Again {
+pub struct Relaunch {
     /// The number of the attempt, from 1: the first was 0.
     pub attempt: u32,
-    /// For the asker's log: why, and what is different this time.
+    /// For the parent's log: why, and what is different this time.
     pub message: String,
 }
 
-/// What is to be run.
+/// A run to be launched.
 #[derive(Clone, Copy, Debug)]
-pub struct Launch<'a> {
+pub struct LaunchRequest<'a> {
     /// Names the run.
     pub run: RunId,
     /// Which revision answers.
     pub recipient: &'a SruidBuf,
-    /// The question that asked this one, if any. (One that runs here waits for this one, so this
+    /// The question that asked this one, if any. (If it runs here it waits for this one, so this
     /// one must not wait for its end.)
     pub parent_question: Option<Uuid>,
-    /// The question's attributes, all, as they came.
+    /// All attributes of the question, as they came.
     pub attributes: &'a HashMap<String, String>,
-    /// What the question brings, as it came.
+    /// The inputs of the question, as they came.
     pub inputs: Inputs<'a>,
 }
 
-/// Where a run is.
+/// The state of a run.
 #[derive(Clone, Debug)]
 pub struct RunState {
     /// Names the run.
     pub run: RunId,
-    /// Which attempt of the runner's own this is, from 0: see [`Runner::again`].
+    /// The attempt of the runner's own, from 0: see [`Runner::relaunch`].
     pub attempt: u32,
-    /// The attributes of its question, as they came: what a report is made from.
+    /// The attributes of its question, as they came: a report is made from them.
     pub attributes: Arc<HashMap<String, String>>,
-    /// How often what it ran on was taken away, and it was started anew.
+    /// How often the run was evicted and started again.
     pub evictions: u32,
     /// How far it is.
-    pub phase: Phase,
+    pub phase: RunPhase,
 }
 
 /// How far a run is.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Phase {
-    /// It waits for its turn.
+pub enum RunPhase {
+    /// It waits for its admission.
     Queued {
-        /// Since when.
+        /// When it was launched.
         since: Timestamp,
-        /// For the asker's log: what it waits for. Empty where there is nothing to say.
+        /// For the parent's log: what it waits for. Empty where that is not known.
         why: String,
     },
-    /// It has its turn, and does not run yet: its machine, image or files are on their way.
+    /// It is admitted and does not run yet: its machine, image or files are not ready.
     Starting {
-        /// Since when it was launched.
+        /// When it was launched.
         since: Timestamp,
-        /// For the asker's log: what it waits for. Empty where there is nothing to say.
+        /// For the parent's log: what it waits for. Empty where that is not known.
         why: String,
     },
     /// It runs.
@@ -153,108 +160,108 @@ pub enum Phase {
         since: Timestamp,
     },
     /// Nothing of it is left.
-    Ended(End),
+    Ended(RunEnd),
     /// Another daemon has dealt with its end: there is nothing more to do.
     Settled,
 }
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
-pub struct End {
+pub struct RunEnd {
     /// When.
     pub at: Timestamp,
     /// When it started to run; none where it never did.
     pub started: Option<Timestamp>,
-    /// Why, as far as the runner can tell.
-    pub reason: Reason,
-    /// In words for the asker: what happened, and what to do about it.
+    /// Why, as far as the runner knows.
+    pub reason: EndReason,
+    /// For the parent: what happened, and what to do about it.
     pub message: String,
-    /// The last lines of what it printed, each with its line feed.
+    /// The last lines that it printed, each with its line feed.
     pub tail: Vec<String>,
 }
 
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// It ended by itself, without an error.
+pub enum EndReason {
+    /// It exited without an error.
     Exited,
-    /// It ended by itself, with an error.
+    /// It exited with an error.
     Failed,
-    /// Something killed it.
+    /// It was killed.
     Killed,
-    /// It was killed for the memory that it took.
+    /// It was killed for the memory that it used.
     Memory,
-    /// It took more disk than it may.
+    /// It used more disk than its limit.
     Storage,
     /// It could not be started.
     NotStarted,
     /// There is no image of that name.
     NoImage,
-    /// There may be an image, but it cannot be had.
+    /// The image cannot be pulled, though it may exist.
     Image,
-    /// A secret, a configuration or a volume that it wants is not there.
+    /// A secret, a configuration or a volume that it needs does not exist.
     Volume,
     /// No machine of the cluster can take it.
     Unschedulable,
-    /// Its queue is not there, or will never have room for it.
+    /// Its queue does not exist, or can never admit it.
     Queue,
-    /// The cluster's rules do not let it be made.
+    /// The cluster's rules do not allow its objects.
     Denied,
-    /// It ran for longer than it may.
+    /// It ran for longer than its deadline.
     Deadline,
-    /// It waited for longer than it may.
+    /// It waited for longer than its queue timeout.
     Waited,
-    /// What it ran on was taken away, more often than it is started anew.
+    /// It was evicted more often than it is started again.
     Evicted,
     /// It was cancelled.
     Cancelled,
     /// The network that ran it was stopped.
     Interrupted,
-    /// Somebody deleted it.
+    /// Its Job was deleted by another client.
     Deleted,
-    /// It is gone, and nobody knows how.
+    /// It is gone, and the cause is not known.
     Lost,
 }
 
-/// Why a runner did not do as it was told.
+/// Why a runner call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunnerError {
-    /// It cannot now: try again.
+    /// The runner cannot do it now: try again.
     #[error("failed to {verb} run of question `{question}`")]
     Unavailable {
-        /// What it was told to do.
+        /// The call.
         verb: &'static str,
-        /// Of which question.
+        /// The question.
         question: Uuid,
-        /// What stood in the way.
+        /// The cause.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// It never will: the asker is to be told why.
+    /// The question can never be run: its parent is notified.
     #[error("refused to run question `{question}`: {message}")]
     Refused {
-        /// Which question.
+        /// The question.
         question: Uuid,
         /// The name of an exception of Python or of the SDK.
         exception: &'static str,
-        /// For the asker: why, and what to do about it.
+        /// For the parent: why, and what to do about it.
         message: String,
     },
-    /// Something that is not this run has its place, and is not to be touched: the question is set
-    /// aside, and the asker told.
+    /// An object that is not this run has the run's name, and must not be changed: the question is
+    /// rejected, and its parent notified.
     #[error("failed to run question `{question}`: {message}")]
-    Foreign {
-        /// Which question.
+    NameConflict {
+        /// The question.
         question: Uuid,
-        /// For the asker: what, and what to do about it.
+        /// For the parent: which object, and what to do about it.
         message: String,
     },
 }
 
-// === impl Reason ===
+// === impl EndReason ===
 
-impl Reason {
-    /// All of them.
+impl EndReason {
+    /// Every reason.
     pub const ALL: [Self; 19] = [
         Self::Exited,
         Self::Failed,
@@ -277,7 +284,7 @@ impl Reason {
         Self::Lost,
     ];
 
-    /// A closed set of names, for metrics and settings.
+    /// Its name in metrics and settings.
     pub fn label(self) -> &'static str {
         match self {
             Self::Exited => "exited",
@@ -302,12 +309,12 @@ impl Reason {
         }
     }
 
-    /// The reason of this name.
-    pub fn named(label: &str) -> Option<Self> {
+    /// The reason of this label.
+    pub fn from_label(label: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.label() == label)
     }
 
-    /// The exception that the asker can catch: a name of Python's or of the SDK's.
+    /// The exception that the parent can catch: a name of Python's or of the SDK's.
     pub fn exception(self) -> &'static str {
         match self {
             Self::Memory => "MemoryError",

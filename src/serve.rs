@@ -198,6 +198,7 @@ impl Daemon {
             store: stores.store(),
             view: stores.view(),
             runner: runner.runner(),
+            coordinator: runner.coordinator(),
             registry,
             // The registry takes every allowed revision for existing, so that a service which
             // somebody runs by hand must win over it.

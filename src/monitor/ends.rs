@@ -29,7 +29,7 @@ use crate::event::RunId;
 use crate::monitor::publish::{A_MOMENT, pause};
 use crate::monitor::{Counted, Monitor};
 use crate::notifications::{Attempt, GIVE_UP_AFTER, HEARTBEAT_INTERVAL, LogLevel, Notification};
-use crate::runner::{Again, Claim, End, Reason, RunState};
+use crate::runner::{Claim, EndReason, Relaunch, RunEnd, RunState};
 use crate::store::RunRecord;
 use std::convert::Infallible;
 use std::pin::pin;
@@ -66,7 +66,12 @@ struct Spoken(RunRecord);
 impl Monitor {
     /// Sees to it that a run which has ended has one terminal event or runs again, and then
     /// forgets the run. Stops where it is when that is `over`.
-    pub(super) async fn end(self: Arc<Self>, state: RunState, end: End, over: CancellationToken) {
+    pub(super) async fn end(
+        self: Arc<Self>,
+        state: RunState,
+        end: RunEnd,
+        over: CancellationToken,
+    ) {
         let _counted = Counted::new(&self.ending);
         let Some(judged) = over.run_until_cancelled(self.judge(&state, &end)).await else { return };
         let (record, silent) = match judged {
@@ -88,11 +93,11 @@ impl Monitor {
         over.run_until_cancelled(finish).await;
     }
 
-    async fn judge(&self, state: &RunState, end: &End) -> Judged {
+    async fn judge(&self, state: &RunState, end: &RunEnd) -> Judged {
         let run = state.run;
         let spoken = self.until(run, |record| record.terminal);
         let patience = match end.reason {
-            Reason::Exited => A_MOMENT.max(self.dependencies.late_answers),
+            EndReason::Exited => A_MOMENT.max(self.dependencies.late_answers),
             _ => A_MOMENT,
         };
         if let Ok(record) = tokio::time::timeout(patience, spoken).await {
@@ -114,7 +119,7 @@ impl Monitor {
     async fn claim_and_fence(
         &self,
         state: &RunState,
-        end: &End,
+        end: &RunEnd,
         report: Uuid,
     ) -> Result<(RunRecord, Instant), Spoken> {
         let run = state.run;
@@ -152,7 +157,7 @@ impl Monitor {
     async fn claim(&self, run: RunId, report: Uuid) -> Result<Instant, Spoken> {
         for tries in 0.. {
             let asked = Instant::now();
-            let wait = match self.dependencies.runner.claim(run, report).await {
+            let wait = match self.dependencies.coordinator.claim_report(run, report).await {
                 Ok(Claim::Ours) => return Ok(asked),
                 Ok(Claim::Theirs) => THEIRS,
                 Err(error) => {
@@ -169,8 +174,8 @@ impl Monitor {
     }
 
     /// Runs it again where it may be. Its asker is told, and hears nothing of an exception.
-    async fn again(&self, state: &RunState, end: &End, record: &RunRecord) -> bool {
-        if record.cancelled || end.reason == Reason::Cancelled {
+    async fn again(&self, state: &RunState, end: &RunEnd, record: &RunRecord) -> bool {
+        if record.cancelled || end.reason == EndReason::Cancelled {
             return false;
         }
         let again = tokio::select! {
@@ -192,11 +197,11 @@ impl Monitor {
     }
 
     /// Has the runner run it again: none where it does not, or cannot for too long.
-    async fn try_again(&self, state: &RunState, end: &End) -> Option<Again> {
+    async fn try_again(&self, state: &RunState, end: &RunEnd) -> Option<Relaunch> {
         let run = state.run;
         let unavailable = &OnceLock::new();
         let again = self.insist(run, || async {
-            match self.dependencies.runner.again(state, end).await {
+            match self.dependencies.runner.relaunch(state, end).await {
                 Err(error) if unavailable.get_or_init(Instant::now).elapsed() >= GIVE_UP_AFTER => {
                     error!(%run, error = %Chain(&error), "it is given up to run it again");
                     Ok(None)
@@ -208,7 +213,7 @@ impl Monitor {
     }
 
     /// Says now and then that a run is not lost which does not run again yet.
-    async fn say_held(&self, state: &RunState, end: &End) -> Infallible {
+    async fn say_held(&self, state: &RunState, end: &RunEnd) -> Infallible {
         let next = Attempt { number: state.attempt + 1, ..Attempt::from_state(state) };
         loop {
             tokio::time::sleep(Duration::from_secs(HEARTBEAT_INTERVAL as u64)).await;
@@ -227,7 +232,7 @@ impl Monitor {
     async fn speak(
         &self,
         state: &RunState,
-        end: &End,
+        end: &RunEnd,
         report: Notification,
         mut since: Instant,
     ) -> RunRecord {
@@ -258,7 +263,7 @@ impl Monitor {
     }
 
     /// Forgets a run whose end is on record: at once where we lead, else if nobody has.
-    async fn settle(&self, run: RunId, end: &End, record: &RunRecord) {
+    async fn settle(&self, run: RunId, end: &RunEnd, record: &RunRecord) {
         let mut leads = self.leads.clone();
         let leading = async {
             if leads.wait_for(|leads| *leads).await.is_err() {

@@ -1,7 +1,7 @@
 //! What the monitor counts. Handles are made once; every counter starts at zero.
 
 use crate::monitor::waiting::{Counts, Took};
-use crate::runner::{End, Reason};
+use crate::runner::{EndReason, RunEnd};
 use crate::store::RunRecord;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
@@ -12,11 +12,11 @@ use std::collections::HashMap;
 /// The handles.
 #[derive(Debug)]
 pub struct Metrics {
-    failures: HashMap<Reason, Counter>,
+    failures: HashMap<EndReason, Counter>,
     outcomes: HashMap<Outcome, Counter>,
     /// Heartbeats that were sent.
     pub heartbeats: Counter,
-    detection: HashMap<Reason, Histogram>,
+    detection: HashMap<EndReason, Histogram>,
     queued: Gauge,
     starting: Gauge,
     running: Gauge,
@@ -47,18 +47,18 @@ impl Metrics {
         let outcome = |outcome: Outcome| {
             (outcome, zero(counter!("twined_questions_total", "outcome" => outcome.label())))
         };
-        let failure = |reason: Reason| {
+        let failure = |reason: EndReason| {
             (reason, zero(counter!("twined_failures_total", "reason" => reason.label())))
         };
-        let detection = |reason: Reason| {
+        let detection = |reason: EndReason| {
             (reason, histogram!("twined_failure_detection_seconds", "reason" => reason.label()))
         };
         let state = |name: &'static str| gauge!("twined_questions", "state" => name);
         Self {
-            failures: Reason::ALL.into_iter().map(failure).collect(),
+            failures: EndReason::ALL.into_iter().map(failure).collect(),
             outcomes: Outcome::ALL.map(outcome).into(),
             heartbeats: zero(counter!("twined_heartbeats_sent_total")),
-            detection: Reason::ALL.into_iter().map(detection).collect(),
+            detection: EndReason::ALL.into_iter().map(detection).collect(),
             queued: state("queued"),
             starting: state("starting"),
             running: state("running"),
@@ -87,7 +87,7 @@ impl Metrics {
 
     /// The asker was told that a run had ended in silence, so many seconds after its end where
     /// that is known.
-    pub fn failed(&self, reason: Reason, seconds: Option<f64>) {
+    pub fn failed(&self, reason: EndReason, seconds: Option<f64>) {
         self.failures[&reason].increment(1);
         if let Some(seconds) = seconds {
             self.detection[&reason].record(seconds);
@@ -95,7 +95,7 @@ impl Metrics {
     }
 
     /// A run has ended, and this is on record of it.
-    pub fn ended(&self, end: &End, record: &RunRecord) {
+    pub fn ended(&self, end: &RunEnd, record: &RunRecord) {
         self.outcomes[&Outcome::of(end.reason, record)].increment(1);
         if let Some(started) = end.started {
             self.run.record(end.at.seconds_since(started));
@@ -118,27 +118,29 @@ impl Outcome {
     }
 
     /// What is on record decides; why the run ended says what kind of failure it was.
-    fn of(reason: Reason, record: &RunRecord) -> Self {
+    fn of(reason: EndReason, record: &RunRecord) -> Self {
         if record.answered {
             return Self::Answered;
         }
         match reason {
-            Reason::Cancelled => Self::Cancelled,
-            Reason::Interrupted | Reason::Evicted | Reason::Deleted | Reason::Lost => Self::Lost,
-            Reason::Exited
-            | Reason::Failed
-            | Reason::Killed
-            | Reason::Memory
-            | Reason::Storage
-            | Reason::NotStarted
-            | Reason::NoImage
-            | Reason::Image
-            | Reason::Volume
-            | Reason::Unschedulable
-            | Reason::Queue
-            | Reason::Denied
-            | Reason::Deadline
-            | Reason::Waited => Self::Failed,
+            EndReason::Cancelled => Self::Cancelled,
+            EndReason::Interrupted | EndReason::Evicted | EndReason::Deleted | EndReason::Lost => {
+                Self::Lost
+            }
+            EndReason::Exited
+            | EndReason::Failed
+            | EndReason::Killed
+            | EndReason::Memory
+            | EndReason::Storage
+            | EndReason::NotStarted
+            | EndReason::NoImage
+            | EndReason::Image
+            | EndReason::Volume
+            | EndReason::Unschedulable
+            | EndReason::Queue
+            | EndReason::Denied
+            | EndReason::Deadline
+            | EndReason::Waited => Self::Failed,
         }
     }
 }

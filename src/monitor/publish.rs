@@ -84,7 +84,7 @@ impl Monitor {
         };
         if record.terminal {
             info!(%run, "was started anew after its answer: ended");
-            self.insist(run, || self.dependencies.runner.end(run)).await;
+            self.insist(run, || self.dependencies.runner.end_run(run)).await;
             return;
         }
         let text = format!(

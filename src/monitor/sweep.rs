@@ -82,7 +82,7 @@ impl Monitor {
         }
         let end = notifications::end_of_lost_run(question.cancelled || record.cancelled, now);
         let Some(report) = about.exception(&end) else { return Ok(()) };
-        let claim = self.dependencies.runner.claim(run, report.uuid).await;
+        let claim = self.dependencies.coordinator.claim_report(run, report.uuid).await;
         if claim.map_err(SweepError::Runner)? == Claim::Theirs {
             return Ok(());
         }

@@ -8,7 +8,7 @@ use crate::event::{RunId, Timestamp};
 use crate::notifications::{
     Attempt, HEARTBEAT_INTERVAL, LogLevel, Notification, QuestionAttributes,
 };
-use crate::runner::{Phase, RunState};
+use crate::runner::{RunPhase, RunState};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -132,7 +132,7 @@ impl Waiting {
         self.runs.insert(state.run, run);
         match state.phase {
             // A runner whose runs are there at once tells nothing before.
-            Phase::Running { launched, since } => {
+            RunPhase::Running { launched, since } => {
                 Took { queue: Some(since.seconds_since(launched)), startup: None }
             }
             _ => Took::default(),
@@ -269,12 +269,12 @@ impl Run {
 }
 
 /// Of a run that lives: when it was launched, its stage, and what it waits for.
-fn read(phase: &Phase) -> Option<(Timestamp, Stage, &str)> {
+fn read(phase: &RunPhase) -> Option<(Timestamp, Stage, &str)> {
     match phase {
-        Phase::Queued { since, why } => Some((*since, Stage::Queued, why)),
-        Phase::Starting { since, why } => Some((*since, Stage::Starting(None), why)),
-        Phase::Running { launched, since } => Some((*launched, Stage::Running(*since), "")),
-        Phase::Ended(_) | Phase::Settled => None,
+        RunPhase::Queued { since, why } => Some((*since, Stage::Queued, why)),
+        RunPhase::Starting { since, why } => Some((*since, Stage::Starting(None), why)),
+        RunPhase::Running { launched, since } => Some((*launched, Stage::Running(*since), "")),
+        RunPhase::Ended(_) | RunPhase::Settled => None,
     }
 }
 
@@ -292,7 +292,7 @@ mod tests {
         Timestamp(seconds * 1_000_000)
     }
 
-    fn state(phase: Phase) -> RunState {
+    fn state(phase: RunPhase) -> RunState {
         let mut attributes = Ask {
             question_uuid: RUN.question,
             sender: Sruid::parse("local/local:local").unwrap(),
@@ -309,11 +309,11 @@ mod tests {
     }
 
     fn queued(why: &str) -> RunState {
-        state(Phase::Queued { since: at(0), why: why.into() })
+        state(RunPhase::Queued { since: at(0), why: why.into() })
     }
 
     fn running(since: i64) -> RunState {
-        state(Phase::Running { launched: at(0), since: at(since) })
+        state(RunPhase::Running { launched: at(0), since: at(since) })
     }
 
     /// The kinds of what is due to be said.
@@ -405,7 +405,7 @@ mod tests {
         waiting.hear(&queued(""), at(0));
         assert_eq!(waiting.counts(), Counts { queued: 1, ..Counts::default() });
 
-        let starting = state(Phase::Starting { since: at(0), why: String::new() });
+        let starting = state(RunPhase::Starting { since: at(0), why: String::new() });
         assert_eq!(waiting.hear(&starting, at(40)), Took { queue: Some(40.0), startup: None });
         assert_eq!(waiting.hear(&starting, at(41)), Took::default());
         assert_eq!(waiting.counts(), Counts { starting: 1, ..Counts::default() });

@@ -12,7 +12,7 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::action::{self, Action};
 use crate::pipeline::disposition::{self, Disposition, HandleError};
 use crate::pubsub::Message;
-use crate::runner::{Launch, RunnerError};
+use crate::runner::{LaunchRequest, RunnerError};
 use crate::store::{EventQuery, EventScope};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -123,7 +123,7 @@ impl Pipeline {
                 return self.refuse(run, event, message, refusal).await;
             }
         }
-        let launch = Launch {
+        let launch = LaunchRequest {
             run,
             recipient: &event.attributes.recipient.to_buf(),
             parent_question: event.attributes.parent_question_uuid,
@@ -135,7 +135,7 @@ impl Pipeline {
                 let refusal = Refusal::Runner { exception, message: words };
                 return self.refuse(run, event, message, refusal).await;
             }
-            Err(foreign @ RunnerError::Foreign { .. }) => {
+            Err(foreign @ RunnerError::NameConflict { .. }) => {
                 let words = Chain(&foreign).to_string();
                 let refusal = Refusal::Runner { exception: "RuntimeError", message: words };
                 self.refuse(run, event, message, refusal).await?;

@@ -59,7 +59,7 @@ pub fn of<T>(outcome: &Result<T, HandleError>) -> Disposition {
         Err(HandleError::Call(_)) => Disposition::Reject,
         Err(HandleError::Decode(_))
         | Err(HandleError::Append(AppendError::Refused { .. }))
-        | Err(HandleError::Act(RunnerError::Refused { .. } | RunnerError::Foreign { .. })) => {
+        | Err(HandleError::Act(RunnerError::Refused { .. } | RunnerError::NameConflict { .. })) => {
             Disposition::Reject
         }
         Err(HandleError::Append(AppendError::Unavailable(_)))

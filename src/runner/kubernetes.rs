@@ -35,7 +35,9 @@ pub mod ends;
 pub mod acts;
 pub mod release;
 use crate::event::RunId;
-use crate::runner::{Again, Claim, End, Launch, RunState, Runner, RunnerError};
+use crate::runner::{
+    Claim, Coordinator, LaunchRequest, Relaunch, RunEnd, RunState, Runner, RunnerError,
+};
 use async_trait::async_trait;
 use call::{CallError, Calls};
 use cluster::Cluster;
@@ -192,7 +194,7 @@ fn forever(
 
 #[async_trait]
 impl Runner for KubernetesRunner {
-    async fn launch(&self, launch: Launch<'_>) -> Result<(), RunnerError> {
+    async fn launch(&self, launch: LaunchRequest<'_>) -> Result<(), RunnerError> {
         self.cluster.launch(&launch).await
     }
 
@@ -200,17 +202,16 @@ impl Runner for KubernetesRunner {
         self.cluster.cancel(question).await.map_err(|error| failed("cancel", question, error))
     }
 
-    async fn end(&self, run: RunId) -> Result<(), RunnerError> {
-        self.cluster.end(run).await.map_err(|error| failed("end", run.question, error))
+    async fn end_run(&self, run: RunId) -> Result<(), RunnerError> {
+        self.cluster.end_run(run).await.map_err(|error| failed("end", run.question, error))
     }
 
-    async fn claim(&self, run: RunId, report: Uuid) -> Result<Claim, RunnerError> {
-        let claimed = self.cluster.claim(run, report).await;
-        claimed.map_err(|error| failed("claim the report of", run.question, error))
-    }
-
-    async fn again(&self, state: &RunState, end: &End) -> Result<Option<Again>, RunnerError> {
-        self.cluster.again(state, end).await
+    async fn relaunch(
+        &self,
+        state: &RunState,
+        end: &RunEnd,
+    ) -> Result<Option<Relaunch>, RunnerError> {
+        self.cluster.relaunch(state, end).await
     }
 
     async fn has(&self, run: RunId) -> Result<bool, RunnerError> {
@@ -224,8 +225,16 @@ impl Runner for KubernetesRunner {
     fn states(&self) -> BoxStream<'static, RunState> {
         self.cluster.listen().stream()
     }
+}
 
-    fn leads(&self) -> channel::Receiver<bool> {
+#[async_trait]
+impl Coordinator for KubernetesRunner {
+    async fn claim_report(&self, run: RunId, report: Uuid) -> Result<Claim, RunnerError> {
+        let claimed = self.cluster.claim_report(run, report).await;
+        claimed.map_err(|error| failed("claim the report of", run.question, error))
+    }
+
+    fn leadership(&self) -> channel::Receiver<bool> {
         self.cluster.leads.clone()
     }
 }

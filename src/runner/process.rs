@@ -31,7 +31,7 @@ pub mod verdict;
 use crate::chain::Chain;
 use crate::event::{RunId, SruidBuf, Timestamp};
 use crate::runner::states::Mailbox;
-use crate::runner::{Launch, RunState, Runner, RunnerError};
+use crate::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError};
 use crate::sdk::arguments::QuestionFile;
 use async_trait::async_trait;
 use attend::{Context, Standing, blocking};
@@ -167,7 +167,7 @@ impl ProcessRunner {
         Ok(Self { commands, runs, held: Mutex::new(Held { task, lock: Some(lock) }) })
     }
 
-    /// Starts nothing more, and ends all that runs, with `Reason::Interrupted`; returns when
+    /// Starts nothing more, and ends all that runs, with `EndReason::Interrupted`; returns when
     /// nothing is left of it, or after 8 s. What waits stays as it is.
     ///
     /// For a network that stops with all that its children talk to.
@@ -215,7 +215,7 @@ impl ProcessRunner {
 
 #[async_trait]
 impl Runner for ProcessRunner {
-    async fn launch(&self, launch: Launch<'_>) -> Result<(), RunnerError> {
+    async fn launch(&self, launch: LaunchRequest<'_>) -> Result<(), RunnerError> {
         let draft = Box::new(Draft::of(&launch, Timestamp::now()));
         self.ask("launch", launch.run.question, |reply| Command::Launch(draft, reply)).await
     }
@@ -241,12 +241,15 @@ impl Runner for ProcessRunner {
     }
 }
 
+/// The runs of a process runner have one daemon.
+impl Coordinator for ProcessRunner {}
+
 // === impl Draft ===
 
 impl Draft {
     /// A copy of what is to be run, of which the inputs go to a file of their own.
-    fn of(launch: &Launch<'_>, now: Timestamp) -> Self {
-        let Launch { run, recipient, parent_question, attributes, inputs } = *launch;
+    fn of(launch: &LaunchRequest<'_>, now: Timestamp) -> Self {
+        let LaunchRequest { run, recipient, parent_question, attributes, inputs } = *launch;
         let QuestionFile { bytes: question, input_values, input_manifest } =
             QuestionFile::new(inputs);
         let asked = Asked {

@@ -128,7 +128,7 @@ impl Mailbox {
 mod tests {
     use super::*;
     use crate::event::Timestamp;
-    use crate::runner::Phase;
+    use crate::runner::RunPhase;
     use uuid::Uuid;
 
     fn state(question: u128, since: i64) -> RunState {
@@ -137,13 +137,13 @@ mod tests {
             attempt: 0,
             attributes: Arc::default(),
             evictions: 0,
-            phase: Phase::Queued { since: Timestamp(since), why: String::new() },
+            phase: RunPhase::Queued { since: Timestamp(since), why: String::new() },
         }
     }
 
     fn seen(state: Option<RunState>) -> Option<(u128, i64)> {
         match state? {
-            RunState { run, phase: Phase::Queued { since, .. }, .. } => {
+            RunState { run, phase: RunPhase::Queued { since, .. }, .. } => {
                 Some((run.question.as_u128(), since.0))
             }
             other => panic!("{other:?}"),

@@ -8,11 +8,11 @@ use crate::pipeline::view_feed::{self, ViewFeed};
 use crate::pubsub::admin::Wanted;
 use crate::pubsub::{Admin, Connection, Subscriber};
 use crate::registry::{Allowed, Listed, ServiceRegistry};
-use crate::runner::Runner;
 use crate::runner::kubernetes::job::Network;
 use crate::runner::kubernetes::settings::{Fields, Name, Resource, Settings};
 use crate::runner::kubernetes::{self, KubernetesRunner};
 use crate::runner::process::{self, ProcessRunner};
+use crate::runner::{Coordinator, Runner};
 use crate::sdk::variables as variable;
 use crate::serve::places::Place;
 use crate::serve::{Host, ServeError, VIEW_FLOW};
@@ -235,6 +235,14 @@ impl Running {
         match self {
             Self::Kubernetes(runner) => Arc::clone(runner) as Arc<dyn Runner>,
             Self::Process(runner) => Arc::clone(runner) as Arc<dyn Runner>,
+        }
+    }
+
+    /// Who leads, and who reports an end.
+    pub fn coordinator(&self) -> Arc<dyn Coordinator> {
+        match self {
+            Self::Kubernetes(runner) => Arc::clone(runner) as Arc<dyn Coordinator>,
+            Self::Process(runner) => Arc::clone(runner) as Arc<dyn Coordinator>,
         }
     }
 

@@ -13,7 +13,9 @@ use twined::dependencies::Dependencies;
 use twined::event::encode::{Body, response};
 use twined::event::{Outgoing, RunId, Timestamp};
 use twined::monitor::Monitor;
-use twined::runner::{End, Launch, Phase, Reason, RunState, Runner, RunnerError};
+use twined::runner::{
+    Coordinator, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner, RunnerError,
+};
 use uuid::Uuid;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -27,7 +29,7 @@ struct Ended {
 
 #[async_trait]
 impl Runner for Ended {
-    async fn launch(&self, _: Launch<'_>) -> Result<(), RunnerError> {
+    async fn launch(&self, _: LaunchRequest<'_>) -> Result<(), RunnerError> {
         Ok(())
     }
 
@@ -50,10 +52,12 @@ impl Runner for Ended {
     }
 }
 
+impl Coordinator for Ended {}
+
 impl Ended {
-    fn new(asked: &Outgoing, reason: Reason) -> Arc<Self> {
+    fn new(asked: &Outgoing, reason: EndReason) -> Arc<Self> {
         let run = RunId { question: asked.ordering_key.parse().unwrap(), retry: 0 };
-        let end = End {
+        let end = RunEnd {
             at: Timestamp::now(),
             started: None,
             reason,
@@ -62,7 +66,7 @@ impl Ended {
         };
         let attributes = Arc::new(asked.attributes.clone());
         let state =
-            RunState { run, attempt: 0, attributes, evictions: 0, phase: Phase::Ended(end) };
+            RunState { run, attempt: 0, attributes, evictions: 0, phase: RunPhase::Ended(end) };
         Arc::new(Self { state, settled: watch::Sender::new(false) })
     }
 
@@ -91,7 +95,6 @@ fn patient_monitors(
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for _ in 0..count {
-        let runner = Arc::clone(runner) as Arc<dyn Runner>;
         let dependencies = Dependencies { late_answers, ..world.dependencies(runner) };
         let monitor = Monitor::new(dependencies, CancellationToken::new());
         tasks.spawn(monitor.run());
@@ -100,7 +103,7 @@ fn patient_monitors(
 }
 
 /// A question whose run has ended so.
-async fn ended(reason: Reason) -> (World, Outgoing, Arc<Ended>) {
+async fn ended(reason: EndReason) -> (World, Outgoing, Arc<Ended>) {
     let asked = question(Uuid::new_v4());
     let runner = Ended::new(&asked, reason);
     (World::new(0, None, 0).await, asked, runner)
@@ -119,7 +122,7 @@ async fn kinds(world: &World, uuid: Uuid) -> Vec<String> {
 
 #[tokio::test]
 async fn a_run_that_ended_without_a_word_is_spoken_for_once_by_however_many_monitors() {
-    let (world, asked, runner) = ended(Reason::Killed).await;
+    let (world, asked, runner) = ended(EndReason::Killed).await;
     world.publisher.publish(asked).await.unwrap();
     let _monitors = monitors(&world, &runner, 2);
 
@@ -133,7 +136,7 @@ async fn a_run_that_ended_without_a_word_is_spoken_for_once_by_however_many_moni
 
 #[tokio::test]
 async fn an_answer_that_comes_after_a_good_end_is_the_only_one() {
-    let (world, asked, runner) = ended(Reason::Exited).await;
+    let (world, asked, runner) = ended(EndReason::Exited).await;
     let result = answer(&asked);
     world.publisher.publish(asked).await.unwrap();
     let _monitors = patient_monitors(&world, &runner, 2, DEADLINE);
@@ -151,7 +154,7 @@ async fn an_answer_that_comes_after_a_good_end_is_the_only_one() {
 
 #[tokio::test]
 async fn who_died_is_spoken_for_however_long_answers_may_take() {
-    let (world, asked, runner) = ended(Reason::Failed).await;
+    let (world, asked, runner) = ended(EndReason::Failed).await;
     world.publisher.publish(asked).await.unwrap();
     let _monitors = patient_monitors(&world, &runner, 1, 2 * DEADLINE);
 
@@ -163,7 +166,7 @@ async fn who_died_is_spoken_for_however_long_answers_may_take() {
 #[tokio::test]
 async fn last_words_that_are_still_on_their_way_are_waited_for() {
     // Given a run that has answered and ended, while nobody reads the subscription,
-    let (world, asked, runner) = ended(Reason::Exited).await;
+    let (world, asked, runner) = ended(EndReason::Exited).await;
     let result = answer(&asked);
     world.publisher.publish(asked).await.unwrap();
     world.publisher.publish(result).await.unwrap();

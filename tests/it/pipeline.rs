@@ -20,7 +20,7 @@ use twined::pubsub::emulator::{Emulator, Options};
 use twined::pubsub::subscriber::Flow;
 use twined::pubsub::{Admin, Connection, Delivery, Message, Publisher, Subscriber};
 use twined::registry::Listed;
-use twined::runner::{Launch, RunState, Runner, RunnerError};
+use twined::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError};
 use twined::store::sqlite::{self, SqliteStore};
 use twined::store::{
     AppendError, EventQuery, EventScope, EventStore, ReadError, RejectedMessage, Row, RunRecord,
@@ -106,7 +106,7 @@ struct Ledger {
 
 #[async_trait]
 impl Runner for Ledger {
-    async fn launch(&self, launch: Launch<'_>) -> Result<(), RunnerError> {
+    async fn launch(&self, launch: LaunchRequest<'_>) -> Result<(), RunnerError> {
         let question = launch.run.question;
         if self.refuses.load(Ordering::SeqCst) {
             let (exception, message) = ("PermissionError", "Over the limit of 4 CPUs.".into());
@@ -138,6 +138,8 @@ impl Runner for Ledger {
         Box::pin(futures_util::stream::pending())
     }
 }
+
+impl Coordinator for Ledger {}
 
 fn take_one(left: &AtomicUsize) -> bool {
     left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
@@ -187,7 +189,7 @@ impl World {
     /// The pipeline and its subscriber, until `done`, and then to their end.
     pub async fn work_until<T>(&self, done: impl Future<Output = T>) -> T {
         let stop = CancellationToken::new();
-        let dependencies = self.dependencies(Arc::clone(&self.runner) as Arc<dyn Runner>);
+        let dependencies = self.dependencies(&self.runner);
         let pipeline = Pipeline::new(dependencies, Flow::default(), stop.clone());
         let subscriber =
             Subscriber::new(&self.connection, SUBSCRIPTION, Flow::default()).await.unwrap();
@@ -204,10 +206,14 @@ impl World {
     }
 
     /// What a monitor and a pipeline of this runner work with.
-    pub fn dependencies(&self, runner: Arc<dyn Runner>) -> Dependencies {
+    pub fn dependencies<R>(&self, runner: &Arc<R>) -> Dependencies
+    where
+        R: Runner + Coordinator + 'static,
+    {
         let revision: SruidBuf = "octue/example:1.0.0".parse().unwrap();
         Dependencies {
-            runner,
+            runner: Arc::clone(runner) as Arc<dyn Runner>,
+            coordinator: Arc::clone(runner) as Arc<dyn Coordinator>,
             view: Arc::clone(&self.store) as Arc<dyn View>,
             store: Arc::clone(&self.store) as Arc<dyn EventStore>,
             registry: Arc::new([revision].into_iter().collect::<Listed>()),

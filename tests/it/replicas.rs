@@ -14,7 +14,10 @@ use twined::event::encode::{Body, response};
 use twined::event::{Outgoing, RunId, Timestamp};
 use twined::monitor::Monitor;
 use twined::runner::states::{Listeners, Mailbox};
-use twined::runner::{Again, Claim, End, Launch, Phase, Reason, RunState, Runner, RunnerError};
+use twined::runner::{
+    Claim, Coordinator, EndReason, LaunchRequest, Relaunch, RunEnd, RunPhase, RunState, Runner,
+    RunnerError,
+};
 use twined::store::{QuestionCursor, UnansweredQuestion, View};
 use uuid::Uuid;
 
@@ -32,7 +35,7 @@ struct Cluster {
     claims: Mutex<HashMap<RunId, (usize, Instant)>>,
     /// What it was told to do, by whom.
     calls: watch::Sender<Vec<(usize, &'static str)>>,
-    again: Option<Again>,
+    relaunch: Option<Relaunch>,
     /// How long it takes to run again.
     pause: Duration,
     /// Whether nothing can be run again.
@@ -49,7 +52,7 @@ struct Replica {
 
 #[async_trait]
 impl Runner for Replica {
-    async fn launch(&self, _: Launch<'_>) -> Result<(), RunnerError> {
+    async fn launch(&self, _: LaunchRequest<'_>) -> Result<(), RunnerError> {
         Ok(())
     }
 
@@ -58,12 +61,49 @@ impl Runner for Replica {
         Ok(true)
     }
 
-    async fn end(&self, _: RunId) -> Result<(), RunnerError> {
+    async fn end_run(&self, _: RunId) -> Result<(), RunnerError> {
         self.called("end");
         Ok(())
     }
 
-    async fn claim(&self, run: RunId, _: Uuid) -> Result<Claim, RunnerError> {
+    async fn relaunch(
+        &self,
+        state: &RunState,
+        _: &RunEnd,
+    ) -> Result<Option<Relaunch>, RunnerError> {
+        self.called("relaunch");
+        tokio::time::sleep(self.cluster.pause).await;
+        if self.cluster.is_full {
+            let (question, source) = (state.run.question, "its quota is full".into());
+            return Err(RunnerError::Unavailable { verb: "relaunch", question, source });
+        }
+        Ok(self.cluster.relaunch.clone())
+    }
+
+    async fn has(&self, run: RunId) -> Result<bool, RunnerError> {
+        Ok(self.cluster.states.lock().unwrap().contains_key(&run))
+    }
+
+    async fn settle(&self, run: RunId) -> Result<(), RunnerError> {
+        self.called("settle");
+        let settled = self.cluster.states.lock().unwrap().remove(&run);
+        if let Some(state) = settled {
+            self.cluster.tell(RunState { phase: RunPhase::Settled, ..state });
+        }
+        Ok(())
+    }
+
+    fn states(&self) -> BoxStream<'static, RunState> {
+        let mailbox = Arc::new(Mailbox::default());
+        let states = self.cluster.states.lock().unwrap();
+        self.cluster.listeners.lock().unwrap().add(&mailbox, states.values().cloned());
+        mailbox.stream()
+    }
+}
+
+#[async_trait]
+impl Coordinator for Replica {
+    async fn claim_report(&self, run: RunId, _: Uuid) -> Result<Claim, RunnerError> {
         let mut claims = self.cluster.claims.lock().unwrap();
         let mine = (self.number, Instant::now());
         match claims.get(&run) {
@@ -77,37 +117,7 @@ impl Runner for Replica {
         }
     }
 
-    async fn again(&self, state: &RunState, _: &End) -> Result<Option<Again>, RunnerError> {
-        self.called("again");
-        tokio::time::sleep(self.cluster.pause).await;
-        if self.cluster.is_full {
-            let (question, source) = (state.run.question, "its quota is full".into());
-            return Err(RunnerError::Unavailable { verb: "run again", question, source });
-        }
-        Ok(self.cluster.again.clone())
-    }
-
-    async fn has(&self, run: RunId) -> Result<bool, RunnerError> {
-        Ok(self.cluster.states.lock().unwrap().contains_key(&run))
-    }
-
-    async fn settle(&self, run: RunId) -> Result<(), RunnerError> {
-        self.called("settle");
-        let settled = self.cluster.states.lock().unwrap().remove(&run);
-        if let Some(state) = settled {
-            self.cluster.tell(RunState { phase: Phase::Settled, ..state });
-        }
-        Ok(())
-    }
-
-    fn states(&self) -> BoxStream<'static, RunState> {
-        let mailbox = Arc::new(Mailbox::default());
-        let states = self.cluster.states.lock().unwrap();
-        self.cluster.listeners.lock().unwrap().add(&mailbox, states.values().cloned());
-        mailbox.stream()
-    }
-
-    fn leads(&self) -> watch::Receiver<bool> {
+    fn leadership(&self) -> watch::Receiver<bool> {
         self.leads.subscribe()
     }
 }
@@ -120,7 +130,7 @@ impl Replica {
 
 impl Cluster {
     fn tell(&self, state: RunState) {
-        if state.phase != Phase::Settled {
+        if state.phase != RunPhase::Settled {
             self.states.lock().unwrap().insert(state.run, state.clone());
         }
         self.listeners.lock().unwrap().tell(&state);
@@ -161,7 +171,7 @@ impl Replicas {
         let replicas: Vec<_> = leads.iter().enumerate().map(replica).collect();
         let mut tasks = JoinSet::new();
         for replica in &replicas {
-            let dependencies = world.dependencies(Arc::clone(replica) as Arc<dyn Runner>);
+            let dependencies = world.dependencies(replica);
             tasks.spawn(Monitor::new(dependencies, CancellationToken::new()).run());
         }
         Self { replicas, _tasks: tasks }
@@ -174,16 +184,16 @@ fn asks_for_logs(uuid: Uuid) -> Outgoing {
     asked
 }
 
-fn state(asked: &Outgoing, phase: Phase) -> RunState {
+fn state(asked: &Outgoing, phase: RunPhase) -> RunState {
     let run = RunId { question: asked.ordering_key.parse().unwrap(), retry: 0 };
     let attributes = Arc::new(asked.attributes.clone());
     RunState { run, attempt: 0, attributes, evictions: 0, phase }
 }
 
-fn ended(asked: &Outgoing, reason: Reason) -> RunState {
+fn ended(asked: &Outgoing, reason: EndReason) -> RunState {
     let message = "It ended.".to_owned();
     let at = Timestamp::now();
-    state(asked, Phase::Ended(End { at, started: None, reason, message, tail: vec![] }))
+    state(asked, RunPhase::Ended(RunEnd { at, started: None, reason, message, tail: vec![] }))
 }
 
 fn seconds_ago(seconds: i64) -> Timestamp {
@@ -234,7 +244,7 @@ async fn of_three_replicas_one_tells_of_an_end_once_on_the_wire() {
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
     let cluster = Arc::new(Cluster::default());
-    cluster.tell(ended(&asked, Reason::Killed));
+    cluster.tell(ended(&asked, EndReason::Killed));
     world.publisher.publish(asked).await.unwrap();
 
     let _replicas = Replicas::start(&world, &cluster, &[false, true, false]);
@@ -242,7 +252,7 @@ async fn of_three_replicas_one_tells_of_an_end_once_on_the_wire() {
 
     assert_eq!(kinds(&world, uuid).await, ["exception", "heartbeat", "question"]);
     assert_eq!(wire.kinds(3).await, ["exception", "heartbeat", "question"]);
-    assert_eq!(*cluster.calls.borrow(), [(claimer(&cluster), "again"), (1, "settle")]);
+    assert_eq!(*cluster.calls.borrow(), [(claimer(&cluster), "relaunch"), (1, "settle")]);
 }
 
 fn claimer(cluster: &Cluster) -> usize {
@@ -255,7 +265,7 @@ async fn the_report_of_a_replica_that_died_is_taken_over() {
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
     let cluster = Arc::new(Cluster::default());
-    let state = ended(&asked, Reason::Killed);
+    let state = ended(&asked, EndReason::Killed);
     let start = Instant::now();
     cluster.claims.lock().unwrap().insert(state.run, (9, start));
     cluster.tell(state);
@@ -281,7 +291,7 @@ async fn who_does_not_lead_leaves_it_to_the_leader_to_settle() {
     world
         .work_until(async {
             wait_for(&world, uuid, &["question", "result"]).await;
-            cluster.tell(ended(&asked, Reason::Exited));
+            cluster.tell(ended(&asked, EndReason::Exited));
             let early = cluster.wait_for_call("settle");
             tokio::time::timeout(Duration::from_secs(1), early).await.unwrap_err();
             replicas.replicas[1].leads.send_replace(true);
@@ -298,9 +308,9 @@ async fn a_run_that_may_run_again_does_and_its_asker_reads_of_it_but_hears_no_ex
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = asks_for_logs(uuid);
-    let again = Some(Again { attempt: 1, message: "It runs again with 2Gi.".into() });
-    let cluster = Arc::new(Cluster { again, ..Cluster::default() });
-    let first = ended(&asked, Reason::Memory);
+    let relaunch = Some(Relaunch { attempt: 1, message: "It runs again with 2Gi.".into() });
+    let cluster = Arc::new(Cluster { relaunch, ..Cluster::default() });
+    let first = ended(&asked, EndReason::Memory);
     cluster.tell(first.clone());
     world.publisher.publish(asked.clone()).await.unwrap();
     let _replicas = Replicas::start(&world, &cluster, &[true, false]);
@@ -309,18 +319,18 @@ async fn a_run_that_may_run_again_does_and_its_asker_reads_of_it_but_hears_no_ex
         .work_until(async {
             let said = ["heartbeat", "heartbeat", "log_record", "question"];
             wait_for(&world, uuid, &said).await;
-            assert_eq!((cluster.count("again"), cluster.count("settle")), (1, 0));
+            assert_eq!((cluster.count("relaunch"), cluster.count("settle")), (1, 0));
 
             // The second attempt answers, and that is all.
             say(&world, &asked, &result()).await;
-            cluster.tell(RunState { attempt: 1, ..ended(&asked, Reason::Exited) });
+            cluster.tell(RunState { attempt: 1, ..ended(&asked, EndReason::Exited) });
             cluster.wait_until_settled().await;
         })
         .await;
 
     let found = kinds(&world, uuid).await;
     assert!(!found.contains(&"exception".to_owned()), "{found:?}");
-    assert_eq!(cluster.count("again"), 1);
+    assert_eq!(cluster.count("relaunch"), 1);
 }
 
 #[tokio::test]
@@ -328,10 +338,10 @@ async fn a_run_that_pauses_before_it_runs_again_is_heard_of() {
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
-    let again = Some(Again { attempt: 1, message: "It runs again.".into() });
+    let relaunch = Some(Relaunch { attempt: 1, message: "It runs again.".into() });
     let pause = Duration::from_secs(200);
-    let cluster = Arc::new(Cluster { again, pause, ..Cluster::default() });
-    cluster.tell(ended(&asked, Reason::Memory));
+    let cluster = Arc::new(Cluster { relaunch, pause, ..Cluster::default() });
+    cluster.tell(ended(&asked, EndReason::Memory));
     world.publisher.publish(asked.clone()).await.unwrap();
     let _replicas = Replicas::start(&world, &cluster, &[true]);
 
@@ -346,14 +356,14 @@ async fn a_run_that_cannot_be_run_again_is_given_up_after_a_while() {
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
     let cluster = Arc::new(Cluster { is_full: true, ..Cluster::default() });
-    cluster.tell(ended(&asked, Reason::Memory));
+    cluster.tell(ended(&asked, EndReason::Memory));
     world.publisher.publish(asked).await.unwrap();
     let _replicas = Replicas::start(&world, &cluster, &[true]);
 
     world
         .work_until(async {
             // The first has failed.
-            cluster.wait_for_calls("again", 2).await;
+            cluster.wait_for_calls("relaunch", 2).await;
             pass(Duration::from_secs(800)).await;
             let early = cluster.wait_until_settled();
             tokio::time::timeout(Duration::from_secs(1), early).await.unwrap_err();
@@ -372,9 +382,9 @@ async fn a_failure_that_has_spoken_for_itself_is_not_run_again() {
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
-    let again = Some(Again { attempt: 1, message: String::new() });
-    let cluster = Arc::new(Cluster { again, ..Cluster::default() });
-    cluster.tell(ended(&asked, Reason::Failed));
+    let relaunch = Some(Relaunch { attempt: 1, message: String::new() });
+    let cluster = Arc::new(Cluster { relaunch, ..Cluster::default() });
+    cluster.tell(ended(&asked, EndReason::Failed));
     world.publisher.publish(asked.clone()).await.unwrap();
     say(&world, &asked, &exception()).await;
 
@@ -398,7 +408,7 @@ async fn a_run_that_waits_is_heard_of_through_the_leader_whoever_leads() {
     let asked = asks_for_logs(uuid);
     let cluster = Arc::new(Cluster::default());
     let (since, why) = (seconds_ago(125), "It waits for 3 others.".to_owned());
-    cluster.tell(state(&asked, Phase::Queued { since, why }));
+    cluster.tell(state(&asked, RunPhase::Queued { since, why }));
     world.publisher.publish(asked.clone()).await.unwrap();
     let replicas = Replicas::start(&world, &cluster, &[true, false]);
 
@@ -409,7 +419,7 @@ async fn a_run_that_waits_is_heard_of_through_the_leader_whoever_leads() {
             replicas.replicas[0].leads.send_replace(false);
             replicas.replicas[1].leads.send_replace(true);
             let (launched, since) = (since, seconds_ago(0));
-            cluster.tell(state(&asked, Phase::Running { launched, since }));
+            cluster.tell(state(&asked, RunPhase::Running { launched, since }));
             let said = ["heartbeat", "heartbeat", "log_record", "question"];
             wait_for(&world, uuid, &said).await;
         })
@@ -427,7 +437,7 @@ async fn an_eviction_is_told_and_a_run_that_has_answered_before_is_ended() {
     let uuid = Uuid::new_v4();
     let asked = asks_for_logs(uuid);
     let cluster = Arc::new(Cluster::default());
-    let waits = || Phase::Starting { since: seconds_ago(5), why: String::new() };
+    let waits = || RunPhase::Starting { since: seconds_ago(5), why: String::new() };
     world.publisher.publish(asked.clone()).await.unwrap();
     let _replicas = Replicas::start(&world, &cluster, &[true, false]);
 
@@ -459,7 +469,7 @@ async fn a_run_that_is_heard_of_after_its_cancellation_is_cancelled() {
     world
         .work_until(async {
             wait_for(&world, uuid, &["cancellation", "question"]).await;
-            let waits = Phase::Queued { since: seconds_ago(0), why: String::new() };
+            let waits = RunPhase::Queued { since: seconds_ago(0), why: String::new() };
             cluster.tell(state(&asked, waits));
             cluster.wait_for_call("cancel").await;
         })

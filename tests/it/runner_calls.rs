@@ -17,7 +17,7 @@ use twined::runner::kubernetes::cluster::Cluster;
 use twined::runner::kubernetes::job::{Network, annotation, label};
 use twined::runner::kubernetes::kueue::Kueue;
 use twined::runner::kubernetes::settings::{Fields, Settings};
-use twined::runner::{Claim, End, Launch, Phase, Reason, RunState, RunnerError};
+use twined::runner::{Claim, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, RunnerError};
 use uuid::Uuid;
 
 /// A runner without its watches.
@@ -35,7 +35,7 @@ impl World {
 
     async fn launch(&self, ask: &Ask) -> Result<(), RunnerError> {
         let recipient: SruidBuf = ask.recipient.parse().unwrap();
-        let launch = Launch {
+        let launch = LaunchRequest {
             run: ask.run,
             recipient: &recipient,
             parent_question: ask.parent_question,
@@ -85,7 +85,7 @@ async fn a_job_that_was_made_while_all_were_listed_is_not_taken_for_deleted() {
     tokio::time::sleep(Duration::from_secs(2)).await;
 
     assert!(world.cluster.has(ask.run).await.unwrap());
-    watch.until(ask.run, |phase| matches!(phase, Phase::Starting { .. })).await;
+    watch.until(ask.run, |phase| matches!(phase, RunPhase::Starting { .. })).await;
     assert!(watch.is_quiet());
 }
 
@@ -107,9 +107,9 @@ async fn a_job_that_went_while_nobody_saw_is_missed_though_the_api_server_fails_
     world.cluster.jobs_are(&HashSet::new());
 
     for ask in [&deleted, &strangers] {
-        assert_eq!(watch.end(ask.run).await.reason, Reason::Deleted);
+        assert_eq!(watch.end(ask.run).await.reason, EndReason::Deleted);
     }
-    watch.until(settled.run, |phase| *phase == Phase::Settled).await;
+    watch.until(settled.run, |phase| *phase == RunPhase::Settled).await;
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn a_job_that_is_not_there_when_it_is_to_be_ended_was_deleted() {
     let mut watch = world.watch();
     let _acts = world.acts();
 
-    assert_eq!(watch.end(ask.run).await.reason, Reason::Deleted);
+    assert_eq!(watch.end(ask.run).await.reason, EndReason::Deleted);
 }
 
 // === Made, or not ===
@@ -162,15 +162,15 @@ rules:
 
 impl World {
     /// How a run ended that was seen to.
-    async fn ended(&self, ask: &Ask) -> (RunState, End) {
+    async fn ended(&self, ask: &Ask) -> (RunState, RunEnd) {
         let mut watch = self.watch();
-        let state = watch.until(ask.run, |phase| matches!(phase, Phase::Ended(_))).await;
-        let Phase::Ended(end) = state.phase.clone() else { panic!("{state:?}") };
+        let state = watch.until(ask.run, |phase| matches!(phase, RunPhase::Ended(_))).await;
+        let RunPhase::Ended(end) = state.phase.clone() else { panic!("{state:?}") };
         (state, end)
     }
 
     /// A run fails, as the watch sees it.
-    async fn fail(&self, ask: &Ask, name: &str) -> (RunState, End) {
+    async fn fail(&self, ask: &Ask, name: &str) -> (RunState, RunEnd) {
         let failed = json!({"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"});
         self.see(name, json!({"status": {"conditions": [failed]}}));
         let _acts = self.acts();
@@ -178,7 +178,7 @@ impl World {
     }
 
     /// A run is ended while it waits for its turn.
-    async fn stop(&self, ask: &Ask) -> (RunState, End) {
+    async fn stop(&self, ask: &Ask) -> (RunState, RunEnd) {
         let stopped = json!({"reason": "waited", "message": "It waited.", "at": 1}).to_string();
         let name = ask.run.to_string();
         self.see(&name, json!({"metadata": {"annotations": {annotation::STOPPED: stopped}}}));
@@ -201,8 +201,8 @@ async fn the_next_attempt_is_made_before_the_run_is_told_to_run_again() {
     let (state, end) = world.fail(&ask, &ask.run.to_string()).await;
 
     world.server.fail((Method::POST, "jobs"), QUOTA, 1);
-    world.cluster.again(&state, &end).await.unwrap_err();
-    let again = world.cluster.again(&state, &end).await.unwrap().unwrap();
+    world.cluster.relaunch(&state, &end).await.unwrap_err();
+    let again = world.cluster.relaunch(&state, &end).await.unwrap().unwrap();
 
     assert_eq!(again.attempt, 1);
     assert!(world.server.job(&format!("{}-a1", ask.run)).is_some());
@@ -218,11 +218,11 @@ async fn the_job_whose_secrets_all_attempts_have_is_kept_for_the_last() {
     world.launch(&ask).await.unwrap();
 
     let (state, end) = world.fail(&ask, &names[0]).await;
-    world.cluster.again(&state, &end).await.unwrap().unwrap();
+    world.cluster.relaunch(&state, &end).await.unwrap().unwrap();
     // It waits for a day and runs for a week, and is kept for a day.
     assert!(kept() > Some(9 * DAY));
     let (state, end) = world.fail(&ask, &names[1]).await;
-    world.cluster.again(&state, &end).await.unwrap().unwrap();
+    world.cluster.relaunch(&state, &end).await.unwrap().unwrap();
 
     assert!(kept() > Some(17 * DAY));
     for name in names {
@@ -238,7 +238,7 @@ async fn what_waited_too_long_waits_no_more_when_the_next_attempt_does() {
     world.launch(&ask).await.unwrap();
     let (state, end) = world.stop(&ask).await;
 
-    world.cluster.again(&state, &end).await.unwrap().unwrap();
+    world.cluster.relaunch(&state, &end).await.unwrap().unwrap();
 
     assert!(world.server.job(&ask.run.to_string()).is_none());
     assert!(world.server.job(&format!("{}-a1", ask.run)).is_some());
@@ -251,7 +251,7 @@ async fn what_waited_too_long_and_owns_secrets_is_not_run_again() {
     world.launch(&ask).await.unwrap();
     let (state, end) = world.stop(&ask).await;
 
-    assert_eq!(world.cluster.again(&state, &end).await.unwrap(), None);
+    assert_eq!(world.cluster.relaunch(&state, &end).await.unwrap(), None);
 
     world.cluster.settle(ask.run).await.unwrap();
     assert!(world.server.job(&ask.run.to_string()).is_none());
@@ -282,7 +282,7 @@ async fn a_claim_is_taken_over_when_it_was_seen_for_long_enough_whatever_clock_m
     other.saw_job(&serde_json::from_value(world.server.job(&name).unwrap()).unwrap());
     let claims = |cluster: &Arc<Cluster>| {
         let cluster = Arc::clone(cluster);
-        async move { cluster.claim(ask.run, report).await.unwrap() }
+        async move { cluster.claim_report(ask.run, report).await.unwrap() }
     };
 
     assert_eq!(claims(&world.cluster).await, Claim::Ours);
@@ -314,5 +314,5 @@ async fn a_job_that_changed_while_its_report_was_claimed_is_looked_at_again() {
 
     world.server.fail((Method::PATCH, "jobs"), (409, "Conflict"), 2);
 
-    assert_eq!(world.cluster.claim(ask.run, Uuid::nil()).await.unwrap(), Claim::Ours);
+    assert_eq!(world.cluster.claim_report(ask.run, Uuid::nil()).await.unwrap(), Claim::Ours);
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::timeout;
 use twined::event::{Inputs, RunId, Sruid, SruidBuf, Timestamp, encode};
-use twined::runner::{End, Launch, Phase, Reason, RunState, Runner, RunnerError};
+use twined::runner::{EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner, RunnerError};
 use uuid::Uuid;
 
 /// Far longer than anything here takes: what hangs shall fail, and what is slow shall not.
@@ -52,7 +52,7 @@ impl Ask {
 
     pub async fn launch(&self, runner: &dyn Runner) -> Result<(), RunnerError> {
         let recipient: SruidBuf = self.recipient.parse().unwrap();
-        let launch = Launch {
+        let launch = LaunchRequest {
             run: self.run,
             recipient: &recipient,
             parent_question: self.parent_question,
@@ -63,7 +63,7 @@ impl Ask {
     }
 
     /// Launches it and waits for its end.
-    pub async fn end(&self, runner: &dyn Runner) -> End {
+    pub async fn end(&self, runner: &dyn Runner) -> RunEnd {
         self.launch(runner).await.unwrap();
         Watch::of(runner).end(self.run).await
     }
@@ -97,7 +97,7 @@ impl Watch {
     }
 
     /// Waits until a run is as it should be.
-    pub async fn until(&mut self, run: RunId, is_so: impl Fn(&Phase) -> bool) -> RunState {
+    pub async fn until(&mut self, run: RunId, is_so: impl Fn(&RunPhase) -> bool) -> RunState {
         let wait = async {
             loop {
                 if let Some(state) = self.last.get(&run).filter(|state| is_so(&state.phase)) {
@@ -114,13 +114,13 @@ impl Watch {
     }
 
     pub async fn running(&mut self, run: RunId) -> RunState {
-        self.until(run, |phase| matches!(phase, Phase::Running { .. })).await
+        self.until(run, |phase| matches!(phase, RunPhase::Running { .. })).await
     }
 
-    pub async fn end(&mut self, run: RunId) -> End {
-        let state = self.until(run, |phase| matches!(phase, Phase::Ended(_))).await;
+    pub async fn end(&mut self, run: RunId) -> RunEnd {
+        let state = self.until(run, |phase| matches!(phase, RunPhase::Ended(_))).await;
         match state.phase {
-            Phase::Ended(end) => end,
+            RunPhase::Ended(end) => end,
             other => panic!("{other:?}"),
         }
     }
@@ -162,13 +162,16 @@ pub async fn every_promise(runner: &dyn Runner) {
 
 async fn a_run_ends_as_its_process_does(runner: &dyn Runner) {
     for (recipient, reason, line) in
-        [(GOOD, Reason::Exited, "hello\n"), (BAD, Reason::Failed, "alas\n")]
+        [(GOOD, EndReason::Exited, "hello\n"), (BAD, EndReason::Failed, "alas\n")]
     {
         let ask = Ask::of(recipient);
         let end = ask.end(runner).await;
         assert_eq!(end.reason, reason);
         // A pod has no words for us where all went well.
-        assert!(end.tail == [line] || reason == Reason::Exited && end.tail.is_empty(), "{end:?}");
+        assert!(
+            end.tail == [line] || reason == EndReason::Exited && end.tail.is_empty(),
+            "{end:?}"
+        );
         assert!(end.started.unwrap() <= end.at);
         assert!(end.message.contains(recipient), "{}", end.message);
         runner.settle(ask.run).await.unwrap();
@@ -180,11 +183,11 @@ async fn a_run_is_made_once(runner: &dyn Runner) {
     let (first, second) = tokio::join!(ask.launch(runner), ask.launch(runner));
     first.and(second).unwrap();
     let mut watch = Watch::of(runner);
-    let Phase::Running { since, .. } = watch.running(ask.run).await.phase else { panic!() };
+    let RunPhase::Running { since, .. } = watch.running(ask.run).await.phase else { panic!() };
 
     ask.launch(runner).await.unwrap();
     let state = Watch::of(runner).running(ask.run).await;
-    assert!(matches!(state.phase, Phase::Running { since: again, .. } if again == since));
+    assert!(matches!(state.phase, RunPhase::Running { since: again, .. } if again == since));
 
     assert!(runner.cancel(ask.run.question).await.unwrap());
     let at = watch.end(ask.run).await.at;
@@ -200,7 +203,7 @@ async fn a_late_listener_misses_nothing_that_is_not_settled(runner: &dyn Runner)
 
     let mut late = Watch::of(runner);
     late.running(running.run).await;
-    let state = late.until(ended.run, |phase| matches!(phase, Phase::Ended(_))).await;
+    let state = late.until(ended.run, |phase| matches!(phase, RunPhase::Ended(_))).await;
     assert_eq!(*state.attributes, ended.attributes);
 
     runner.settle(ended.run).await.unwrap();
@@ -228,7 +231,7 @@ async fn a_question_is_cancelled_with_all_its_runs(runner: &dyn Runner) {
 
     let mut watch = Watch::of(runner);
     for run in [first.run, again.run] {
-        assert_eq!(watch.end(run).await.reason, Reason::Cancelled);
+        assert_eq!(watch.end(run).await.reason, EndReason::Cancelled);
     }
     assert!(!runner.cancel(first.run.question).await.unwrap());
     for run in [first.run, again.run] {

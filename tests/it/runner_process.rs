@@ -12,7 +12,7 @@ use twined::event::{Inputs, RunId, Timestamp};
 use twined::runner::process::folder::{Folder, Life};
 use twined::runner::process::record::{Asked, How, Order, Plan};
 use twined::runner::process::{Options, ProcessRunner, Service, StartError};
-use twined::runner::{Phase, Reason, Runner, RunnerError};
+use twined::runner::{EndReason, RunPhase, Runner, RunnerError};
 use uuid::Uuid;
 
 mod crashes;
@@ -158,7 +158,7 @@ async fn questions_take_turns_in_the_order_of_their_launches() {
     }
     let now = Watch::of(&runner).now(&runner).await;
     assert!(asks.iter().all(|ask| {
-        now.get(&ask.run).is_none_or(|state| matches!(state.phase, Phase::Queued { .. }))
+        now.get(&ask.run).is_none_or(|state| matches!(state.phase, RunPhase::Queued { .. }))
     }));
     world.go();
 
@@ -186,12 +186,12 @@ async fn a_question_asked_by_one_that_runs_does_not_wait_for_its_slot() {
     let mut watch = Watch::of(&runner);
     watch.end(grandchild.run).await;
     watch.running(child.run).await;
-    assert!(matches!(watch.now(&runner).await[&stranger.run].phase, Phase::Queued { .. }));
+    assert!(matches!(watch.now(&runner).await[&stranger.run].phase, RunPhase::Queued { .. }));
 
     // The child's end frees no slot, for it held none.
     runner.cancel(child.run.question).await.unwrap();
     watch.end(child.run).await;
-    assert!(matches!(watch.now(&runner).await[&stranger.run].phase, Phase::Queued { .. }));
+    assert!(matches!(watch.now(&runner).await[&stranger.run].phase, RunPhase::Queued { .. }));
     world.go();
     watch.end(stranger.run).await;
 }
@@ -209,13 +209,13 @@ async fn a_network_that_stops_ends_what_runs_and_keeps_what_waits() {
     runner.interrupt().await;
 
     let end = watch.end(runs.run).await;
-    assert_eq!(end.reason, Reason::Interrupted);
-    assert!(matches!(watch.now(&runner).await[&waits.run].phase, Phase::Queued { .. }));
+    assert_eq!(end.reason, EndReason::Interrupted);
+    assert!(matches!(watch.now(&runner).await[&waits.run].phase, RunPhase::Queued { .. }));
     runner.stop().await;
     assert!(matches!(waits.launch(&runner).await, Err(RunnerError::Unavailable { .. })));
 
     let next = world.start().await;
-    assert_eq!(Watch::of(&next).end(waits.run).await.reason, Reason::Exited);
+    assert_eq!(Watch::of(&next).end(waits.run).await.reason, EndReason::Exited);
     assert_eq!(Watch::of(&next).end(runs.run).await.at, end.at);
 }
 
@@ -266,5 +266,5 @@ async fn a_run_that_cannot_be_written_down_is_unavailable() {
     assert!(matches!(error, RunnerError::Unavailable { verb: "launch", .. }), "{error:?}");
 
     fs::create_dir(&world.options.runs).unwrap();
-    assert_eq!(ask.end(&runner).await.reason, Reason::Exited);
+    assert_eq!(ask.end(&runner).await.reason, EndReason::Exited);
 }

@@ -9,7 +9,7 @@ use crate::chain::Chain;
 use crate::check::Check;
 use crate::event::attributes::{ORIGINATOR, ORIGINATOR_QUESTION_UUID, PARENT};
 use crate::event::{Inputs, RunId, SruidBuf, Timestamp};
-use crate::runner::Launch;
+use crate::runner::LaunchRequest;
 use crate::runner::kubernetes::job::{self, Gate, Network, Order, Refusal};
 use crate::runner::kubernetes::settings::Settings;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
@@ -197,7 +197,7 @@ fn sample(wanted: Wanted<'_>) -> Result<Job, Refusal> {
     ]);
     let service = settings.of(&recipient);
     job::manifest(&Order {
-        launch: Launch {
+        launch: LaunchRequest {
             run: RunId { question, retry: 0 },
             recipient: &recipient,
             parent_question: None,

@@ -3,7 +3,7 @@
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
-use crate::runner::Reason;
+use crate::runner::EndReason;
 use crate::runner::kubernetes::call::{CallError, Verb};
 use crate::runner::kubernetes::cluster::Cluster;
 use crate::runner::kubernetes::job::{Stopped, annotation};
@@ -100,7 +100,7 @@ impl Cluster {
     async fn stop_known(
         &self,
         uid: Uuid,
-        reason: Reason,
+        reason: EndReason,
         message: String,
     ) -> Result<(), CallError> {
         let Some(job) = self.job(uid) else { return Ok(()) };
@@ -121,7 +121,7 @@ impl Cluster {
         name: &str,
         version: &str,
         suspended: bool,
-        reason: Reason,
+        reason: EndReason,
         message: String,
     ) -> Result<(), CallError> {
         let at = Timestamp::now().0;

@@ -7,7 +7,7 @@ use crate::runner::kubernetes::job::{annotation, label};
 use crate::runner::kubernetes::reason;
 use crate::runner::kubernetes::table::JobBrief;
 use crate::runner::kubernetes::watch;
-use crate::runner::{Claim, Reason};
+use crate::runner::{Claim, EndReason};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Preconditions};
@@ -47,7 +47,7 @@ impl Cluster {
             }
             let JobBrief { name, version, suspended, .. } = &brief;
             let message = "The question was cancelled.".to_owned();
-            match self.stop(name, version, *suspended, Reason::Cancelled, message).await {
+            match self.stop(name, version, *suspended, EndReason::Cancelled, message).await {
                 Ok(()) => return Ok(true),
                 Err(CallError::Gone(_)) => return Ok(false),
                 Err(CallError::Conflict(words)) => last = CallError::Conflict(words),
@@ -62,14 +62,14 @@ impl Cluster {
     }
 
     /// Ends a run whose answer is on record already.
-    pub async fn end(&self, run: RunId) -> Result<(), CallError> {
+    pub async fn end_run(&self, run: RunId) -> Result<(), CallError> {
         for job in self.known(run) {
             if job.end.is_some() || job.stopped.is_some() {
                 continue;
             }
             let message = "The question was answered, and need not run again.".to_owned();
             let JobBrief { name, version, suspended, .. } = &job;
-            match self.stop(name, version, *suspended, Reason::Exited, message).await {
+            match self.stop(name, version, *suspended, EndReason::Exited, message).await {
                 Ok(()) | Err(CallError::Gone(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -79,7 +79,7 @@ impl Cluster {
 
     /// Claims the duty to report how a run ended. Where its Job is gone there is nothing to write
     /// the claim on: then it is the leader's.
-    pub async fn claim(&self, run: RunId, report: Uuid) -> Result<Claim, CallError> {
+    pub async fn claim_report(&self, run: RunId, report: Uuid) -> Result<Claim, CallError> {
         let latest = self.table(|table| {
             let (job, there) = table.get(table.latest(run)?)?;
             there.then(|| (job.name.clone(), job.uid))
@@ -143,7 +143,7 @@ impl Cluster {
         }
         for job in self.known(run) {
             let there = self.table(|table| table.get(job.uid).is_some_and(|(_, there)| there));
-            let cancelled = |stopped: &str| stopped == Reason::Cancelled.label();
+            let cancelled = |stopped: &str| stopped == EndReason::Cancelled.label();
             let unwanted = job.stopped.as_ref().is_some_and(|it| cancelled(&it.reason));
             let done = match there {
                 false => Ok(()),

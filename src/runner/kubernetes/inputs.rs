@@ -23,7 +23,7 @@
 use super::job::{Order, Refusal, annotation, identify, label, name};
 use super::settings::Road;
 use crate::event::Inputs;
-use crate::runner::Launch;
+use crate::runner::LaunchRequest;
 use crate::sdk::arguments::{ARGUMENT_LIMIT, QuestionFile};
 use crate::sdk::{shim, variables};
 use k8s_openapi::ByteString;
@@ -71,7 +71,7 @@ pub struct Mounted {
 ///
 /// Where it is over what can be mounted.
 pub fn mounted(order: &Order<'_>) -> Result<Option<Mounted>, Refusal> {
-    let Order { launch: Launch { inputs, .. }, service, nonce, .. } = *order;
+    let Order { launch: LaunchRequest { inputs, .. }, service, nonce, .. } = *order;
     let Inputs { input_values, input_manifest, children } = inputs;
     let long = |text: Option<&str>| text.is_some_and(|text| text.len() > ARGUMENT_LIMIT);
     let lost = service.inputs == Road::Python && input_values.is_some_and(is_lost);

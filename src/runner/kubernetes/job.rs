@@ -1,7 +1,7 @@
 //! The Job of one question: made from it, and read back. Pure.
 //!
 //! ```text
-//! Launch, Service, Network -> manifest -> Job -> (API server) -> identify -> Identity
+//! LaunchRequest, Service, Network -> manifest -> Job -> (API server) -> identify -> Identity
 //!                                          └──> again -> the Job of the next attempt
 //! ```
 //!
@@ -19,7 +19,7 @@ mod requests;
 mod template;
 
 use crate::event::{RunId, Sruid, SruidBuf, Timestamp};
-use crate::runner::Launch;
+use crate::runner::LaunchRequest;
 use crate::runner::kubernetes::inputs::{self, Mounted};
 use crate::runner::kubernetes::settings::{Service, Settings};
 use crate::sdk::arguments::{self, ARGUMENT_LIMIT};
@@ -111,7 +111,7 @@ pub struct Identity {
 /// Why we ended a Job ourselves: told from the Job alone, by whichever daemon sees it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Stopped {
-    /// The label of a [`crate::runner::Reason`].
+    /// The label of a [`crate::runner::EndReason`].
     pub reason: String,
     /// Words for the asker.
     pub message: String,
@@ -163,7 +163,7 @@ pub enum Gate {
 #[derive(Clone, Copy, Debug)]
 pub struct Order<'a> {
     /// What is to be run.
-    pub launch: Launch<'a>,
+    pub launch: LaunchRequest<'a>,
     /// What the settings come to for it.
     pub service: &'a Service,
     /// The network that it is of.

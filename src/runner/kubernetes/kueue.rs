@@ -14,7 +14,7 @@
 mod table;
 mod workload;
 use crate::chain::Chain;
-use crate::runner::Reason;
+use crate::runner::EndReason;
 use crate::runner::kubernetes::call::CallError;
 use futures_util::StreamExt;
 use kube::api::{Api, DynamicObject};
@@ -56,7 +56,7 @@ pub struct Waits {
     /// For the asker's log: a sentence.
     pub why: String,
     /// Where it will never start as it is: why, and in words for the asker.
-    pub stuck: Option<(Reason, String)>,
+    pub stuck: Option<(EndReason, String)>,
 }
 
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use crate::runner::kubernetes::inputs;
 use crate::runner::kubernetes::job::{self, Gate, Order, Refusal, annotation, label};
 use crate::runner::kubernetes::table::JobBrief;
 use crate::runner::kubernetes::watch;
-use crate::runner::{Again, End, Launch, RunState, RunnerError};
+use crate::runner::{LaunchRequest, Relaunch, RunEnd, RunState, RunnerError};
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::PostParams;
 use kube::core::Request;
@@ -37,7 +37,7 @@ const KEPT: i32 = 24 * 3600;
 
 impl Cluster {
     /// Makes sure that a run's Job exists, and all that it needs.
-    pub async fn launch(&self, launch: &Launch<'_>) -> Result<(), RunnerError> {
+    pub async fn launch(&self, launch: &LaunchRequest<'_>) -> Result<(), RunnerError> {
         let question = launch.run.question;
         let refused = |refusal| refused(question, refusal);
         let settings = &self.options.settings;
@@ -96,7 +96,7 @@ impl Cluster {
                 "A Job {name:?} is in the cluster already, and it is not this question's. Ask again \
                  under another question uuid, or delete that Job if nobody needs it."
             );
-            return Err(RunnerError::Foreign { question, message });
+            return Err(RunnerError::NameConflict { question, message });
         };
         info!(%run, "adopted a Job that was made before us");
         self.patch(&name, adoption).await.map_err(failed)?;
@@ -104,7 +104,7 @@ impl Cluster {
     }
 
     /// Makes sure that the Secrets of a Job exist: a crash may have come between it and them.
-    async fn bring(&self, job: &Job, launch: &Launch<'_>) -> Result<(), CallError> {
+    async fn bring(&self, job: &Job, launch: &LaunchRequest<'_>) -> Result<(), CallError> {
         for secret in inputs::secrets(job, launch.inputs) {
             let (secrets, how) = (self.secrets(), PostParams::default());
             match self.calls.call(Verb::Create, secrets.create(&how, &secret)).await {
@@ -118,7 +118,7 @@ impl Cluster {
     /// How deep in its tree a question is: the Job of the one that asked it knows its own depth.
     /// Where there is a limit that Job is looked for, if it is not known here: it may have been made
     /// a moment ago by another replica, or have ended.
-    async fn depth(&self, launch: &Launch<'_>) -> Result<u32, CallError> {
+    async fn depth(&self, launch: &LaunchRequest<'_>) -> Result<u32, CallError> {
         let Some(parent) = launch.parent_question else { return Ok(0) };
         let known = self.table(|table| table.depth(parent));
         let of_parent = match known {
@@ -132,9 +132,13 @@ impl Cluster {
     }
 
     /// Runs a run again, where its settings say so for the reason of its end.
-    pub async fn again(&self, state: &RunState, end: &End) -> Result<Option<Again>, RunnerError> {
+    pub async fn relaunch(
+        &self,
+        state: &RunState,
+        end: &RunEnd,
+    ) -> Result<Option<Relaunch>, RunnerError> {
         let question = state.run.question;
-        let failed = |error| failed("run again", question, error);
+        let failed = |error| failed("relaunch", question, error);
         let known = self.known(state.run);
         let Some(last) = known.into_iter().find(|job| job.identity.attempt == state.attempt) else {
             return Ok(None);
@@ -188,7 +192,7 @@ impl Cluster {
             retry.times + 1,
             memory(&job, &next),
         );
-        Ok(Some(Again { attempt, message }))
+        Ok(Some(Relaunch { attempt, message }))
     }
 
     /// The Job of the first attempt owns the Secrets of all: it stays for as long as they may run.

@@ -1,7 +1,7 @@
 //! What Jobs, pods and events say of a run, in words for the asker. Pure.
 //!
 //! A run can die, or never live, in these ways. The exception that the asker gets is that of the
-//! [`Reason`]. Where a row has a patience, the pod has not ended: it is ended for it when it has
+//! [`EndReason`]. Where a row has a patience, the pod has not ended: it is ended for it when it has
 //! stood so for that long without a break. Texts of others differ by version: they are matched
 //! loosely, and what is not known is quoted.
 //!
@@ -109,7 +109,7 @@ mod whole;
 mod words;
 
 use crate::event::Timestamp;
-use crate::runner::{End, Reason};
+use crate::runner::{EndReason, RunEnd};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use std::time::Duration;
@@ -149,7 +149,7 @@ pub enum PodState {
     /// Nothing of it runs any more.
     Ended {
         /// How.
-        end: End,
+        end: RunEnd,
         /// Whether it was taken away (it has the condition `DisruptionTarget`): the pod failure
         /// policy does not count that as a failure, and the Job makes another pod.
         disrupted: bool,
@@ -160,7 +160,7 @@ pub enum PodState {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stuck {
     /// Why, in one of our reasons.
-    pub reason: Reason,
+    pub reason: EndReason,
     /// In words for the asker: what stands in the way, and what to do about it.
     pub message: String,
     /// For how long it must stand so, without a break, before the run is ended for it.
@@ -173,7 +173,7 @@ pub struct Stuck {
 // === impl Stuck ===
 
 impl Stuck {
-    fn new(reason: Reason, patience: Duration, message: String) -> Self {
+    fn new(reason: EndReason, patience: Duration, message: String) -> Self {
         Self { reason, message, patience, vague: false }
     }
 
@@ -192,9 +192,9 @@ pub fn of_pod(pod: &Pod, recipient: &str) -> PodState {
     pods::state(pod, recipient)
 }
 
-/// How a Job ended, where it has, as far as the Job itself says: [`Reason::Exited`] where it is
+/// How a Job ended, where it has, as far as the Job itself says: [`EndReason::Exited`] where it is
 /// complete. Its pod says more, where there is one.
-pub fn of_job(job: &Job, recipient: &str) -> Option<End> {
+pub fn of_job(job: &Job, recipient: &str) -> Option<RunEnd> {
     jobs::end(job, recipient)
 }
 
@@ -212,6 +212,6 @@ pub fn goes_on(event: &Event) -> bool {
 
 /// What is to be told of a pod, or of a whole Job, that is gone: `last` is what its pod said when
 /// it was seen last, and `at` when it was missed.
-pub fn of_vanished(last: Option<&PodState>, at: Timestamp, recipient: &str) -> End {
+pub fn of_vanished(last: Option<&PodState>, at: Timestamp, recipient: &str) -> RunEnd {
     pods::vanished(last, at, recipient)
 }

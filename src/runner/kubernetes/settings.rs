@@ -26,7 +26,7 @@ mod checked;
 mod file;
 
 use crate::event::{Pattern, Quantity, Sruid, SruidBuf};
-use crate::runner::Reason;
+use crate::runner::EndReason;
 use crate::sdk::ASK_LOCAL;
 pub use checked::{Key, Name, Place, ResourceName, Span, Text, Variable};
 pub use file::{
@@ -102,7 +102,7 @@ pub struct Service {
     /// How a question comes in that no argument holds.
     pub inputs: Road,
     /// How often it is run again by itself, by the reason of its end.
-    pub retry: BTreeMap<Reason, Retry>,
+    pub retry: BTreeMap<EndReason, Retry>,
     /// What its pods are kept from.
     pub security: Security,
     /// How many questions to this service, of whatever revision, run at once; none for any number.

@@ -16,7 +16,7 @@ mod tests;
 use crate::event::{RunId, Timestamp};
 use crate::runner::kubernetes::job::{Identity, Stopped};
 use crate::runner::kubernetes::reason::{PodState, Stuck};
-use crate::runner::{End, Reason, RunState};
+use crate::runner::{EndReason, RunEnd, RunState};
 use entry::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -58,7 +58,7 @@ pub struct JobBrief {
     /// The pods that were taken away from it, as far as that is on record.
     pub evicted: Vec<Uuid>,
     /// How it is finished, as far as the Job says.
-    pub end: Option<End>,
+    pub end: Option<RunEnd>,
 }
 
 /// A pod, in brief.
@@ -82,7 +82,7 @@ pub struct PodBrief {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// End a Job, for a reason that it does not know itself.
-    Stop(Uuid, Reason, String),
+    Stop(Uuid, EndReason, String),
     /// End a Job that is marked as stopped, but got its turn all the same.
     Enforce(Uuid),
     /// Put on record that a pod was taken away from a Job.
@@ -242,7 +242,7 @@ impl Table {
     }
 
     /// What its queue says of a Job that waits, where that is something else than before.
-    pub fn waits(&mut self, uid: Uuid, why: &str, stuck: Option<(Reason, String)>) {
+    pub fn waits(&mut self, uid: Uuid, why: &str, stuck: Option<(EndReason, String)>) {
         if let Some(entry) = self.entries.get_mut(&uid)
             && (entry.waits != why || entry.refused != stuck)
         {

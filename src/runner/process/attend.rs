@@ -1,14 +1,14 @@
 //! One run, from its turn to its end.
 //!
 //! ```text
-//! plan -> supervisor -> its life: a byte (the child runs), the end -> end.json -> End
+//! plan -> supervisor -> its life: a byte (the child runs), the end -> end.json -> RunEnd
 //! ```
 //!
 //! What a daemon began another may go on with: all that it needs is in the run's folder.
 
 use crate::chain::Chain;
 use crate::event::{RunId, Timestamp};
-use crate::runner::End;
+use crate::runner::RunEnd;
 use crate::runner::process::command::{PlanError, plan};
 use crate::runner::process::folder::{Folder, Life};
 use crate::runner::process::record::{Ending, How, Plan};
@@ -74,7 +74,7 @@ enum BeginError {
 
 impl Attendance {
     /// Starts a run whose turn it is, and waits for its end.
-    pub async fn start(self) -> End {
+    pub async fn start(self) -> RunEnd {
         for _ in 0..ATTEMPTS {
             let this = self.clone();
             match blocking(move || this.begin().map_err(|err| Chain(&err).to_string())).await {
@@ -95,7 +95,7 @@ impl Attendance {
     }
 
     /// Waits for the end of a run that another daemon started.
-    pub async fn adopt(self, life: File) -> End {
+    pub async fn adopt(self, life: File) -> RunEnd {
         self.follow(pipe::Receiver::from_file(life)).await;
         // It may have been told to start, and died before it did.
         match self.conclude().await {
@@ -105,7 +105,7 @@ impl Attendance {
     }
 
     /// Deals with a run that had started, whose supervisor is gone without a word.
-    pub async fn find_lost(self) -> End {
+    pub async fn find_lost(self) -> RunEnd {
         match self.conclude().await {
             Some(end) => end,
             None => self.record(Ending::now(How::Lost)).await,
@@ -175,7 +175,7 @@ impl Attendance {
     }
 
     /// How the run ended; none where its supervisor is gone before it began.
-    async fn conclude(&self) -> Option<End> {
+    async fn conclude(&self) -> Option<RunEnd> {
         let this = self.clone();
         let (started, ended) = blocking(move || (this.folder().started(), this.end())).await;
         match (started, ended) {
@@ -205,12 +205,12 @@ impl Attendance {
         warn!(run = %self.run, "processes of a lost run do not end");
     }
 
-    async fn not_started(&self, why: String) -> End {
+    async fn not_started(&self, why: String) -> RunEnd {
         self.record(Ending::now(How::NotStarted(why))).await
     }
 
     /// Records an end, and says how it is told.
-    async fn record(&self, ending: Ending) -> End {
+    async fn record(&self, ending: Ending) -> RunEnd {
         let (folder, record) = (self.folder(), ending.clone());
         if let Err(err) = blocking(move || folder.end(&record)).await {
             // It is told nevertheless; another daemon would find out anew.
@@ -219,22 +219,22 @@ impl Attendance {
         self.told(ending).await
     }
 
-    async fn told(&self, ending: Ending) -> End {
+    async fn told(&self, ending: Ending) -> RunEnd {
         let this = self.clone();
         blocking(move || told(&this.folder(), &this.service, &ending)).await
     }
 
-    fn end(&self) -> io::Result<Option<End>> {
+    fn end(&self) -> io::Result<Option<RunEnd>> {
         end(&self.folder(), &self.service)
     }
 }
 
 /// How the run of a folder ended; none where there is no record of it. Blocks.
-pub fn end(folder: &Folder, service: &str) -> io::Result<Option<End>> {
+pub fn end(folder: &Folder, service: &str) -> io::Result<Option<RunEnd>> {
     Ok(folder.ending()?.map(|ending| told(folder, service, &ending)))
 }
 
-fn told(folder: &Folder, service: &str, ending: &Ending) -> End {
+fn told(folder: &Folder, service: &str, ending: &Ending) -> RunEnd {
     let (newer, older) = folder.outputs();
     let started = folder.started().ok().flatten();
     verdict::end(service, ending, started, tail(&newer, &older))
@@ -296,7 +296,7 @@ pub enum Standing {
     /// It had started, and nobody has it.
     Lost,
     /// It has ended.
-    Ended(End),
+    Ended(RunEnd),
 }
 
 // === impl Standing ===

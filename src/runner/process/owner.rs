@@ -10,7 +10,7 @@ use crate::runner::process::kept;
 use crate::runner::process::queue::{Entry, Queue, Stage};
 use crate::runner::process::record::{Asked, Ending, Order};
 use crate::runner::states::{Listeners, Mailbox};
-use crate::runner::{End, Phase, RunnerError};
+use crate::runner::{RunEnd, RunPhase, RunnerError};
 use metrics::{Gauge, describe_gauge, gauge};
 use std::collections::HashMap;
 use std::io;
@@ -92,8 +92,8 @@ struct Making {
 #[derive(Debug)]
 enum Done {
     Made { run: RunId, asked: Box<Asked>, result: io::Result<Option<Standing>> },
-    Ended { run: RunId, end: End },
-    Stopped { question: Uuid, runs: Vec<(RunId, io::Result<Option<End>>)>, reply: Reply<bool> },
+    Ended { run: RunId, end: RunEnd },
+    Stopped { question: Uuid, runs: Vec<(RunId, io::Result<Option<RunEnd>>)>, reply: Reply<bool> },
     Interrupted,
     Settled { run: RunId, result: io::Result<()>, reply: Reply<()> },
 }
@@ -327,7 +327,7 @@ impl Owner {
     fn stopped(
         &mut self,
         question: Uuid,
-        runs: Vec<(RunId, io::Result<Option<End>>)>,
+        runs: Vec<(RunId, io::Result<Option<RunEnd>>)>,
         reply: Reply<bool>,
     ) {
         let mut result = Ok(true);
@@ -391,10 +391,10 @@ impl Owner {
 
     fn is_idle(&self) -> bool {
         let mut states = self.queue.states();
-        self.making.is_empty() && states.all(|state| matches!(state.phase, Phase::Queued { .. }))
+        self.making.is_empty() && states.all(|state| matches!(state.phase, RunPhase::Queued { .. }))
     }
 
-    fn ended(&mut self, run: RunId, end: End) {
+    fn ended(&mut self, run: RunId, end: RunEnd) {
         self.queue.ended(run, end);
         self.tell(run);
     }

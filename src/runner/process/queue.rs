@@ -6,7 +6,7 @@
 //! services to ask no more at once than the machine can do.
 
 use crate::event::{RunId, Timestamp};
-use crate::runner::{End, Phase, RunState};
+use crate::runner::{RunEnd, RunPhase, RunState};
 use std::collections::hash_map::Entry::Occupied;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -65,7 +65,7 @@ pub enum Stage {
         since: Timestamp,
     },
     /// It has ended.
-    Ended(End),
+    Ended(RunEnd),
 }
 
 /// How many runs there are that have not ended.
@@ -149,7 +149,7 @@ impl Queue {
     }
 
     /// A run has ended.
-    pub fn ended(&mut self, run: RunId, end: End) {
+    pub fn ended(&mut self, run: RunId, end: RunEnd) {
         self.set(run, Stage::Ended(end));
     }
 
@@ -265,10 +265,10 @@ impl Entry {
         let launched = self.launched;
         let phase = match &self.stage {
             Stage::Waiting | Stage::Withdrawn | Stage::Starting { .. } => {
-                Phase::Queued { since: launched, why: String::new() }
+                RunPhase::Queued { since: launched, why: String::new() }
             }
-            Stage::Running { since, .. } => Phase::Running { launched, since: *since },
-            Stage::Ended(end) => Phase::Ended(end.clone()),
+            Stage::Running { since, .. } => RunPhase::Running { launched, since: *since },
+            Stage::Ended(end) => RunPhase::Ended(end.clone()),
         };
         RunState { run, attempt: 0, attributes: Arc::clone(&self.attributes), evictions: 0, phase }
     }
@@ -303,7 +303,7 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::Reason;
+    use crate::runner::EndReason;
 
     fn run(number: u128) -> RunId {
         RunId { question: Uuid::from_u128(number), retry: 0 }
@@ -320,11 +320,11 @@ mod tests {
         }
     }
 
-    fn end() -> End {
-        End {
+    fn end() -> RunEnd {
+        RunEnd {
             at: Timestamp(1),
             started: None,
-            reason: Reason::Exited,
+            reason: EndReason::Exited,
             message: String::new(),
             tail: Vec::new(),
         }

@@ -2,50 +2,50 @@
 
 use crate::event::Timestamp;
 use crate::runner::process::record::{Ending, How, Order};
-use crate::runner::{End, Reason};
+use crate::runner::{EndReason, RunEnd};
 use rustix::process::Signal;
 
 /// Says how the run of a service ended, what happened, and what to do about it.
-pub fn end(service: &str, ending: &Ending, started: Option<i64>, tail: Vec<String>) -> End {
+pub fn end(service: &str, ending: &Ending, started: Option<i64>, tail: Vec<String>) -> RunEnd {
     let (reason, message) = reason(service, ending);
-    End { at: Timestamp(ending.at), started: started.map(Timestamp), reason, message, tail }
+    RunEnd { at: Timestamp(ending.at), started: started.map(Timestamp), reason, message, tail }
 }
 
-fn reason(service: &str, ending: &Ending) -> (Reason, String) {
+fn reason(service: &str, ending: &Ending) -> (EndReason, String) {
     match ending.order {
         Some(Order::Cancel) => {
-            return (Reason::Cancelled, format!("the run of `{service}` was cancelled"));
+            return (EndReason::Cancelled, format!("the run of `{service}` was cancelled"));
         }
         Some(Order::Interrupt) => {
             let message = format!(
                 "the run of `{service}` was ended because the network that ran it was stopped; ask \
                  again once it runs"
             );
-            return (Reason::Interrupted, message);
+            return (EndReason::Interrupted, message);
         }
         None => {}
     }
     match &ending.how {
         How::Exit(0) => (
-            Reason::Exited,
+            EndReason::Exited,
             format!(
                 "the process of `{service}` ended by itself with exit status 0; where it gave no \
                  answer, the last lines of its output may say why"
             ),
         ),
         How::Exit(status) => (
-            Reason::Failed,
+            EndReason::Failed,
             format!(
                 "the process of `{service}` ended with exit status {status}; see the last lines of \
                  its output"
             ),
         ),
-        How::Signal(number) => (Reason::Killed, killed(service, *number)),
+        How::Signal(number) => (EndReason::Killed, killed(service, *number)),
         How::NotStarted(why) => {
-            (Reason::NotStarted, format!("`{service}` could not be started: {why}"))
+            (EndReason::NotStarted, format!("`{service}` could not be started: {why}"))
         }
         How::NotBegun | How::Lost => (
-            Reason::Lost,
+            EndReason::Lost,
             format!(
                 "the process of `{service}` is gone, and nobody saw it end: its supervisor was \
                  killed, or the machine was restarted; ask again"
@@ -99,7 +99,7 @@ fn name(number: i32) -> &'static str {
 mod tests {
     use super::*;
 
-    fn told(how: How, order: Option<Order>) -> (Reason, String) {
+    fn told(how: How, order: Option<Order>) -> (EndReason, String) {
         let end = end("a/b:c", &Ending { at: 2, how, order }, Some(1), vec!["x\n".to_owned()]);
         assert_eq!((end.at, end.started), (Timestamp(2), Some(Timestamp(1))));
         assert_eq!(end.tail, ["x\n"]);
@@ -109,14 +109,14 @@ mod tests {
     #[test]
     fn each_end_has_its_reason() {
         for (how, order, reason) in [
-            (How::Exit(0), None, Reason::Exited),
-            (How::Exit(3), None, Reason::Failed),
-            (How::Signal(9), None, Reason::Killed),
-            (How::NotStarted("why".to_owned()), None, Reason::NotStarted),
-            (How::Lost, None, Reason::Lost),
-            (How::NotBegun, Some(Order::Cancel), Reason::Cancelled),
-            (How::Exit(0), Some(Order::Cancel), Reason::Cancelled),
-            (How::Signal(15), Some(Order::Interrupt), Reason::Interrupted),
+            (How::Exit(0), None, EndReason::Exited),
+            (How::Exit(3), None, EndReason::Failed),
+            (How::Signal(9), None, EndReason::Killed),
+            (How::NotStarted("why".to_owned()), None, EndReason::NotStarted),
+            (How::Lost, None, EndReason::Lost),
+            (How::NotBegun, Some(Order::Cancel), EndReason::Cancelled),
+            (How::Exit(0), Some(Order::Cancel), EndReason::Cancelled),
+            (How::Signal(15), Some(Order::Interrupt), EndReason::Interrupted),
         ] {
             assert_eq!(told(how.clone(), order).0, reason, "{how:?}");
         }

@@ -36,7 +36,7 @@ async fn each_runs_once(world: &World, runner: &dyn Runner) {
     let mut watch = Watch::of(runner);
     for ask in crowd() {
         let end = watch.end(ask.run).await;
-        assert_eq!(end.reason, Reason::Exited, "{end:?}");
+        assert_eq!(end.reason, EndReason::Exited, "{end:?}");
     }
     let mut ran = world.lines("ran");
     ran.sort();
@@ -104,7 +104,7 @@ async fn what_ends_while_nobody_looks_is_told_to_the_next() {
     wait_until(|| matches!(world.run_folder(ask.run).life(), Ok(Life::Nobody))).await;
 
     let end = Watch::of(&world.start().await).end(ask.run).await;
-    assert_eq!(end.reason, Reason::Exited);
+    assert_eq!(end.reason, EndReason::Exited);
     assert_eq!(world.lines("ran").len(), 1);
 }
 
@@ -119,7 +119,7 @@ async fn what_was_adopted_can_be_cancelled() {
 
     let runner = world.start().await;
     runner.cancel(ask.run.question).await.unwrap();
-    assert_eq!(Watch::of(&runner).end(ask.run).await.reason, Reason::Cancelled);
+    assert_eq!(Watch::of(&runner).end(ask.run).await.reason, EndReason::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +138,7 @@ async fn a_killed_supervisor_leaves_a_lost_run_and_no_process() {
     kill_process(supervisor, Signal::KILL).unwrap();
 
     let end = Watch::of(&runner).end(ask.run).await;
-    assert_eq!(end.reason, Reason::Lost);
+    assert_eq!(end.reason, EndReason::Lost);
     wait_until(|| !is_there(pid)).await;
     ask.launch(&runner).await.unwrap();
     assert_eq!(Watch::of(&runner).end(ask.run).await.at, end.at);
@@ -156,7 +156,7 @@ async fn a_run_lost_while_nobody_looked_is_told_to_the_next() {
     wait_until(|| matches!(world.run_folder(ask.run).life(), Ok(Life::Nobody))).await;
 
     let end = Watch::of(&world.start().await).end(ask.run).await;
-    assert_eq!(end.reason, Reason::Lost);
+    assert_eq!(end.reason, EndReason::Lost);
     assert!(end.started.is_some());
 }
 
@@ -180,7 +180,7 @@ async fn a_supervisor_killed_before_it_starts_the_child_is_started_again() {
     doomed(&mut world, 2);
     world.go();
     let end = Ask::of(WAITS).end(&world.start().await).await;
-    assert_eq!(end.reason, Reason::Exited);
+    assert_eq!(end.reason, EndReason::Exited);
     assert_eq!((world.lines("deaths").len(), world.lines("ran").len()), (3, 1));
 }
 
@@ -189,11 +189,11 @@ async fn supervisors_that_never_come_up_are_told_and_not_tried_for_ever() {
     let mut world = World::new();
     doomed(&mut world, 100);
     let end = Ask::of(WAITS).end(&world.start().await).await;
-    assert_eq!(end.reason, Reason::NotStarted);
+    assert_eq!(end.reason, EndReason::NotStarted);
 
     world.options.supervisor = "/no/such/twined".into();
     let end = Ask::of(WAITS).end(&world.start().await).await;
-    assert_eq!(end.reason, Reason::NotStarted);
+    assert_eq!(end.reason, EndReason::NotStarted);
     assert!(end.message.contains("`/no/such/twined`"), "{}", end.message);
     assert!(world.lines("ran").is_empty());
 }
@@ -255,7 +255,7 @@ async fn a_runner_killed_as_it_tells_the_plan_has_started_nothing() {
     world.go();
     let runner = world.start().await;
     let run = Watch::of(&runner).any().await;
-    assert_eq!(Watch::of(&runner).end(run).await.reason, Reason::Exited);
+    assert_eq!(Watch::of(&runner).end(run).await.reason, EndReason::Exited);
     assert_eq!(world.lines("ran").len(), 1);
 }
 
@@ -299,7 +299,7 @@ async fn a_run_that_may_have_started_is_never_started_again() {
     let runner = world.start().await;
     let run = Watch::of(&runner).any().await;
     let end = Watch::of(&runner).end(run).await;
-    assert_eq!((end.reason, end.started), (Reason::Lost, Some(Timestamp(7))));
+    assert_eq!((end.reason, end.started), (EndReason::Lost, Some(Timestamp(7))));
     assert!(world.lines("ran").is_empty());
 }
 
@@ -326,7 +326,7 @@ async fn odd_folders_do_no_harm() {
     let run = Watch::of(&runner).any().await;
 
     let end = Watch::of(&runner).end(run).await;
-    assert_eq!(end.reason, Reason::Exited);
+    assert_eq!(end.reason, EndReason::Exited);
     assert_eq!(good.ending().unwrap().unwrap().at, end.at.0);
     assert_eq!(Watch::of(&runner).now(&runner).await.len(), 1);
     let mut left: Vec<_> =

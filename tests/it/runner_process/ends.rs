@@ -23,7 +23,7 @@ async fn a_cancelled_tree_is_ended_whole() {
     assert!(runner.cancel(ask.run.question).await.unwrap());
     let end = Watch::of(&runner).end(ask.run).await;
 
-    assert_eq!(end.reason, Reason::Cancelled);
+    assert_eq!(end.reason, EndReason::Cancelled);
     assert!(since.elapsed() >= Duration::from_secs(3), "it has its grace");
     assert!(pids.iter().all(|&pid| !is_there(pid)));
 }
@@ -40,7 +40,7 @@ async fn a_child_that_heeds_sigterm_ends_at_once_and_in_its_own_way() {
     runner.cancel(ask.run.question).await.unwrap();
 
     let end = Watch::of(&runner).end(ask.run).await;
-    assert_eq!(end.reason, Reason::Cancelled);
+    assert_eq!(end.reason, EndReason::Cancelled);
     assert_eq!(end.tail.last().map(String::as_str), Some("bye\n"));
 }
 
@@ -54,7 +54,7 @@ async fn what_is_cancelled_while_it_waits_never_starts() {
     assert!(runner.cancel(ask.run.question).await.unwrap());
 
     let end = Watch::of(&runner).end(ask.run).await;
-    assert_eq!((end.reason, end.started), (Reason::Cancelled, None));
+    assert_eq!((end.reason, end.started), (EndReason::Cancelled, None));
     runner.stop().await;
     let next = world.slots(4);
     let runner = next.start().await;
@@ -75,7 +75,7 @@ async fn what_is_cancelled_as_it_starts_ends_all_the_same() {
         assert!(cancelled.unwrap(), "it was being launched");
     }
     for ask in &asks {
-        assert_eq!(watch.end(ask.run).await.reason, Reason::Cancelled);
+        assert_eq!(watch.end(ask.run).await.reason, EndReason::Cancelled);
     }
 }
 
@@ -86,7 +86,7 @@ async fn a_run_that_ends_by_itself_leaves_nothing_running() {
 
     let end = Ask::of("test/litters:1.0").end(&runner).await;
 
-    assert_eq!(end.reason, Reason::Exited);
+    assert_eq!(end.reason, EndReason::Exited);
     assert!(!is_there(world.wait_for_pid("stray").await));
 }
 
@@ -101,7 +101,7 @@ async fn a_child_killed_by_hand_keeps_its_last_words() {
 
     let end = Watch::of(&runner).end(ask.run).await;
 
-    assert_eq!(end.reason, Reason::Killed);
+    assert_eq!(end.reason, EndReason::Killed);
     assert!(end.message.contains("signal 9 (SIGKILL)"), "{}", end.message);
     assert_eq!(end.tail, ["first\n", "last words\n"]);
 }
@@ -155,7 +155,7 @@ async fn what_cannot_be_started_is_told_with_the_remedy() {
     ] {
         let ask = Ask::of(recipient);
         let end = ask.end(&runner).await;
-        assert_eq!(end.reason, Reason::NotStarted, "{end:?}");
+        assert_eq!(end.reason, EndReason::NotStarted, "{end:?}");
         assert!(words.iter().all(|word| end.message.contains(word)), "{}", end.message);
         assert!(!end.message.contains("secret"), "{}", end.message);
         runner.settle(ask.run).await.unwrap();

@@ -29,7 +29,7 @@ async fn a_question_comes_as_arguments_and_as_a_file_as_it_came() {
     let attributes = [("sender".to_owned(), "local/local:local".to_owned())].into();
     let ask = Ask { inputs, attributes, ..Ask::of(TELLS) };
 
-    assert_eq!(ask.end(&runner).await.reason, Reason::Exited);
+    assert_eq!(ask.end(&runner).await.reason, EndReason::Exited);
 
     assert_eq!(
         world.lines("arguments"),
@@ -73,7 +73,7 @@ async fn what_no_argument_holds_comes_by_file() {
 
     let end = Ask { inputs, ..Ask::of("test/large:1.0") }.end(&runner).await;
 
-    assert_eq!(end.reason, Reason::Exited, "{end:?}");
+    assert_eq!(end.reason, EndReason::Exited, "{end:?}");
     // The attributes and the manifest.
     assert_eq!(world.lines("count"), ["4"]);
     let question = fs::read_to_string(world.file("question")).unwrap();

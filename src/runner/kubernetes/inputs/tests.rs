@@ -19,7 +19,7 @@ fn job(settings: &str, inputs: Inputs<'_>) -> Result<Job, Refusal> {
         environment: Vec::new(),
     };
     let attributes = HashMap::from([("recipient".to_owned(), recipient.to_string())]);
-    let launch = Launch {
+    let launch = LaunchRequest {
         run: RunId { question: QUESTION.parse().unwrap(), retry: 0 },
         recipient: &recipient,
         parent_question: None,

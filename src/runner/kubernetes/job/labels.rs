@@ -3,7 +3,7 @@
 use super::{MANAGER, Network, label};
 use crate::event::attributes::{ORIGINATOR, ORIGINATOR_QUESTION_UUID, PARENT};
 use crate::event::{Digest, Sruid};
-use crate::runner::Launch;
+use crate::runner::LaunchRequest;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -53,7 +53,7 @@ fn inner(byte: u8) -> bool {
 /// The labels of a question's Job and pod, and the annotations with the whole of what they have no
 /// room for.
 pub(super) fn of(
-    launch: &Launch<'_>,
+    launch: &LaunchRequest<'_>,
     network: &Network,
     attempt: u32,
 ) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
@@ -70,7 +70,7 @@ pub(super) fn of(
 
 /// Each label: its name, its value, and the whole of what the value says.
 pub(super) fn each(
-    launch: &Launch<'_>,
+    launch: &LaunchRequest<'_>,
     network: &Network,
     attempt: u32,
     mut put: impl FnMut(&'static str, &str, &str),

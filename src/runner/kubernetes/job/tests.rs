@@ -64,7 +64,7 @@ impl World {
     fn with<T>(&self, act: impl FnOnce(&Order<'_>) -> T) -> T {
         let service = self.service();
         act(&Order {
-            launch: Launch {
+            launch: LaunchRequest {
                 run: RunId { question: QUESTION.parse().unwrap(), retry: self.retry },
                 recipient: &self.recipient,
                 parent_question: Some(PARENT.parse().unwrap()),

@@ -3,7 +3,7 @@
 //! The texts are those of Kueue 0.10.1 and 0.16.1, where its scheduler and its controller write
 //! them: `pkg/scheduler`, `pkg/scheduler/flavorassigner`, `pkg/controller/core`.
 
-use crate::runner::Reason;
+use crate::runner::EndReason;
 use kube::api::DynamicObject;
 use serde::Deserialize;
 use std::cmp::Reverse;
@@ -63,7 +63,7 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stuck {
     /// Why.
-    pub reason: Reason,
+    pub reason: EndReason,
     /// In words for the asker.
     pub message: String,
     /// For how long it must be so before it is told.
@@ -274,7 +274,7 @@ fn reasons(message: &str) -> &str {
 
 /// Whether Kueue says of what waits for quota that it will never have it.
 fn never(queue: &str, message: &str) -> Option<Stuck> {
-    let told = |message, patience| Some(Stuck { reason: Reason::Queue, message, patience });
+    let told = |message, patience| Some(Stuck { reason: EndReason::Queue, message, patience });
     let words = reasons(message).trim_end_matches('.');
     if message.starts_with("LocalQueue ") && message.ends_with(" doesn't exist") {
         let message = format!(
@@ -352,14 +352,14 @@ fn flavor(reason: &str) -> Option<&str> {
 /// Kueue has switched it off, and will not switch it on again.
 fn switched_off(queue: &str, cause: &str, message: &str) -> Stuck {
     let (reason, remedy) = match cause {
-        "AdmissionCheck" => (Reason::Queue, "An admission check of the queue does not take it"),
+        "AdmissionCheck" => (EndReason::Queue, "An admission check of the queue does not take it"),
         "RequeuingLimitExceeded" => {
-            (Reason::NotStarted, "Its pod was not ready in time, as often as Kueue tries")
+            (EndReason::NotStarted, "Its pod was not ready in time, as often as Kueue tries")
         }
         "MaximumExecutionTimeExceeded" => {
-            (Reason::Deadline, "It ran for longer than its queue allows")
+            (EndReason::Deadline, "It ran for longer than its queue allows")
         }
-        _ => (Reason::Queue, "Kueue has given it up"),
+        _ => (EndReason::Queue, "Kueue has given it up"),
     };
     let message = said(&format!("{remedy} (queue `{queue}`)"), message);
     Stuck { reason, message, patience: SETTLES }

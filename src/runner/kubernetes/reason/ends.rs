@@ -4,15 +4,20 @@ use super::pods::Subject;
 use super::whole::{self, Verdict};
 use super::{PodState, starts, words};
 use crate::event::Timestamp;
-use crate::runner::{End, Reason};
+use crate::runner::{EndReason, RunEnd};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus};
 
 /// What a pod says of which nothing runs any more.
 pub fn ended(subject: Subject) -> PodState {
     let failed = subject.phase() == "Failed";
     let (reason, message) = verdict(subject, failed);
-    let end =
-        End { at: when(subject), started: subject.started(), reason, message, tail: tail(subject) };
+    let end = RunEnd {
+        at: when(subject),
+        started: subject.started(),
+        reason,
+        message,
+        tail: tail(subject),
+    };
     PodState::Ended { end, disrupted: failed && subject.disruption().is_some() }
 }
 
@@ -40,11 +45,11 @@ fn verdict(subject: Subject, failed: bool) -> Verdict {
     }
     let who = format!("`{}`", subject.service);
     if !failed {
-        return (Reason::Exited, without_result(&who));
+        return (EndReason::Exited, without_result(&who));
     }
     let said = subject.status.and_then(|status| status.message.as_deref()).unwrap_or_default();
     let said = words::aside("all that it says", said);
-    (Reason::Lost, format!("the pod of {who} failed, and nobody says how{said}; ask again"))
+    (EndReason::Lost, format!("the pod of {who} failed, and nobody says how{said}; ask again"))
 }
 
 /// The container by whose end the pod ended: the service's, or an init container before it.
@@ -68,7 +73,7 @@ fn of(
         return (reason, message + &beside(subject, status, terminated));
     }
     // The service never began, whatever ended before it.
-    let reason = if reason == Reason::Memory { reason } else { Reason::NotStarted };
+    let reason = if reason == EndReason::Memory { reason } else { EndReason::NotStarted };
     (reason, format!("{message}; `{}` was not started", subject.service))
 }
 
@@ -91,18 +96,18 @@ fn exit(
                  runtime was restarted; ask again",
                 subject.place()
             );
-            return (Reason::Lost, message);
+            return (EndReason::Lost, message);
         }
         _ => {}
     }
     let signal = terminated.signal.filter(|signal| *signal > 0);
     match (terminated.exit_code, signal) {
-        (0, None) => (Reason::Exited, without_result(who)),
-        (code @ (126 | 127), None) => (Reason::NotStarted, no_command(who, code)),
-        (code, Some(signal)) => (Reason::Killed, killed(who, code, signal)),
-        (code @ 129..=192, None) => (Reason::Killed, killed(who, code, code - 128)),
+        (0, None) => (EndReason::Exited, without_result(who)),
+        (code @ (126 | 127), None) => (EndReason::NotStarted, no_command(who, code)),
+        (code, Some(signal)) => (EndReason::Killed, killed(who, code, signal)),
+        (code @ 129..=192, None) => (EndReason::Killed, killed(who, code, code - 128)),
         (code, None) => (
-            Reason::Failed,
+            EndReason::Failed,
             format!("{who} ended with exit code {code}; see the last lines of its output"),
         ),
     }
@@ -162,7 +167,7 @@ fn memory(
             subject.place()
         ),
     };
-    (Reason::Memory, message)
+    (EndReason::Memory, message)
 }
 
 fn no_command(who: &str, code: i32) -> String {

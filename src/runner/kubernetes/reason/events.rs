@@ -1,7 +1,7 @@
 //! Events: what is said of a pod or a Job beside its own state.
 
 use super::{MADE_LATER, PASSES, SOON, Stuck, images, nodes, volumes, words};
-use crate::runner::Reason;
+use crate::runner::EndReason;
 use k8s_openapi::api::core::v1::Event;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub fn stuck(event: &Event, service: &str) -> Option<Stuck> {
                  wants{}; ask again, and where that does not help, see the node's drivers",
                 words::aside("it says", said)
             );
-            Some(Stuck::new(Reason::NotStarted, PASSES, message))
+            Some(Stuck::new(EndReason::NotStarted, PASSES, message))
         }
         "FailedCreate"
             if event.involved_object.kind.as_deref().is_none_or(|kind| kind == "Job") =>
@@ -63,14 +63,14 @@ fn sandbox(service: &str, said: &str) -> Stuck {
              its settings want{quoted}; see the runtime class and the node selector in the \
              service's settings"
         );
-        return Stuck::new(Reason::NotStarted, MADE_LATER, message);
+        return Stuck::new(EndReason::NotStarted, MADE_LATER, message);
     }
     if words::says(said, &["oom-killed", "memory limit too low"]) {
         let message = format!(
             "`{service}` could not be started: its limit of memory is too low for its pod to begin \
              in{quoted}; ask again with more `memory`, or raise the limit in the service's settings"
         );
-        return Stuck::new(Reason::Memory, SOON, message);
+        return Stuck::new(EndReason::Memory, SOON, message);
     }
     let network = ["network", "cni", "ip address", "no ip addresses", "address range"];
     let why = if words::says(said, &network) {
@@ -82,7 +82,7 @@ fn sandbox(service: &str, said: &str) -> Stuck {
         "`{service}` could not be started: {why}{quoted}; ask again, and where that does not help, \
          see the node"
     );
-    Stuck::new(Reason::NotStarted, PASSES, message)
+    Stuck::new(EndReason::NotStarted, PASSES, message)
 }
 
 /// What the API server says where it does not take a pod: known words of it, how long it is given
@@ -180,7 +180,7 @@ fn denied(service: &str, said: &str) -> Stuck {
         "no pod could be made for `{service}`: {why}{}; {remedy}",
         words::aside("the API server says", said)
     );
-    Stuck::new(Reason::Denied, *patience, message)
+    Stuck::new(EndReason::Denied, *patience, message)
 }
 
 /// Who says it.

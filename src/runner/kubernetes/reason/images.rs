@@ -1,7 +1,7 @@
 //! Images that cannot be had, by what registries, runtimes and kubelets say of them.
 
 use super::{AT_ONCE, MADE_LATER, PASSES, SOON, Stuck, words};
-use crate::runner::Reason;
+use crate::runner::EndReason;
 use std::time::Duration;
 
 /// With what a kubelet says that a container waits for its image.
@@ -18,26 +18,26 @@ pub const KUBELET: [&str; 7] = [
 /// What a message says of an image: known words of it, our reason, how long it is given, what
 /// that means, and the remedy. The first row that fits is taken, so what is surer comes first:
 /// a registry that limits its answers is no missing image, though its text may have both words.
-struct Known(&'static [&'static str], Reason, Duration, &'static str, &'static str);
+struct Known(&'static [&'static str], EndReason, Duration, &'static str, &'static str);
 
 const KNOWN: [Known; 9] = [
     Known(
         &["no space left on device", "disk quota exceeded"],
-        Reason::Image,
+        EndReason::Image,
         PASSES,
         "the node has no disk left for it",
         "ask again, or give the nodes larger disks",
     ),
     Known(
         &["toomanyrequests", "too many requests", "rate limit", "quota exceeded", "qps exceeded"],
-        Reason::Image,
+        EndReason::Image,
         PASSES,
         "its registry answers no more pulls for now",
         "ask again later, or let the cluster pull with an account of its own",
     ),
     Known(
         &["no match for platform", "no image found in", "no matching manifest"],
-        Reason::Image,
+        EndReason::Image,
         SOON,
         "it is not built for the processor of the node",
         "build it for that platform too (`docker build --platform`), or choose other nodes in the \
@@ -45,14 +45,14 @@ const KNOWN: [Known; 9] = [
     ),
     Known(
         &["is no longer supported", "unsupported manifest", "unsupported media type"],
-        Reason::Image,
+        EndReason::Image,
         SOON,
         "its format is one that the node does not read",
         "build and push it again with a newer tool",
     ),
     Known(
         &["signature validation failed", "signaturevalidationfailed", "source image rejected"],
-        Reason::Image,
+        EndReason::Image,
         SOON,
         "its signature is not one that the cluster accepts",
         "sign the image, or let the cluster's policy accept it",
@@ -83,7 +83,7 @@ const KNOWN: [Known; 9] = [
             "temporary failure",
             "context canceled",
         ],
-        Reason::Image,
+        EndReason::Image,
         PASSES,
         "its registry cannot be reached from the node, or fails",
         "ask again; where that does not help, see the registry and the node's network",
@@ -102,7 +102,7 @@ const KNOWN: [Known; 9] = [
             "insufficient_scope",
             "permission",
         ],
-        Reason::Image,
+        EndReason::Image,
         MADE_LATER,
         "its registry does not let the cluster have it, or has no such repository",
         "check the image's name, and let the nodes' account read the repository, or name a pull \
@@ -122,14 +122,14 @@ const KNOWN: [Known; 9] = [
             "digest mismatch",
             "failed to register layer",
         ],
-        Reason::Image,
+        EndReason::Image,
         Duration::from_secs(300),
         "its layers cannot be unpacked: they are damaged",
         "push the image again; where that does not help, see the node's disk",
     ),
     Known(
         &["not found", "manifest unknown", "name unknown", "does not exist", "no such image"],
-        Reason::NoImage,
+        EndReason::NoImage,
         SOON,
         "there is no such image",
         "push the image of that revision, or ask a revision that is there",
@@ -142,12 +142,12 @@ pub fn refused(who: &str, image: &str, kubelet: &str, said: &str) -> Stuck {
         "InvalidImageName" => {
             let why = "that is no name of an image";
             let remedy = "check the revision tag and the image's name in the service's settings";
-            Stuck::new(Reason::NoImage, AT_ONCE, told(who, image, why, said, remedy))
+            Stuck::new(EndReason::NoImage, AT_ONCE, told(who, image, why, said, remedy))
         }
         "ErrImageNeverPull" => {
             let why = "it is not on the node, and its pull policy is `Never`";
             let remedy = "load the image into the nodes, or change the pull policy";
-            Stuck::new(Reason::Image, SOON, told(who, image, why, said, remedy))
+            Stuck::new(EndReason::Image, SOON, told(who, image, why, said, remedy))
         }
         "RegistryUnavailable" => pull(who, image, &format!("registry is unavailable: {said}")),
         "SignatureValidationFailed" => {
@@ -171,7 +171,7 @@ pub fn pull(who: &str, image: &str, said: &str) -> Stuck {
                           node";
             let message = told(who, image, why, said, remedy);
             let vague = !words::says(&plain, &["error:", "errimagepull", "failed"]);
-            Stuck { vague, ..Stuck::new(Reason::Image, PASSES, message) }
+            Stuck { vague, ..Stuck::new(EndReason::Image, PASSES, message) }
         }
     }
 }

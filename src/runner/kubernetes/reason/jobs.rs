@@ -2,24 +2,24 @@
 
 use super::words;
 use crate::event::Timestamp;
-use crate::runner::{End, Reason};
+use crate::runner::{EndReason, RunEnd};
 use k8s_openapi::api::batch::v1::{Job, JobCondition};
 
 /// How a Job of `service` ended, if it has. (One that is to fail, but whose pods still run, has
 /// not.)
-pub fn end(job: &Job, service: &str) -> Option<End> {
+pub fn end(job: &Job, service: &str) -> Option<RunEnd> {
     let condition = finished(job)?;
     let (reason, message) = if condition.type_ == "Complete" {
         let message = format!(
             "`{service}` ended without an error, but without a result: its code may have ended \
              early, or the SDK found the question invalid; see its log, and what its code returns"
         );
-        (Reason::Exited, message)
+        (EndReason::Exited, message)
     } else {
         failed(job, condition, service)
     };
     let at = when(job, condition);
-    Some(End { at, started: None, reason, message, tail: Vec::new() })
+    Some(RunEnd { at, started: None, reason, message, tail: Vec::new() })
 }
 
 fn finished(job: &Job) -> Option<&JobCondition> {
@@ -29,7 +29,7 @@ fn finished(job: &Job) -> Option<&JobCondition> {
     })
 }
 
-fn failed(job: &Job, condition: &JobCondition, service: &str) -> (Reason, String) {
+fn failed(job: &Job, condition: &JobCondition, service: &str) -> (EndReason, String) {
     let said = condition.message.as_deref().unwrap_or_default();
     let quoted = words::aside("it says", said);
     match condition.reason.as_deref().unwrap_or_default() {
@@ -40,14 +40,14 @@ fn failed(job: &Job, condition: &JobCondition, service: &str) -> (Reason, String
                 "`{service}` was ended because its Job lasted longer than its deadline{deadline}, \
                  in which its waiting counts; ask for less at once, or raise the Job's deadline"
             );
-            (Reason::Deadline, message)
+            (EndReason::Deadline, message)
         }
         "BackoffLimitExceeded" => {
             let message = format!(
                 "the pod of `{service}` failed and is no longer there, so nobody can say how it \
                  ended{quoted}; ask again"
             );
-            (Reason::Failed, message)
+            (EndReason::Failed, message)
         }
         reason => {
             let reason = words::quote(reason);
@@ -55,7 +55,7 @@ fn failed(job: &Job, condition: &JobCondition, service: &str) -> (Reason, String
                 "the Job of `{service}` failed with `{reason}`{quoted}; see its pod in the \
                  cluster, or ask again"
             );
-            (Reason::Failed, message)
+            (EndReason::Failed, message)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Why no node takes a pod, by what schedulers and autoscalers say.
 
 use super::{MADE_LATER, PASSES, Stuck, words};
-use crate::runner::Reason;
+use crate::runner::EndReason;
 
 /// Known words of a scheduler, what they mean, and the remedy.
 struct Known(&'static [&'static str], &'static str, &'static str);
@@ -92,7 +92,7 @@ pub fn claim(service: &str, said: &str) -> Option<Stuck> {
              volume{}; see the claim and its storage class",
             words::aside("the scheduler says", said)
         );
-        return Some(Stuck::new(Reason::Volume, PASSES, message));
+        return Some(Stuck::new(EndReason::Volume, PASSES, message));
     }
     let missing = words::says(said, &["persistentvolumeclaim \""])
         && words::says(said, &["not found", "is being deleted", "non-existent", "is lost"]);
@@ -104,7 +104,7 @@ pub fn claim(service: &str, said: &str) -> Option<Stuck> {
          make it, or see the volumes in the service's settings",
         words::aside("the scheduler says", said)
     );
-    Some(Stuck::new(Reason::Volume, MADE_LATER, message))
+    Some(Stuck::new(EndReason::Volume, MADE_LATER, message))
 }
 
 /// That no node will take the pod, and the autoscaler makes none for it.
@@ -123,7 +123,7 @@ pub fn never(service: &str, said: &str) -> Option<Stuck> {
              ask for less, or see the service's settings"
         ),
     };
-    Some(Stuck::new(Reason::Unschedulable, PASSES, message))
+    Some(Stuck::new(EndReason::Unschedulable, PASSES, message))
 }
 
 /// What all of the known words mean, and their remedies.

@@ -2,7 +2,7 @@
 
 use super::{PASSES, PodState, Stuck, ends, nodes, waits, whole, words};
 use crate::event::Timestamp;
-use crate::runner::{End, Reason};
+use crate::runner::{EndReason, RunEnd};
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStatus, Pod, PodCondition, PodSpec, PodStatus,
 };
@@ -36,12 +36,12 @@ pub fn state(pod: &Pod, service: &str) -> PodState {
 }
 
 /// What is to be told of a pod that is gone.
-pub fn vanished(last: Option<&PodState>, at: Timestamp, service: &str) -> End {
+pub fn vanished(last: Option<&PodState>, at: Timestamp, service: &str) -> RunEnd {
     let (started, reason, message) = match last {
         Some(PodState::Ended { end, .. }) => return end.clone(),
         Some(PodState::Running { since, .. }) => (
             Some(*since),
-            Reason::Deleted,
+            EndReason::Deleted,
             format!("the run of `{service}` was deleted in the cluster while it ran; ask again"),
         ),
         Some(PodState::Waiting { why, stuck, .. }) => {
@@ -51,18 +51,18 @@ pub fn vanished(last: Option<&PodState>, at: Timestamp, service: &str) -> End {
                 "the run of `{service}` was deleted in the cluster before it began{before}; ask \
                  again"
             );
-            (None, Reason::Deleted, message)
+            (None, EndReason::Deleted, message)
         }
         None => (
             None,
-            Reason::Lost,
+            EndReason::Lost,
             format!(
                 "the run of `{service}` is gone from the cluster, and nobody saw it end: it was \
                  deleted, or it ended and was removed while nobody looked; ask again"
             ),
         ),
     };
-    End { at, started, reason, message, tail: Vec::new() }
+    RunEnd { at, started, reason, message, tail: Vec::new() }
 }
 
 /// A pod that has not ended.
@@ -130,7 +130,9 @@ fn leaving(subject: Subject) -> Option<Stuck> {
     let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default().min(604_800));
     let (reason, what) = match whole::taken(subject) {
         Some(taken) => taken,
-        None if lost => (Reason::Lost, format!("the pod of `{}` is out of sight", subject.service)),
+        None if lost => {
+            (EndReason::Lost, format!("the pod of `{}` is out of sight", subject.service))
+        }
         None => whole::deleted(subject),
     };
     let message = format!(

@@ -1,11 +1,11 @@
 //! Containers that could not be started, by what runc, crun and their shims say.
 
 use super::words;
-use crate::runner::Reason;
+use crate::runner::EndReason;
 
 /// Known words of a runtime, our reason, what they mean, and the remedy. The first row that fits
 /// is taken: "no such file" is said of much, so it comes late.
-struct Known(&'static [&'static str], Reason, &'static str, &'static str);
+struct Known(&'static [&'static str], EndReason, &'static str, &'static str);
 
 const ENTRY_POINT: &str = "mend the image's entry point, or the command in the service's settings";
 
@@ -14,65 +14,65 @@ const SEE_THE_NODE: &str = "ask again; where that does not help, see the image a
 const KNOWN: [Known; 9] = [
     Known(
         &["context deadline exceeded", "failed to reserve container name"],
-        Reason::NotStarted,
+        EndReason::NotStarted,
         "its node is too slow",
         SEE_THE_NODE,
     ),
     Known(
         &["argument list too long"],
-        Reason::NotStarted,
+        EndReason::NotStarted,
         "what it is given in arguments and environment is longer than the system allows",
         "ask with less, or give large values in a file",
     ),
     Known(
         &["exec format error"],
-        Reason::Image,
+        EndReason::Image,
         "its programs are not built for the processor of the node, or have no `#!` line",
         "build it for that platform (`docker build --platform`), or choose other nodes in the \
          service's settings",
     ),
     Known(
         &["error mounting", "subpath", "failed to mount"],
-        Reason::Volume,
+        EndReason::Volume,
         "a volume cannot be put where it is wanted in it",
         "see the volumes in the service's settings",
     ),
     Known(
         &["no space left on device"],
-        Reason::NotStarted,
+        EndReason::NotStarted,
         "the node has no disk left",
         "ask again",
     ),
     Known(
         &["chdir to cwd", "working directory"],
-        Reason::NotStarted,
+        EndReason::NotStarted,
         "the working directory that it wants is not there",
         ENTRY_POINT,
     ),
     Known(
         &["no command specified", "no command or entrypoint"],
-        Reason::NotStarted,
+        EndReason::NotStarted,
         "it names no command",
         ENTRY_POINT,
     ),
     Known(
         &["executable file not found", "executable file `", "no such file or directory"],
-        Reason::NotStarted,
+        EndReason::NotStarted,
         "its command is not in it, or the interpreter that its `#!` line names",
         ENTRY_POINT,
     ),
     Known(
         &["permission denied"],
-        Reason::NotStarted,
+        EndReason::NotStarted,
         "its command may not be executed",
         ENTRY_POINT,
     ),
 ];
 
 /// Why a container could not be started, from what is said of it.
-pub fn refused(who: &str, image: &str, said: &str) -> (Reason, String) {
+pub fn refused(who: &str, image: &str, said: &str) -> (EndReason, String) {
     let known = KNOWN.iter().find(|Known(texts, ..)| words::says(said, texts));
-    let fallback = Known(&[], Reason::NotStarted, "its node fails to do it", SEE_THE_NODE);
+    let fallback = Known(&[], EndReason::NotStarted, "its node fails to do it", SEE_THE_NODE);
     let Known(_, reason, why, remedy) = known.unwrap_or(&fallback);
     let image = words::quote(image);
     let said = words::aside("the node says", said);

@@ -1,7 +1,7 @@
 //! Secrets, configurations and volumes that are not there.
 
 use super::{MADE_LATER, PASSES, Stuck, words};
-use crate::runner::Reason;
+use crate::runner::EndReason;
 
 /// How a kubelet says that a Secret, a ConfigMap, or a key of one is not there.
 const MISSING: &[&str] = &["not found", "couldn't find key", "non-existent"];
@@ -27,7 +27,7 @@ pub fn missing(who: &str, said: &str) -> Option<Stuck> {
          namespace of the questions, or see the service's settings",
         words::aside("its node says", said)
     );
-    Some(Stuck::new(Reason::Volume, MADE_LATER, message))
+    Some(Stuck::new(EndReason::Volume, MADE_LATER, message))
 }
 
 /// That a volume could not be mounted.
@@ -45,7 +45,7 @@ pub fn unmounted(who: &str, said: &str) -> Stuck {
             "{who} could not be started: a volume that its settings want may not be used by \
              it{quoted}; let its service account, or the nodes, use it"
         );
-        return Stuck::new(Reason::Volume, MADE_LATER, message);
+        return Stuck::new(EndReason::Volume, MADE_LATER, message);
     }
     let message = format!(
         "{who} could not be started: a volume that its settings want cannot be mounted{quoted}; \
@@ -53,7 +53,7 @@ pub fn unmounted(who: &str, said: &str) -> Stuck {
     );
     // That time is up says nothing of why.
     let vague = words::says(said, &["unmounted volumes="]);
-    Stuck { vague, ..Stuck::new(Reason::Volume, PASSES, message) }
+    Stuck { vague, ..Stuck::new(EndReason::Volume, PASSES, message) }
 }
 
 /// That a volume could not be attached to the node.
@@ -70,5 +70,5 @@ pub fn unattached(who: &str, said: &str) -> Stuck {
          ask again when it is free, or see the volumes in the service's settings",
         words::aside("the cluster says", said)
     );
-    Stuck::new(Reason::Volume, PASSES, message)
+    Stuck::new(EndReason::Volume, PASSES, message)
 }

@@ -2,7 +2,7 @@
 
 use super::pods::Subject;
 use super::{AT_ONCE, MADE_LATER, PASSES, SOON, Stuck, ends, images, starts, volumes, words};
-use crate::runner::Reason;
+use crate::runner::EndReason;
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, ContainerStatus};
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ fn held(
                  the hooks in the service's settings",
                 words::aside("its node says", said)
             );
-            (Reason::NotStarted, MADE_LATER, message)
+            (EndReason::NotStarted, MADE_LATER, message)
         }
         reason => {
             let message = format!(
@@ -68,7 +68,7 @@ fn held(
                 words::quote(reason),
                 words::aside("it says", said)
             );
-            (Reason::NotStarted, PASSES, message)
+            (EndReason::NotStarted, PASSES, message)
         }
     };
     Some(Stuck::new(reason, patience, message))
@@ -84,7 +84,7 @@ fn unmade(who: &str, image: &str, reason: &str, said: &str) -> Stuck {
             words::quote(image),
             words::aside("its node says", said)
         );
-        return Stuck::new(Reason::NotStarted, SOON, message);
+        return Stuck::new(EndReason::NotStarted, SOON, message);
     }
     if let Some(missing) = volumes::missing(who, said) {
         return missing;
@@ -94,7 +94,7 @@ fn unmade(who: &str, image: &str, reason: &str, said: &str) -> Stuck {
         words::says(said, &["context deadline exceeded", "failed to reserve container name"]);
     let (reason, message) = match reason {
         "CreateContainerConfigError" => (
-            Reason::NotStarted,
+            EndReason::NotStarted,
             format!(
                 "{who} could not be started: what its settings want cannot be had{}; see its \
                  environment, secrets and volumes in the service's settings",
@@ -116,7 +116,7 @@ fn loops(subject: Subject, status: &ContainerStatus, said: &str) -> Stuck {
         let who = subject.called(&status.name);
         let message =
             format!("{who} ends soon after it starts{}", words::aside("its node says", said));
-        (Reason::Failed, message)
+        (EndReason::Failed, message)
     });
     let patience = if restarts < 3 { Duration::from_secs(60) } else { AT_ONCE };
     Stuck::new(reason, patience, format!("{message}; {again}"))

@@ -2,10 +2,10 @@
 
 use super::pods::Subject;
 use super::words;
-use crate::runner::Reason;
+use crate::runner::EndReason;
 
 /// A reason, and words for the asker.
-pub type Verdict = (Reason, String);
+pub type Verdict = (EndReason, String);
 
 /// With what names a kubelet says that its node is the wrong one.
 const WRONG_NODE: [&str; 7] = [
@@ -27,10 +27,10 @@ pub fn taken(subject: Subject) -> Option<Verdict> {
         "EvictionByEvictionAPI" => "because the node is drained: an upgrade, or a scale-down",
         "DeletionByTaintManager" => "because the node does not answer, or takes no pods any more",
         "DeletionByPodGC" => "because the node no longer exists",
-        "TerminationByKubelet" => return Some((Reason::Evicted, pressed(subject, said))),
+        "TerminationByKubelet" => return Some((EndReason::Evicted, pressed(subject, said))),
         _ => "by something in the cluster",
     };
-    Some((Reason::Evicted, off(subject, by, said)))
+    Some((EndReason::Evicted, off(subject, by, said)))
 }
 
 /// That somebody deleted the pod.
@@ -38,7 +38,7 @@ pub fn deleted(subject: Subject) -> Verdict {
     let service = subject.service;
     let message =
         format!("the pod of `{service}` was deleted in the cluster, by hand or with its Job");
-    (Reason::Deleted, message)
+    (EndReason::Deleted, message)
 }
 
 /// What the kubelet says of the whole pod, where it ended or refused it.
@@ -52,7 +52,7 @@ pub fn by_kubelet(subject: Subject) -> Option<Verdict> {
         {
             storage(subject, said)
         }
-        "Evicted" => (Reason::Evicted, pressed(subject, said) + "; ask again"),
+        "Evicted" => (EndReason::Evicted, pressed(subject, said) + "; ask again"),
         "Preempting" | "Preempted" => off_once(subject, "to make room for a critical pod", said),
         "Terminated" | "NodeShutdown" | "Shutdown" => {
             off_once(subject, "because the node was shut down", said)
@@ -67,22 +67,22 @@ pub fn by_kubelet(subject: Subject) -> Option<Verdict> {
 fn refused(subject: Subject, reason: &str, said: &str) -> Option<Verdict> {
     let (reason, why, remedy) = match reason {
         "VolumeAttachmentLimitExceeded" => {
-            (Reason::Volume, "can attach no more volumes".to_owned(), "ask again")
+            (EndReason::Volume, "can attach no more volumes".to_owned(), "ask again")
         }
         _ if reason.starts_with("OutOf") => {
             let what = words::quote(reason.trim_start_matches("OutOf"));
             let why = format!(
                 "had not enough `{what}` left when it came, though the scheduler had thought so"
             );
-            (Reason::Unschedulable, why, "ask again")
+            (EndReason::Unschedulable, why, "ask again")
         }
         _ if WRONG_NODE.contains(&reason) => (
-            Reason::Unschedulable,
+            EndReason::Unschedulable,
             "does not fit what its settings want of a node".to_owned(),
             "ask again, and see the node selector and the tolerations in the service's settings",
         ),
         _ if reason.ends_with("Error") || words::says(said, &["pod was rejected"]) => (
-            Reason::NotStarted,
+            EndReason::NotStarted,
             format!("refused its pod with `{}`", words::quote(reason)),
             "ask again, and where that does not help, see the node's devices and the kubelet's log",
         ),
@@ -116,7 +116,7 @@ fn storage(subject: Subject, said: &str) -> Verdict {
             words::aside("its node says", said)
         )
     };
-    (Reason::Storage, message)
+    (EndReason::Storage, message)
 }
 
 fn deadline(subject: Subject) -> Verdict {
@@ -136,7 +136,7 @@ fn deadline(subject: Subject) -> Verdict {
             subject.service
         )
     };
-    (Reason::Deadline, message)
+    (EndReason::Deadline, message)
 }
 
 /// That the pod's node had too little left.
@@ -165,5 +165,5 @@ fn off(subject: Subject, by: &str, said: &str) -> String {
 
 /// The same, where the Job makes no other pod.
 fn off_once(subject: Subject, by: &str, said: &str) -> Verdict {
-    (Reason::Evicted, off(subject, by, said) + "; ask again")
+    (EndReason::Evicted, off(subject, by, said) + "; ask again")
 }

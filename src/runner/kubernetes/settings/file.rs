@@ -3,7 +3,7 @@
 use super::SettingsError;
 use super::checked::{Key, Name, Place, Positive, ResourceName, Span, Text, Variable, Words};
 use crate::event::{Pattern, Quantity};
-use crate::runner::Reason;
+use crate::runner::EndReason;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 use std::collections::BTreeMap;
@@ -216,7 +216,7 @@ pub struct Retry {
 
 /// What is done about which end.
 #[derive(Clone, Debug, Default)]
-pub struct Retries(pub BTreeMap<Reason, Retry>);
+pub struct Retries(pub BTreeMap<EndReason, Retry>);
 
 // === impl Effect ===
 
@@ -418,16 +418,17 @@ impl<'de> Deserialize<'de> for Retry {
 impl<'de> Deserialize<'de> for Retries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let written = BTreeMap::<String, Retry>::deserialize(deserializer)?;
-        let can = |reason: &Reason| !matches!(reason, Reason::Exited | Reason::Cancelled);
+        let can = |reason: &EndReason| !matches!(reason, EndReason::Exited | EndReason::Cancelled);
         let retries = written.into_iter().map(|(label, retry)| {
-            let Some(reason) = Reason::named(&label).filter(can) else {
-                let all: Vec<_> = Reason::ALL.into_iter().filter(can).map(Reason::label).collect();
+            let Some(reason) = EndReason::from_label(&label).filter(can) else {
+                let all: Vec<_> =
+                    EndReason::ALL.into_iter().filter(can).map(EndReason::label).collect();
                 return Err(D::Error::custom(format_args!(
                     "`{label}` is no reason to run a question again; those are {}",
                     all.join(", ")
                 )));
             };
-            if retry.permille != 1000 && reason != Reason::Memory {
+            if retry.permille != 1000 && reason != EndReason::Memory {
                 return Err(D::Error::custom("`factor` goes with the reason `memory` alone"));
             }
             Ok((reason, retry))

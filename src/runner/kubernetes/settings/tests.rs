@@ -101,11 +101,11 @@ fn later_rules_win_field_by_field() {
     assert_eq!(wind.command, ["python", "-m", "old"]);
     assert_eq!(wind.inputs, Road::File);
     assert_eq!(wind.security, Security::Restricted);
-    let retry = &wind.retry[&Reason::Memory];
+    let retry = &wind.retry[&EndReason::Memory];
     assert_eq!((retry.times, retry.permille), (2, 1500));
     assert_eq!(retry.backoff, Duration::from_secs(30));
     assert_eq!(retry.ceiling, "32Gi".parse().ok());
-    assert_eq!(wind.retry[&Reason::Evicted].backoff, Duration::from_secs(10));
+    assert_eq!(wind.retry[&EndReason::Evicted].backoff, Duration::from_secs(10));
     assert_eq!(wind.volumes.len(), 4);
 
     let other = service(&settings, "octue/other:1");

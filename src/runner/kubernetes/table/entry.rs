@@ -3,7 +3,7 @@
 use crate::event::Timestamp;
 use crate::runner::kubernetes::reason::{self, PodState, Stuck};
 use crate::runner::kubernetes::table::{Action, EVICTIONS, JobBrief, PodBrief, is_older};
-use crate::runner::{End, Phase, Reason, RunState};
+use crate::runner::{EndReason, RunEnd, RunPhase, RunState};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,13 +41,13 @@ pub struct Entry {
     /// What it waits for, as its queue says.
     pub waits: String,
     /// Why its queue will never have room for it.
-    pub refused: Option<(Reason, String)>,
+    pub refused: Option<(EndReason, String)>,
     /// What events say.
     pub from_events: Option<Stuck>,
     /// Its pods, oldest first.
     pods: Vec<Seen>,
     /// What was told, and how many evictions with it.
-    told: Option<(Phase, usize)>,
+    told: Option<(RunPhase, usize)>,
     /// What it is stuck with, and since when.
     stuck: Option<(Stuck, Timestamp)>,
     /// Until when it ran, as far as was seen here.
@@ -149,7 +149,7 @@ impl Entry {
 
     /// Whether it was told as ended.
     pub fn has_ended(&self) -> bool {
-        matches!(self.told, Some((Phase::Ended(_), _)))
+        matches!(self.told, Some((RunPhase::Ended(_), _)))
     }
 
     /// The state as it was told.
@@ -160,10 +160,10 @@ impl Entry {
 
     /// The state of a run that another daemon, or we ourselves, have dealt with.
     pub fn settled(&self) -> RunState {
-        self.state(Phase::Settled)
+        self.state(RunPhase::Settled)
     }
 
-    fn state(&self, phase: Phase) -> RunState {
+    fn state(&self, phase: RunPhase) -> RunState {
         let identity = &self.job.identity;
         // One more than it is started anew after is told as its end.
         let evictions = self.job.evicted.len().min(EVICTIONS);
@@ -177,34 +177,34 @@ impl Entry {
     }
 
     /// How far the run is; none where that cannot be told yet.
-    fn phase(&self, now: Timestamp) -> Option<Phase> {
+    fn phase(&self, now: Timestamp) -> Option<RunPhase> {
         let launched = self.job.identity.launched;
         if let Some(at) = self.left_behind(now) {
-            return Some(Phase::Ended(self.deleted(at)));
+            return Some(RunPhase::Ended(self.deleted(at)));
         }
         let live = self.live();
         if live.is_none() {
             if self.gone {
-                return Some(Phase::Ended(self.deleted(now)));
+                return Some(RunPhase::Ended(self.deleted(now)));
             }
             if let Some(end) = &self.job.end {
                 let pods = !self.pods.is_empty() || self.looked || self.never_ran();
-                return pods.then(|| Phase::Ended(self.ended(end)));
+                return pods.then(|| RunPhase::Ended(self.ended(end)));
             }
             if self.job.suspended && self.job.stopped.is_some() {
-                return Some(Phase::Ended(self.stopped(Timestamp(0))?));
+                return Some(RunPhase::Ended(self.stopped(Timestamp(0))?));
             }
         }
         let why = |text: &str| text.to_owned();
         Some(match live.map(|pod| &pod.state) {
-            Some(PodState::Running { since, .. }) => Phase::Running { launched, since: *since },
-            _ if self.job.suspended => Phase::Queued { since: launched, why: why(&self.waits) },
+            Some(PodState::Running { since, .. }) => RunPhase::Running { launched, since: *since },
+            _ if self.job.suspended => RunPhase::Queued { since: launched, why: why(&self.waits) },
             Some(PodState::Waiting { why: text, .. }) => {
-                Phase::Starting { since: launched, why: why(text) }
+                RunPhase::Starting { since: launched, why: why(text) }
             }
             Some(PodState::Ended { .. }) | None => {
                 let events = self.from_events.as_ref().map_or("", |stuck| &*stuck.message);
-                Phase::Starting { since: launched, why: why(events) }
+                RunPhase::Starting { since: launched, why: why(events) }
             }
         })
     }
@@ -225,17 +225,17 @@ impl Entry {
         self.job.suspended && self.job.stopped.is_some()
     }
 
-    fn ended(&self, end: &End) -> End {
+    fn ended(&self, end: &RunEnd) -> RunEnd {
         if let Some(stopped) = self.stopped(end.at) {
             return stopped;
         }
         let recipient = self.job.identity.recipient.as_str();
         match (self.own_end(), self.pods.last()) {
-            (Some(own), _) => End { at: own.at.max(end.at), ..own.clone() },
+            (Some(own), _) => RunEnd { at: own.at.max(end.at), ..own.clone() },
             // The Job controller saw the end of a pod that went before we did.
-            (None, Some(_)) if end.reason == Reason::Exited => {
+            (None, Some(_)) if end.reason == EndReason::Exited => {
                 let started = self.pods.iter().find_map(Seen::started);
-                End { started, ..end.clone() }
+                RunEnd { started, ..end.clone() }
             }
             (None, Some(seen)) => reason::of_vanished(Some(&seen.pod.state), end.at, recipient),
             (None, None) => end.clone(),
@@ -243,33 +243,33 @@ impl Entry {
     }
 
     /// How the question's own end came about; none where each of its pods was taken away first.
-    fn own_end(&self) -> Option<&End> {
+    fn own_end(&self) -> Option<&RunEnd> {
         let stayed = |seen: &&Seen| !self.job.evicted.contains(&seen.pod.uid);
         self.pods.iter().rev().filter(stayed).find_map(Seen::own_end)
     }
 
     /// The end that we gave it ourselves.
-    fn stopped(&self, at: Timestamp) -> Option<End> {
+    fn stopped(&self, at: Timestamp) -> Option<RunEnd> {
         let stopped = self.job.stopped.as_ref()?;
         let own = self.own_end();
         let (started, tail) = own.map_or((None, Vec::new()), |own| (own.started, own.tail.clone()));
-        Some(End {
+        Some(RunEnd {
             at: at.max(Timestamp(stopped.at)),
             started: started.or_else(|| self.pods.iter().find_map(Seen::started)),
-            reason: Reason::named(&stopped.reason).unwrap_or(Reason::Lost),
+            reason: EndReason::from_label(&stopped.reason).unwrap_or(EndReason::Lost),
             message: stopped.message.clone(),
             tail,
         })
     }
 
-    fn deleted(&self, now: Timestamp) -> End {
+    fn deleted(&self, now: Timestamp) -> RunEnd {
         if let Some(stopped) = self.stopped(now) {
             return stopped;
         }
-        End {
+        RunEnd {
             at: now,
             started: self.pods.iter().find_map(Seen::started),
-            reason: Reason::Deleted,
+            reason: EndReason::Deleted,
             message: format!(
                 "The Job {:?} that ran the question was deleted from the cluster, by somebody or \
                  something else than the network. Ask again if you still want the answer.",
@@ -333,7 +333,7 @@ impl Entry {
     }
 
     /// Why it is to be ended, where it will not come to an end by itself.
-    fn hopeless(&mut self, patience: Duration, now: Timestamp) -> Option<(Reason, String)> {
+    fn hopeless(&mut self, patience: Duration, now: Timestamp) -> Option<(EndReason, String)> {
         if self.job.evicted.len() > EVICTIONS {
             let times = self.job.evicted.len();
             let message = format!(
@@ -341,7 +341,7 @@ impl Entry {
                  machine went. It is not started again. Ask again later, or have it run where that \
                  does not happen (a node pool without spot machines, a higher priority)."
             );
-            return Some((Reason::Evicted, message));
+            return Some((EndReason::Evicted, message));
         }
         if self.job.suspended
             && let Some(refused) = &self.refused
@@ -356,7 +356,7 @@ impl Entry {
                 "The question waited for {patience}, which is all that the network allows, \
                  and did not start. {waits} Ask again when there is more room."
             );
-            return Some((Reason::Waited, message));
+            return Some((EndReason::Waited, message));
         }
         let stuck = match self.live().map(|pod| &pod.state) {
             Some(PodState::Running { stuck, .. }) => stuck.as_ref(),
@@ -411,7 +411,7 @@ impl Entry {
 impl Seen {
     /// How the question's own end came about in this pod; none where it was taken away first, or
     /// has not ended.
-    fn own_end(&self) -> Option<&End> {
+    fn own_end(&self) -> Option<&RunEnd> {
         match &self.pod.state {
             PodState::Ended { end, disrupted: false } => Some(end),
             PodState::Ended { .. } | PodState::Waiting { .. } | PodState::Running { .. } => None,
@@ -441,7 +441,7 @@ impl Seen {
             PodState::Ended { disrupted: true, .. } => true,
             // A Job that is suspended again has its pods deleted.
             PodState::Running { .. } => suspended && (self.gone || self.pod.deleting.is_some()),
-            PodState::Ended { end, .. } => suspended && end.reason == Reason::Deleted,
+            PodState::Ended { end, .. } => suspended && end.reason == EndReason::Deleted,
             PodState::Waiting { .. } => false,
         }
     }

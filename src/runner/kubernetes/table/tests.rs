@@ -1,6 +1,6 @@
 use super::*;
 use crate::event::SruidBuf;
-use crate::runner::{End, Phase};
+use crate::runner::{RunEnd, RunPhase};
 use std::sync::Arc;
 
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -37,9 +37,9 @@ fn job(uid: Uuid, attempt: u32) -> JobBrief {
     }
 }
 
-fn end(seconds: i64, reason: Reason) -> End {
+fn end(seconds: i64, reason: EndReason) -> RunEnd {
     let message = format!("told by {}", reason.label());
-    End { at: at(seconds), started: None, reason, message, tail: Vec::new() }
+    RunEnd { at: at(seconds), started: None, reason, message, tail: Vec::new() }
 }
 
 fn pod(number: u128, state: PodState) -> PodBrief {
@@ -57,7 +57,7 @@ fn running(seconds: i64) -> PodState {
     PodState::Running { since: at(seconds), stuck: None }
 }
 
-fn ended(seconds: i64, reason: Reason, disrupted: bool) -> PodState {
+fn ended(seconds: i64, reason: EndReason, disrupted: bool) -> PodState {
     PodState::Ended { end: end(seconds, reason), disrupted }
 }
 
@@ -66,15 +66,15 @@ fn table() -> Table {
 }
 
 /// The only state that is told.
-fn told(table: &mut Table) -> Option<Phase> {
+fn told(table: &mut Table) -> Option<RunPhase> {
     let mut changes = table.changes(at(100));
     assert!(changes.len() < 2, "{changes:?}");
     changes.pop().map(|state| state.phase)
 }
 
-fn reason_told(table: &mut Table) -> Reason {
+fn reason_told(table: &mut Table) -> EndReason {
     match told(table) {
-        Some(Phase::Ended(end)) => end.reason,
+        Some(RunPhase::Ended(end)) => end.reason,
         other => panic!("{other:?}"),
     }
 }
@@ -83,23 +83,23 @@ fn reason_told(table: &mut Table) -> Reason {
 fn a_run_waits_starts_runs_and_ends() {
     let mut table = table();
     table.job(JobBrief { suspended: true, ..job(JOB, 0) });
-    assert!(matches!(told(&mut table), Some(Phase::Queued { .. })));
+    assert!(matches!(told(&mut table), Some(RunPhase::Queued { .. })));
     table.job(job(JOB, 0));
-    assert!(matches!(told(&mut table), Some(Phase::Starting { .. })));
+    assert!(matches!(told(&mut table), Some(RunPhase::Starting { .. })));
     table.pod(JOB, pod(1, running(5)), at(5));
-    assert_eq!(told(&mut table), Some(Phase::Running { launched: at(0), since: at(5) }));
-    table.pod(JOB, pod(1, ended(9, Reason::Memory, false)), at(9));
-    assert!(matches!(told(&mut table), Some(Phase::Starting { .. })), "until the Job says so");
-    table.job(JobBrief { end: Some(end(10, Reason::Failed)), ..job(JOB, 0) });
-    assert_eq!(reason_told(&mut table), Reason::Memory, "the pod knows more than the Job");
+    assert_eq!(told(&mut table), Some(RunPhase::Running { launched: at(0), since: at(5) }));
+    table.pod(JOB, pod(1, ended(9, EndReason::Memory, false)), at(9));
+    assert!(matches!(told(&mut table), Some(RunPhase::Starting { .. })), "until the Job says so");
+    table.job(JobBrief { end: Some(end(10, EndReason::Failed)), ..job(JOB, 0) });
+    assert_eq!(reason_told(&mut table), EndReason::Memory, "the pod knows more than the Job");
 }
 
 #[test]
 fn an_end_is_told_once_though_its_pod_goes_later() {
     let mut table = table();
-    table.job(JobBrief { end: Some(end(10, Reason::Failed)), ..job(JOB, 0) });
-    table.pod(JOB, pod(1, ended(9, Reason::Storage, false)), at(9));
-    assert_eq!(reason_told(&mut table), Reason::Storage);
+    table.job(JobBrief { end: Some(end(10, EndReason::Failed)), ..job(JOB, 0) });
+    table.pod(JOB, pod(1, ended(9, EndReason::Storage, false)), at(9));
+    assert_eq!(reason_told(&mut table), EndReason::Storage);
     table.pod_gone(JOB, Uuid::from_u128(1));
     table.pods_are(&HashSet::new());
     assert_eq!(told(&mut table), None);
@@ -107,7 +107,9 @@ fn an_end_is_told_once_though_its_pod_goes_later() {
 
 #[test]
 fn a_job_that_is_complete_has_ended_so_though_its_pod_was_seen_to_run_and_went() {
-    for (said, told) in [(Reason::Exited, Reason::Exited), (Reason::Failed, Reason::Deleted)] {
+    for (said, told) in
+        [(EndReason::Exited, EndReason::Exited), (EndReason::Failed, EndReason::Deleted)]
+    {
         let mut table = table();
         table.job(job(JOB, 0));
         table.pod(JOB, pod(1, running(5)), at(5));
@@ -120,11 +122,11 @@ fn a_job_that_is_complete_has_ended_so_though_its_pod_was_seen_to_run_and_went()
 #[test]
 fn a_finished_job_whose_pod_was_not_seen_is_looked_into_first() {
     let mut table = table();
-    table.job(JobBrief { end: Some(end(10, Reason::Deadline)), ..job(JOB, 0) });
+    table.job(JobBrief { end: Some(end(10, EndReason::Deadline)), ..job(JOB, 0) });
     assert_eq!(told(&mut table), None);
     assert_eq!(table.actions(at(11)), [Action::Pods(JOB)]);
     table.pods_looked_for(JOB);
-    assert_eq!(reason_told(&mut table), Reason::Deadline);
+    assert_eq!(reason_told(&mut table), EndReason::Deadline);
 }
 
 #[test]
@@ -133,7 +135,7 @@ fn a_pod_that_came_before_its_job_is_remembered_for_a_while() {
     table.pod(JOB, pod(1, running(1)), at(1));
     table.pod(Uuid::from_u128(2), pod(2, running(1)), at(1));
     table.job(job(JOB, 0));
-    assert!(matches!(told(&mut table), Some(Phase::Running { .. })));
+    assert!(matches!(told(&mut table), Some(RunPhase::Running { .. })));
     table.actions(at(100));
     assert!(table.strays.is_empty());
 }
@@ -144,25 +146,25 @@ fn a_pod_that_outlives_its_job_is_known_by_its_own_uid_and_heard_to_its_end() {
     table.job(job(JOB, 0));
     table.pod(JOB, pod(1, running(5)), at(5));
     table.job_gone(JOB);
-    assert!(matches!(told(&mut table), Some(Phase::Running { .. })), "it may answer");
+    assert!(matches!(told(&mut table), Some(RunPhase::Running { .. })), "it may answer");
     assert_eq!((table.job_of(uid), table.job_of(Uuid::from_u128(2))), (Some(JOB), None));
     table.pod_gone(JOB, uid);
-    assert_eq!(reason_told(&mut table), Reason::Deleted);
+    assert_eq!(reason_told(&mut table), EndReason::Deleted);
 }
 
 #[test]
 fn what_is_stuck_is_ended_when_its_patience_is_over() {
     let patience = Duration::from_secs(30);
-    let (reason, message) = (Reason::Image, "no image".to_owned());
+    let (reason, message) = (EndReason::Image, "no image".to_owned());
     let stuck = Stuck { reason, message, patience, vague: false };
-    let vague = Stuck { reason: Reason::Image, message: "?".into(), vague: true, patience };
+    let vague = Stuck { reason: EndReason::Image, message: "?".into(), vague: true, patience };
     let mut table = table();
     table.job(job(JOB, 0));
     table.pod(JOB, pod(1, waiting(Some(stuck))), at(1));
     assert_eq!(table.actions(at(1)), []);
     table.pod(JOB, pod(1, waiting(Some(vague))), at(20));
     assert_eq!(table.actions(at(30)), []);
-    let stop = Action::Stop(JOB, Reason::Image, "no image".into());
+    let stop = Action::Stop(JOB, EndReason::Image, "no image".into());
     assert_eq!(table.actions(at(31)), [stop], "for the cause that was seen");
     // Until it shows that it was done.
     assert_eq!(table.actions(at(32)).len(), 1);
@@ -174,7 +176,7 @@ fn what_is_stuck_is_ended_when_its_patience_is_over() {
 #[test]
 fn what_got_going_in_time_is_not_ended() {
     let stuck = Stuck {
-        reason: Reason::Unschedulable,
+        reason: EndReason::Unschedulable,
         message: "no node".into(),
         patience: Duration::from_secs(30),
         vague: false,
@@ -198,10 +200,10 @@ fn what_got_going_in_time_is_not_ended() {
 fn a_job_that_we_ended_says_why_whatever_its_pod_says() {
     let mut table = table();
     let stopped = Stopped { reason: "no_image".into(), message: "no image".into(), at: 3 };
-    table.pod(JOB, pod(1, ended(9, Reason::Deadline, false)), at(9));
-    let end = Some(end(10, Reason::Deadline));
+    table.pod(JOB, pod(1, ended(9, EndReason::Deadline, false)), at(9));
+    let end = Some(end(10, EndReason::Deadline));
     table.job(JobBrief { stopped: Some(stopped), deadline: true, end, ..job(JOB, 0) });
-    assert_eq!(reason_told(&mut table), Reason::NoImage);
+    assert_eq!(reason_told(&mut table), EndReason::NoImage);
 }
 
 #[test]
@@ -209,7 +211,7 @@ fn a_job_that_is_ended_while_it_waits_is_at_its_end_unless_it_gets_its_turn() {
     let stopped = Some(Stopped { reason: "cancelled".into(), message: "c".into(), at: 3 });
     let mut table = table();
     table.job(JobBrief { suspended: true, stopped: stopped.clone(), ..job(JOB, 0) });
-    assert_eq!(reason_told(&mut table), Reason::Cancelled);
+    assert_eq!(reason_told(&mut table), EndReason::Cancelled);
     assert_eq!(table.actions(at(4)), []);
     table.job(JobBrief { stopped, ..job(JOB, 0) });
     assert_eq!(table.actions(at(5)), [Action::Enforce(JOB)]);
@@ -222,17 +224,17 @@ fn evictions_are_put_on_record_and_the_fourth_ends_it() {
     let mut evicted = Vec::new();
     for number in 1..=4 {
         let uid = Uuid::from_u128(number);
-        table.pod(JOB, pod(number, ended(9, Reason::Evicted, true)), at(9));
+        table.pod(JOB, pod(number, ended(9, EndReason::Evicted, true)), at(9));
         assert_eq!(table.actions(at(10)), [Action::Evicted(JOB, uid)]);
         evicted.push(uid);
         table.job(JobBrief { evicted: evicted.clone(), ..job(JOB, 0) });
         let state = table.changes(at(10)).pop().unwrap();
         // The asker is told that it starts anew three times.
         assert_eq!(u128::from(state.evictions), number.min(3));
-        assert!(matches!(state.phase, Phase::Starting { .. }));
+        assert!(matches!(state.phase, RunPhase::Starting { .. }));
     }
     let actions = table.actions(at(11));
-    assert!(matches!(&actions[..], [Action::Stop(_, Reason::Evicted, _)]), "{actions:?}");
+    assert!(matches!(&actions[..], [Action::Stop(_, EndReason::Evicted, _)]), "{actions:?}");
 }
 
 #[test]
@@ -252,19 +254,19 @@ fn a_question_waits_no_longer_than_it_may() {
     table.job(JobBrief { suspended: true, ..job(JOB, 0) });
     assert_eq!(table.actions(at(3600)), []);
     let actions = table.actions(at(3601));
-    assert!(matches!(&actions[..], [Action::Stop(_, Reason::Waited, _)]), "{actions:?}");
+    assert!(matches!(&actions[..], [Action::Stop(_, EndReason::Waited, _)]), "{actions:?}");
 }
 
 #[test]
 fn what_ran_for_long_and_was_taken_away_may_wait_anew() {
     let evicted = vec![Uuid::from_u128(1)];
     let waits = JobBrief { suspended: true, evicted, ..job(JOB, 0) };
-    let is_over = |actions: &[Action]| matches!(actions, [Action::Stop(_, Reason::Waited, _)]);
+    let is_over = |actions: &[Action]| matches!(actions, [Action::Stop(_, EndReason::Waited, _)]);
     let mut table = table();
     table.job(job(JOB, 0));
     table.pod(JOB, pod(1, running(5)), at(5));
     assert_eq!(table.actions(at(4000)), []);
-    let end = End { started: Some(at(5)), ..end(4001, Reason::Evicted) };
+    let end = RunEnd { started: Some(at(5)), ..end(4001, EndReason::Evicted) };
     table.pod(JOB, pod(1, PodState::Ended { end, disrupted: true }), at(4001));
     assert!(!table.actions(at(4002)).iter().any(|action| matches!(action, Action::Stop(..))));
     table.job(waits.clone());
@@ -307,7 +309,7 @@ fn a_pod_that_never_goes_does_not_keep_its_run_from_its_end() {
         assert_eq!(table.actions(at(now)), []);
         let phase = table.changes(at(now)).pop().map(|state| state.phase);
         match phase {
-            Some(Phase::Ended(end)) => Some((end.reason, end.at)),
+            Some(RunPhase::Ended(end)) => Some((end.reason, end.at)),
             _ => None,
         }
     };
@@ -315,7 +317,11 @@ fn a_pod_that_never_goes_does_not_keep_its_run_from_its_end() {
     table.job(JobBrief { stopped, deadline: true, ..job(JOB, 0) });
     table.pod(JOB, leaves(13), at(10));
     assert_eq!(ended_at(&mut table, 72), None);
-    assert_eq!(ended_at(&mut table, 73), Some((Reason::Cancelled, at(13))), "nothing else changed");
+    assert_eq!(
+        ended_at(&mut table, 73),
+        Some((EndReason::Cancelled, at(13))),
+        "nothing else changed"
+    );
     assert_eq!(ended_at(&mut table, 74), None, "once");
 
     // Its Job was deleted by somebody.
@@ -324,7 +330,7 @@ fn a_pod_that_never_goes_does_not_keep_its_run_from_its_end() {
     table.pod(JOB, leaves(13), at(10));
     table.job_gone(JOB);
     assert_eq!(ended_at(&mut table, 72), None);
-    assert_eq!(ended_at(&mut table, 73), Some((Reason::Deleted, at(13))));
+    assert_eq!(ended_at(&mut table, 73), Some((EndReason::Deleted, at(13))));
 
     // What is only to go may still end by itself.
     let mut table = self::table();
@@ -339,9 +345,9 @@ fn a_deleted_job_has_ended_when_its_pods_have() {
     table.job(job(JOB, 0));
     table.pod(JOB, pod(1, running(1)), at(1));
     table.job_gone(JOB);
-    assert!(matches!(told(&mut table), Some(Phase::Running { .. })));
+    assert!(matches!(told(&mut table), Some(RunPhase::Running { .. })));
     table.pod_gone(JOB, Uuid::from_u128(1));
-    assert_eq!(reason_told(&mut table), Reason::Deleted);
+    assert_eq!(reason_told(&mut table), EndReason::Deleted);
     assert_eq!(table.actions(at(2)), []);
 }
 
@@ -349,14 +355,14 @@ fn a_deleted_job_has_ended_when_its_pods_have() {
 fn of_several_attempts_the_last_speaks_and_the_run_is_settled_with_it() {
     let second = Uuid::from_u128(2);
     let mut table = table();
-    table.job(JobBrief { end: Some(end(3, Reason::Memory)), ..job(JOB, 0) });
+    table.job(JobBrief { end: Some(end(3, EndReason::Memory)), ..job(JOB, 0) });
     table.pods_looked_for(JOB);
     table.job(job(second, 1));
     let state = table.changes(at(4)).pop().unwrap();
     assert_eq!((state.attempt, table.states().len()), (1, 1));
-    assert!(matches!(state.phase, Phase::Starting { .. }));
+    assert!(matches!(state.phase, RunPhase::Starting { .. }));
     assert!(table.settled(JOB).is_none());
-    assert_eq!(table.settled(second).unwrap().phase, Phase::Settled);
+    assert_eq!(table.settled(second).unwrap().phase, RunPhase::Settled);
     assert!(table.states().is_empty());
 }
 
@@ -379,7 +385,7 @@ fn a_job_that_a_list_left_out_is_looked_for_until_it_is_known() {
     assert_eq!(table.actions(at(3)), [Action::Job(JOB)]);
     table.job(job(JOB, 0));
     assert_eq!(table.actions(at(6)), []);
-    assert!(matches!(told(&mut table), Some(Phase::Starting { .. })));
+    assert!(matches!(told(&mut table), Some(RunPhase::Starting { .. })));
 }
 
 #[test]
@@ -400,11 +406,11 @@ fn what_is_seen_again_is_not_gone_and_an_older_word_does_not_bring_it_back() {
     table.pod(JOB, seen("10"), at(1));
     table.pods_are(&HashSet::new());
     table.pod(JOB, seen("9"), at(1));
-    assert!(!matches!(told(&mut table), Some(Phase::Running { .. })));
+    assert!(!matches!(told(&mut table), Some(RunPhase::Running { .. })));
     table.pod(JOB, seen("10"), at(1));
-    assert!(matches!(told(&mut table), Some(Phase::Running { .. })));
+    assert!(matches!(told(&mut table), Some(RunPhase::Running { .. })));
     table.pod_gone(JOB, uid);
-    assert!(!matches!(told(&mut table), Some(Phase::Running { .. })));
+    assert!(!matches!(told(&mut table), Some(RunPhase::Running { .. })));
 }
 
 #[test]
@@ -462,7 +468,9 @@ fn the_time_that_a_question_may_wait_is_told_in_words() {
         table.job(JobBrief { suspended: true, ..job(JOB, 0) });
         let late = i64::try_from(seconds).unwrap() + 1;
         let actions = table.actions(at(late));
-        let [Action::Stop(_, Reason::Waited, message)] = &*actions else { panic!("{actions:?}") };
+        let [Action::Stop(_, EndReason::Waited, message)] = &*actions else {
+            panic!("{actions:?}")
+        };
         assert!(message.starts_with(&format!("The question waited for {words}, which")));
     }
 }

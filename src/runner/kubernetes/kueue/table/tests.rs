@@ -1,6 +1,6 @@
 use super::super::workload::{QUEUES_COME, SETTLES};
 use super::*;
-use crate::runner::Reason;
+use crate::runner::EndReason;
 use serde_json::json;
 
 /// A Workload that waits for quota, made `second` seconds after the hour, for the Job `j<n>`.
@@ -89,7 +89,7 @@ fn what_can_never_start_is_told_when_it_was_said_for_long_enough() {
     table.ripen(middle + SETTLES);
     assert_eq!(changed(&mut table), ["j1"]);
     let stuck = table.waits("j1", "questions", middle + SETTLES).stuck.unwrap();
-    assert_eq!(stuck.0, Reason::Queue);
+    assert_eq!(stuck.0, EndReason::Queue);
     assert!(stuck.1.starts_with("There is no queue `questions`"));
     assert_eq!(table.due(), None);
 }

@@ -125,7 +125,7 @@ fn a_request_over_the_maximum_of_every_flavor_is_stuck_in_the_words_of_both_vers
                            capacity (10 > 8)"
     );
     let stuck = pending("v1beta1", &message).stuck().unwrap();
-    assert_eq!((stuck.reason, stuck.patience), (Reason::Queue, SETTLES));
+    assert_eq!((stuck.reason, stuck.patience), (EndReason::Queue, SETTLES));
     assert_eq!(
         stuck.message,
         "Queue `questions` can never run it: insufficient quota for cpu in flavor default, request \
@@ -175,17 +175,17 @@ fn what_kueue_has_switched_off_is_stuck_and_what_a_person_has_is_held() {
         (
             "DeactivatedDueToAdmissionCheck",
             "The workload is deactivated due to Admission check(s): [prov], were rejected",
-            Reason::Queue,
+            EndReason::Queue,
         ),
         (
             "DeactivatedDueToRequeuingLimitExceeded",
             "The workload is deactivated due to exceeding the maximum number of re-queuing retries",
-            Reason::NotStarted,
+            EndReason::NotStarted,
         ),
         (
             "DeactivatedDueToMaximumExecutionTimeExceeded",
             "The workload is deactivated due to exceeding the maximum execution time",
-            Reason::Deadline,
+            EndReason::Deadline,
         ),
     ] {
         let stuck = off(reason, message).stuck().unwrap();

@@ -35,7 +35,7 @@ fn taken(reason: &str, message: &str) -> Pod {
     }))
 }
 
-fn told(case: &str, pod: &Pod, reason: Reason, disrupted: bool, parts: &[&str]) -> End {
+fn told(case: &str, pod: &Pod, reason: EndReason, disrupted: bool, parts: &[&str]) -> RunEnd {
     let state = of_pod(pod, SERVICE);
     let PodState::Ended { end, disrupted: was } = state else { panic!("{case}: {state:?}") };
     assert_eq!((end.reason, was), (reason, disrupted), "{case}: {}", end.message);
@@ -46,60 +46,60 @@ fn told(case: &str, pod: &Pod, reason: Reason, disrupted: bool, parts: &[&str]) 
 #[test]
 fn each_way_in_which_a_container_ends_has_its_words() {
     for (code, why, message, reason, parts) in [
-        (3, "Error", "boom\n", Reason::Failed, &["exit code 3", "last lines"][..]),
-        (1, "Error", "Traceback\n", Reason::Failed, &["exit code 1;"]),
-        (0, "Completed", "", Reason::Exited, &["exit code 0", "without a result", "returns"]),
+        (3, "Error", "boom\n", EndReason::Failed, &["exit code 3", "last lines"][..]),
+        (1, "Error", "Traceback\n", EndReason::Failed, &["exit code 1;"]),
+        (0, "Completed", "", EndReason::Exited, &["exit code 0", "without a result", "returns"]),
         (
             137,
             "OOMKilled",
             "",
-            Reason::Memory,
+            EndReason::Memory,
             &["requested 512Mi", "`node-a` ran out", "`memory`"],
         ),
-        (0, "OOMKilled", "", Reason::Memory, &["a process of", "the rest ended"]),
-        (137, "Error", "", Reason::Killed, &["SIGKILL", "137", "memory"]),
-        (139, "Error", "", Reason::Killed, &["SIGSEGV", "machine code"]),
-        (134, "Error", "", Reason::Killed, &["SIGABRT", "last lines"]),
-        (143, "Error", "", Reason::Killed, &["SIGTERM", "told it to stop"]),
-        (132, "Error", "", Reason::Killed, &["SIGILL", "another processor"]),
-        (159, "Error", "", Reason::Killed, &["SIGSYS", "system call"]),
-        (192, "Error", "", Reason::Killed, &["signal 64", "another signal"]),
-        (255, "Error", "", Reason::Failed, &["exit code 255"]),
-        (126, "Error", "", Reason::NotStarted, &["cannot be executed", "126"]),
-        (127, "Error", "sh: octue: not found\n", Reason::NotStarted, &["does not exist", "127"]),
+        (0, "OOMKilled", "", EndReason::Memory, &["a process of", "the rest ended"]),
+        (137, "Error", "", EndReason::Killed, &["SIGKILL", "137", "memory"]),
+        (139, "Error", "", EndReason::Killed, &["SIGSEGV", "machine code"]),
+        (134, "Error", "", EndReason::Killed, &["SIGABRT", "last lines"]),
+        (143, "Error", "", EndReason::Killed, &["SIGTERM", "told it to stop"]),
+        (132, "Error", "", EndReason::Killed, &["SIGILL", "another processor"]),
+        (159, "Error", "", EndReason::Killed, &["SIGSYS", "system call"]),
+        (192, "Error", "", EndReason::Killed, &["signal 64", "another signal"]),
+        (255, "Error", "", EndReason::Failed, &["exit code 255"]),
+        (126, "Error", "", EndReason::NotStarted, &["cannot be executed", "126"]),
+        (127, "Error", "sh: octue: not found\n", EndReason::NotStarted, &["does not exist", "127"]),
         (
             255,
             "Error",
             "exec /usr/bin/python: exec format error",
-            Reason::Image,
+            EndReason::Image,
             &["processor", "--platform"],
         ),
         (
             1,
             "Error",
             "exec /bin/octue: argument list too long\n",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             &["longer than the system allows"],
         ),
         (
             255,
             "Error",
             "exec /bin/octue: no such file or directory",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             &["`#!` line"],
         ),
         (
             1,
             "Error",
             "Traceback:\nOSError: [Errno 8] Exec format error: 'tool'",
-            Reason::Failed,
+            EndReason::Failed,
             &["exit code 1"],
         ),
         (
             137,
             "ContainerStatusUnknown",
             "The container could not be located when the pod was terminated",
-            Reason::Lost,
+            EndReason::Lost,
             &["does not know how", "restarted"],
         ),
     ] {
@@ -116,46 +116,51 @@ fn a_container_that_could_not_start_is_told_by_what_its_runtime_says() {
         (
             "StartError",
             r#"exec: "octue": executable file not found in $PATH: unknown"#,
-            Reason::NotStarted,
+            EndReason::NotStarted,
             &["command is not in it", "entry point"][..],
         ),
         (
             "StartError",
             r#"exec: "/app/run": stat /app/run: no such file or directory: unknown"#,
-            Reason::NotStarted,
+            EndReason::NotStarted,
             &["command is not in it", "/app/run"],
         ),
         (
             "ContainerCannotRun",
             r#"exec: "/app/run": permission denied: unknown"#,
-            Reason::NotStarted,
+            EndReason::NotStarted,
             &["may not be executed"],
         ),
         (
             "StartError",
             "exec /usr/bin/octue: argument list too long: unknown",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             &["longer than the system allows"],
         ),
         (
             "StartError",
             r#"chdir to cwd ("/srv") set in config.json failed: no such file or directory"#,
-            Reason::NotStarted,
+            EndReason::NotStarted,
             &["working directory", "image `registry.example.com/octue/example:1.2.0`"],
         ),
         (
             "StartError",
             r#"error mounting "/var/lib/kubelet/x" to rootfs at "/etc/y": not a directory"#,
-            Reason::Volume,
+            EndReason::Volume,
             &["a volume cannot be put"],
         ),
         (
             "StartError",
             "container init was OOM-killed (memory limit too low?): unknown",
-            Reason::Memory,
+            EndReason::Memory,
             &["requested 512Mi"],
         ),
-        ("StartError", "something of a new kind", Reason::NotStarted, &["something of a new kind"]),
+        (
+            "StartError",
+            "something of a new kind",
+            EndReason::NotStarted,
+            &["something of a new kind"],
+        ),
     ] {
         let state = json!({ "terminated": {
             "exitCode": 128,
@@ -182,7 +187,7 @@ fn a_memory_limit_is_told_with_its_number() {
         "status": { "phase": "Failed", "containerStatuses": terminated(137, "OOMKilled", "") },
     }));
 
-    let end = told("limit", &pod, Reason::Memory, false, &[]);
+    let end = told("limit", &pod, EndReason::Memory, false, &[]);
 
     assert_eq!(
         end.message,
@@ -236,7 +241,7 @@ fn what_is_taken_away_is_no_failure() {
             &["something in the cluster", "Kueue: preempted"],
         ),
     ] {
-        let end = told(reason, &taken(reason, message), Reason::Evicted, true, parts);
+        let end = told(reason, &taken(reason, message), EndReason::Evicted, true, parts);
         assert_eq!(end.tail, ["bye\n"], "{reason}");
     }
 }
@@ -248,7 +253,7 @@ fn a_good_end_while_it_was_taken_away_is_a_good_end() {
         "conditions": [{ "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC" }],
         "containerStatuses": terminated(0, "Completed", ""),
     }));
-    told("good", &pod, Reason::Exited, false, &[]);
+    told("good", &pod, EndReason::Exited, false, &[]);
 }
 
 #[test]
@@ -257,88 +262,98 @@ fn what_the_kubelet_ends_or_refuses_is_told_with_its_words() {
         (
             "Evicted",
             r#"Container question exceeded its local ephemeral storage limit "1Gi". "#,
-            Reason::Storage,
+            EndReason::Storage,
             &["limit \"1Gi\"", "`ephemeral_storage`"][..],
         ),
         (
             "Evicted",
             "Pod ephemeral local storage usage exceeds the total limit of containers 2Gi. ",
-            Reason::Storage,
+            EndReason::Storage,
             &["containers 2Gi"],
         ),
         (
             "Evicted",
             r#"Usage of EmptyDir volume "scratch" exceeds the limit "100Mi". "#,
-            Reason::Storage,
+            EndReason::Storage,
             &["scratch", "100Mi", "volume"],
         ),
         (
             "Evicted",
             "Pod was rejected: The node had condition: [DiskPressure]. ",
-            Reason::Evicted,
+            EndReason::Evicted,
             &["low on disk", "ask again"],
         ),
         (
             "DeadlineExceeded",
             "Pod was active on the node longer than the specified deadline",
-            Reason::Deadline,
+            EndReason::Deadline,
             &["deadline of 604800 s", "did not start", "settings"],
         ),
-        ("Preempting", "Preempted in order to admit critical pod", Reason::Evicted, &["critical"]),
+        (
+            "Preempting",
+            "Preempted in order to admit critical pod",
+            EndReason::Evicted,
+            &["critical"],
+        ),
         (
             "NodeShutdown",
             "Pod was rejected: Pod was rejected as the node is shutting down.",
-            Reason::Evicted,
+            EndReason::Evicted,
             &["not taken by", "shut down", "ask again"],
         ),
         (
             "Terminated",
             "Pod was terminated in response to imminent node shutdown.",
-            Reason::Evicted,
+            EndReason::Evicted,
             &["shut down"],
         ),
         (
             "OutOfcpu",
             "Pod was rejected: Node didn't have enough resource: cpu, requested: 1000, used: 3900, \
              capacity: 4000",
-            Reason::Unschedulable,
+            EndReason::Unschedulable,
             &["enough `cpu`", "capacity: 4000", "ask again"],
         ),
         (
             "OutOfmemory",
             "Node didn't have enough resource: memory",
-            Reason::Unschedulable,
+            EndReason::Unschedulable,
             &["memory"],
         ),
-        ("OutOfpods", "Node didn't have enough resource: pods", Reason::Unschedulable, &["pods"]),
+        (
+            "OutOfpods",
+            "Node didn't have enough resource: pods",
+            EndReason::Unschedulable,
+            &["pods"],
+        ),
         (
             "NodeAffinity",
             "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node \
              affinity/selector",
-            Reason::Unschedulable,
+            EndReason::Unschedulable,
             &["node selector"],
         ),
-        ("TaintToleration", "Pod was rejected: ...", Reason::Unschedulable, &["tolerations"]),
+        ("TaintToleration", "Pod was rejected: ...", EndReason::Unschedulable, &["tolerations"]),
         (
             "UnexpectedAdmissionError",
             "Pod was rejected: Allocate failed due to requested number of devices unavailable for \
              nvidia.com/gpu. Requested: 1, Available: 0, which is unexpected",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             &["UnexpectedAdmissionError", "Available: 0"],
         ),
         (
             "TopologyAffinityError",
             "Resources cannot be allocated",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             &["refused"],
         ),
         (
             "VolumeAttachmentLimitExceeded",
             "Pod was rejected: node has reached its limit",
-            Reason::Volume,
+            EndReason::Volume,
             &["no more volumes"],
         ),
-        ("NodeLost", "Node node-a is unresponsive", Reason::Evicted, &["does not answer"]),
+        ("NodeLost", "Node node-a is unresponsive", EndReason::Evicted, &["does not answer"]),
     ] {
         told(why, &by_kubelet(why, said), reason, false, parts);
     }
@@ -352,7 +367,7 @@ fn a_deadline_that_a_run_outlived_is_told_with_its_number() {
         "containerStatuses": terminated(143, "Error", "almost\n"),
     }));
     let parts = ["ran for longer than its deadline of 604800 s"];
-    let end = told("deadline", &pod, Reason::Deadline, false, &parts);
+    let end = told("deadline", &pod, EndReason::Deadline, false, &parts);
     assert_eq!(end.tail, ["almost\n"]);
 }
 
@@ -366,17 +381,17 @@ fn a_pod_deleted_by_hand_is_told_so_and_one_removed_after_its_end_is_not() {
     };
     let deleted = |deletion: &str, code| of(deletion, 3, code);
     let end =
-        told("hand", &deleted("2026-11-25T12:01:00Z", 143), Reason::Deleted, false, &["hand"]);
+        told("hand", &deleted("2026-11-25T12:01:00Z", 143), EndReason::Deleted, false, &["hand"]);
     assert_eq!(end.tail, ["x\n"]);
     // As it is seen at last: the container ended within the second in which that was asked for.
-    told("last", &of("2026-11-25T12:01:01Z", 0, 143), Reason::Deleted, false, &["hand"]);
-    told("later", &deleted("2026-11-25T12:05:00Z", 3), Reason::Failed, false, &["exit code 3"]);
+    told("last", &of("2026-11-25T12:01:01Z", 0, 143), EndReason::Deleted, false, &["hand"]);
+    told("later", &deleted("2026-11-25T12:05:00Z", 3), EndReason::Failed, false, &["exit code 3"]);
 
     let never = merged(&json!({
         "metadata": { "deletionTimestamp": "2026-11-25T12:05:00Z" },
         "status": { "phase": "Failed" },
     }));
-    told("never ran", &never, Reason::Deleted, false, &[]);
+    told("never ran", &never, EndReason::Deleted, false, &[]);
 }
 
 #[test]
@@ -399,13 +414,13 @@ fn an_init_container_that_fails_is_named_and_its_output_told() {
         }))
     };
     let parts = ["init container `fetch`", "exit code 2", "was not started"];
-    let end = told("init", &with("Error", 2), Reason::NotStarted, false, &parts);
+    let end = told("init", &with("Error", 2), EndReason::NotStarted, false, &parts);
     assert_eq!((end.started, end.at), (None, at("2026-11-25T12:00:30Z")));
     assert_eq!(end.tail, ["no bucket\n"]);
     told(
         "init",
         &with("OOMKilled", 137),
-        Reason::Memory,
+        EndReason::Memory,
         false,
         &["`fetch`", "requested no memory"],
     );
@@ -418,7 +433,7 @@ fn a_sidecar_that_failed_beside_a_good_end_is_named() {
     proxy["name"] = json!("istio-proxy");
     statuses.as_array_mut().unwrap().push(proxy);
     let pod = pod(&json!({ "phase": "Failed", "containerStatuses": statuses }));
-    told("proxy", &pod, Reason::Exited, false, &["beside it", "`istio-proxy`", "exit code 1"]);
+    told("proxy", &pod, EndReason::Exited, false, &["beside it", "`istio-proxy`", "exit code 1"]);
 }
 
 #[test]
@@ -433,30 +448,31 @@ fn the_service_is_the_container_that_people_mean_and_else_the_first() {
         "spec": { "containers": [{ "name": "proxy" }, { "name": "question" }] },
         "status": { "phase": "Failed", "containerStatuses": statuses(4, 5) },
     }));
-    told("named", &pod, Reason::Failed, false, &["exit code 5"]);
+    told("named", &pod, EndReason::Failed, false, &["exit code 5"]);
 }
 
 #[test]
 fn a_pod_that_says_nothing_is_lost_or_has_ended_well() {
-    told("lost", &pod(&json!({ "phase": "Failed" })), Reason::Lost, false, &["nobody says"]);
-    told("well", &pod(&json!({ "phase": "Succeeded" })), Reason::Exited, false, &["code 0"]);
+    told("lost", &pod(&json!({ "phase": "Failed" })), EndReason::Lost, false, &["nobody says"]);
+    told("well", &pod(&json!({ "phase": "Succeeded" })), EndReason::Exited, false, &["code 0"]);
 }
 
 #[test]
 fn an_end_has_the_same_moment_whoever_looks() {
-    let end = told("ended", &failed(3, "Error", "a\nb"), Reason::Failed, false, &[]);
+    let end = told("ended", &failed(3, "Error", "a\nb"), EndReason::Failed, false, &[]);
     assert_eq!(end.started, Some(at("2026-11-25T12:00:10Z")));
     assert_eq!(end.at, at("2026-11-25T12:01:00Z"));
     assert_eq!(end.tail, ["a\n", "b\n"]);
-    let end = told("taken", &by_kubelet("OutOfcpu", ""), Reason::Unschedulable, false, &[]);
+    let end = told("taken", &by_kubelet("OutOfcpu", ""), EndReason::Unschedulable, false, &[]);
     assert_eq!(end.at, at("2026-11-25T12:00:00Z"));
 }
 
 #[test]
 fn the_tail_of_an_output_is_bounded() {
     let long = "é".repeat(100_000) + "\n" + &"line\n".repeat(500);
-    let end = told("long", &failed(3, "Error", &long), Reason::Failed, false, &[]);
+    let end = told("long", &failed(3, "Error", &long), EndReason::Failed, false, &[]);
     assert_eq!(end.tail.len(), 80);
-    let end = told("wide", &failed(3, "Error", &"é".repeat(100_000)), Reason::Failed, false, &[]);
+    let end =
+        told("wide", &failed(3, "Error", &"é".repeat(100_000)), EndReason::Failed, false, &[]);
     assert!(end.tail.concat().len() <= 64 * 1024 + 1);
 }

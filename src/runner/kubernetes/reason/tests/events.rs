@@ -19,57 +19,57 @@ fn each_event_that_stands_in_the_way_has_its_words() {
         (
             "NotTriggerScaleUp",
             "pod didn't trigger scale-up (it wouldn't fit if a new node is added): 2 Insufficient cpu",
-            Reason::Unschedulable,
+            EndReason::Unschedulable,
             PASSES,
             "fewer `cpus`",
         ),
         (
             "NotTriggerScaleUp",
             "pod didn't trigger scale-up: 1 node(s) didn't match Pod's node affinity/selector",
-            Reason::Unschedulable,
+            EndReason::Unschedulable,
             PASSES,
             "node selector",
         ),
-        ("NotTriggerScaleUp", "of a new kind", Reason::Unschedulable, PASSES, "of a new kind"),
+        ("NotTriggerScaleUp", "of a new kind", EndReason::Unschedulable, PASSES, "of a new kind"),
         (
             "FailedScheduling",
             "0/1 nodes are available: persistentvolumeclaim \"cache\" not found",
-            Reason::Volume,
+            EndReason::Volume,
             MADE_LATER,
             "cache",
         ),
         (
             "FailedMount",
             "MountVolume.SetUp failed for volume \"key\" : secret \"api-key\" not found",
-            Reason::Volume,
+            EndReason::Volume,
             MADE_LATER,
             "api-key",
         ),
         (
             "FailedMount",
             "MountVolume.SetUp failed for volume \"places\" : configmap \"places\" not found",
-            Reason::Volume,
+            EndReason::Volume,
             MADE_LATER,
             "ConfigMap",
         ),
         (
             "FailedMount",
             "MountVolume.SetUp failed for volume \"key\" : references non-existent secret key: token",
-            Reason::Volume,
+            EndReason::Volume,
             MADE_LATER,
             "a secret, or a key of it",
         ),
         (
             "FailedMount",
             "MountVolume.SetUp failed for volume \"key\" : object \"default\"/\"k\" not registered",
-            Reason::Volume,
+            EndReason::Volume,
             PASSES,
             "cannot be mounted",
         ),
         (
             "FailedMount",
             "MountVolume.SetUp failed for volume \"bucket\" : rpc error: code = PermissionDenied",
-            Reason::Volume,
+            EndReason::Volume,
             MADE_LATER,
             "service account",
         ),
@@ -77,21 +77,21 @@ fn each_event_that_stands_in_the_way_has_its_words() {
             "FailedMount",
             "Unable to attach or mount volumes: unmounted volumes=[key], unattached volumes=[], \
              failed to process volumes=[]: timed out waiting for the condition",
-            Reason::Volume,
+            EndReason::Volume,
             PASSES,
             "cannot be mounted",
         ),
         (
             "FailedAttachVolume",
             "Multi-Attach error for volume \"pvc-1\" Volume is already used by pod(s) x",
-            Reason::Volume,
+            EndReason::Volume,
             PASSES,
             "one at a time",
         ),
         (
             "FailedAttachVolume",
             "AttachVolume.Attach failed",
-            Reason::Volume,
+            EndReason::Volume,
             PASSES,
             "cannot have it",
         ),
@@ -99,14 +99,14 @@ fn each_event_that_stands_in_the_way_has_its_words() {
             "FailedCreatePodSandBox",
             "Failed to create pod sandbox: rpc error: code = Unknown desc = failed to setup network \
              for sandbox: plugin type=\"ptp\" failed (add): no IP addresses available in range set",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             PASSES,
             "give it a network",
         ),
         (
             "FailedCreatePodSandBox",
             "Failed to create pod sandbox: no runtime for \"gvisor\" is configured",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             MADE_LATER,
             "runtime class",
         ),
@@ -114,18 +114,24 @@ fn each_event_that_stands_in_the_way_has_its_words() {
             "FailedCreatePodSandBox",
             "Failed to create pod sandbox: runc create failed: container init was OOM-killed (memory \
              limit too low?)",
-            Reason::Memory,
+            EndReason::Memory,
             SOON,
             "more `memory`",
         ),
-        ("FailedCreatePodSandBox", "of a new kind", Reason::NotStarted, PASSES, "make its sandbox"),
-        ("NetworkNotReady", "network is not ready: cni", Reason::NotStarted, PASSES, "network"),
-        ("FailedPrepareDynamicResources", "no driver", Reason::NotStarted, PASSES, "a device"),
+        (
+            "FailedCreatePodSandBox",
+            "of a new kind",
+            EndReason::NotStarted,
+            PASSES,
+            "make its sandbox",
+        ),
+        ("NetworkNotReady", "network is not ready: cni", EndReason::NotStarted, PASSES, "network"),
+        ("FailedPrepareDynamicResources", "no driver", EndReason::NotStarted, PASSES, "a device"),
         (
             "Failed",
             "Failed to pull image \"registry.example.com/x:1\": rpc error: code = NotFound desc = \
              failed to resolve reference: not found",
-            Reason::NoImage,
+            EndReason::NoImage,
             SOON,
             "`registry.example.com/x:1`",
         ),
@@ -176,7 +182,7 @@ fn each_rule_that_keeps_a_pod_from_being_made_has_its_words() {
     ] {
         let said = format!("Error creating: pods \"question-1-\" is forbidden: {said}");
         let stuck = of_event(&event("FailedCreate", &said, "job-controller"), SERVICE).unwrap();
-        assert_eq!((stuck.reason, stuck.patience), (Reason::Denied, patience), "{said}");
+        assert_eq!((stuck.reason, stuck.patience), (EndReason::Denied, patience), "{said}");
         spoken(&said, &stuck.message, &[part]);
     }
 }
@@ -203,7 +209,7 @@ fn a_scheduler_without_room_is_waited_for_but_one_that_makes_nodes_is_believed()
     let said = "Failed to schedule pod, incompatible with nodepool \"default\", no instance type \
                 satisfied resources";
     let stuck = of_event(&event("FailedScheduling", said, "karpenter"), SERVICE).unwrap();
-    assert_eq!(stuck.reason, Reason::Unschedulable);
+    assert_eq!(stuck.reason, EndReason::Unschedulable);
 }
 
 #[test]

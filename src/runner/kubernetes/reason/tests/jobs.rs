@@ -26,19 +26,19 @@ fn job(kind: &str, reason: &str, message: &str) -> Job {
 #[test]
 fn each_end_of_a_job_has_its_words() {
     for (kind, why, said, reason, part) in [
-        ("Complete", "CompletionsReached", "", Reason::Exited, "without a result"),
+        ("Complete", "CompletionsReached", "", EndReason::Exited, "without a result"),
         (
             "Failed",
             "DeadlineExceeded",
             "Job was active longer than specified deadline",
-            Reason::Deadline,
+            EndReason::Deadline,
             "deadline of 60 s",
         ),
         (
             "Failed",
             "BackoffLimitExceeded",
             "Job has reached the specified backoff limit",
-            Reason::Failed,
+            EndReason::Failed,
             "no longer there",
         ),
         (
@@ -46,10 +46,10 @@ fn each_end_of_a_job_has_its_words() {
             "PodFailurePolicy",
             "Container question for pod default/x failed with exit code 3 matching FailJob rule at \
              index 0",
-            Reason::Failed,
+            EndReason::Failed,
             "exit code 3",
         ),
-        ("Failed", "SomethingNew", "of tomorrow", Reason::Failed, "SomethingNew"),
+        ("Failed", "SomethingNew", "of tomorrow", EndReason::Failed, "SomethingNew"),
     ] {
         let end = of_job(&job(kind, why, said), SERVICE).unwrap();
         assert_eq!((end.reason, end.at), (reason, at("2026-11-25T12:02:00Z")), "{why}");

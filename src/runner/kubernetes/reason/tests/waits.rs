@@ -35,11 +35,11 @@ fn each_way_in_which_an_image_cannot_be_had_has_its_words() {
     );
     let head = "unexpected status from HEAD request to https://registry.example.com/v2/octue/x: ";
     for (said, reason, patience, part) in [
-        (format!("{resolve}{IMAGE}: not found"), Reason::NoImage, SOON, "there is no such image"),
-        (format!("{resolve}{head}404 Not Found"), Reason::NoImage, SOON, "no such image"),
+        (format!("{resolve}{IMAGE}: not found"), EndReason::NoImage, SOON, "there is no such image"),
+        (format!("{resolve}{head}404 Not Found"), EndReason::NoImage, SOON, "no such image"),
         (
             "manifest unknown: manifest unknown".to_owned(),
-            Reason::NoImage,
+            EndReason::NoImage,
             SOON,
             "push the image",
         ),
@@ -48,33 +48,33 @@ fn each_way_in_which_an_image_cannot_be_had_has_its_words() {
                 "{resolve}pull access denied, repository does not exist or may require \
                  authorization: server message: insufficient_scope: authorization failed"
             ),
-            Reason::Image,
+            EndReason::Image,
             MADE_LATER,
             "pull secret",
         ),
-        (format!("{resolve}{head}401 Unauthorized"), Reason::Image, MADE_LATER, "does not let"),
-        (format!("{resolve}{head}403 Forbidden"), Reason::Image, MADE_LATER, "does not let"),
-        (format!("{resolve}{head}429 Too Many Requests"), Reason::Image, PASSES, "no more pulls"),
-        (format!("{resolve}{head}503 Service Unavailable"), Reason::Image, PASSES, "be reached"),
+        (format!("{resolve}{head}401 Unauthorized"), EndReason::Image, MADE_LATER, "does not let"),
+        (format!("{resolve}{head}403 Forbidden"), EndReason::Image, MADE_LATER, "does not let"),
+        (format!("{resolve}{head}429 Too Many Requests"), EndReason::Image, PASSES, "no more pulls"),
+        (format!("{resolve}{head}503 Service Unavailable"), EndReason::Image, PASSES, "be reached"),
         (
             format!(
                 "{resolve}failed to do request: Head \"https://registry.example.com/v2/\": dial \
                  tcp: lookup registry.example.com: no such host"
             ),
-            Reason::Image,
+            EndReason::Image,
             PASSES,
             "cannot be reached",
         ),
         (
             format!("{resolve}failed to authorize: dial tcp 10.0.0.1:443: i/o timeout"),
-            Reason::Image,
+            EndReason::Image,
             PASSES,
             "cannot be reached",
         ),
         (
             "failed to pull and unpack image: no match for platform in manifest: not found"
                 .to_owned(),
-            Reason::Image,
+            EndReason::Image,
             SOON,
             "not built for the processor",
         ),
@@ -82,13 +82,13 @@ fn each_way_in_which_an_image_cannot_be_had_has_its_words() {
             "failed to extract layer (application/vnd.oci.image.layer.v1.tar+gzip sha256:ab) to \
              overlayfs as \"extract-1\": gzip: invalid checksum"
                 .to_owned(),
-            Reason::Image,
+            EndReason::Image,
             Duration::from_secs(300),
             "damaged",
         ),
         (
             "failed to extract layer sha256:ab: write /var/lib: no space left on device".to_owned(),
-            Reason::Image,
+            EndReason::Image,
             PASSES,
             "no disk left",
         ),
@@ -96,11 +96,11 @@ fn each_way_in_which_an_image_cannot_be_had_has_its_words() {
             "media type \"application/vnd.docker.distribution.manifest.v1+prettyjws\" is no longer \
              supported since containerd v2.0, please rebuild the image"
                 .to_owned(),
-            Reason::Image,
+            EndReason::Image,
             SOON,
             "format",
         ),
-        ("failed in a way of its own".to_owned(), Reason::Image, PASSES, "a way of its own"),
+        ("failed in a way of its own".to_owned(), EndReason::Image, PASSES, "a way of its own"),
     ] {
         // The kubelet says it in two ways, by turns.
         for (state, said) in [
@@ -122,7 +122,7 @@ fn a_bare_back_off_does_not_hide_the_cause_that_was_seen_before() {
     let cause = stuck("cause", &waiting("ErrImagePull", "manifest unknown"));
     let bare = waiting("ImagePullBackOff", &format!("Back-off pulling image \"{IMAGE}\""));
     let bare = stuck("bare", &bare);
-    assert_eq!((bare.reason, bare.patience, bare.vague), (Reason::Image, PASSES, true));
+    assert_eq!((bare.reason, bare.patience, bare.vague), (EndReason::Image, PASSES, true));
 
     assert_eq!(bare.clone().after(Some(cause.clone())), cause);
     assert_eq!(cause.clone().after(Some(bare.clone())), cause);
@@ -142,7 +142,7 @@ fn an_images_own_name_is_no_cause() {
             }})),
         },
     }));
-    assert_eq!(stuck("name", &pod).reason, Reason::NoImage);
+    assert_eq!(stuck("name", &pod).reason, EndReason::NoImage);
 }
 
 #[test]
@@ -151,63 +151,63 @@ fn each_way_in_which_a_container_is_held_has_its_words() {
         (
             "InvalidImageName",
             "Failed to apply default image tag \"Octue/x\": couldn't parse image name",
-            Reason::NoImage,
+            EndReason::NoImage,
             AT_ONCE,
             &["no name of an image"][..],
         ),
         (
             "ErrImageNeverPull",
             "Container image \"x\" is not present with pull policy of Never",
-            Reason::Image,
+            EndReason::Image,
             SOON,
             &["`Never`"],
         ),
         (
             "RegistryUnavailable",
             "image pull failed for x because the registry is unavailable",
-            Reason::Image,
+            EndReason::Image,
             PASSES,
             &["cannot be reached"],
         ),
         (
             "SignatureValidationFailed",
             "image pull failed for x because the signature validation failed",
-            Reason::Image,
+            EndReason::Image,
             SOON,
             &["signature"],
         ),
         (
             "CreateContainerConfigError",
             "secret \"api-key\" not found",
-            Reason::Volume,
+            EndReason::Volume,
             MADE_LATER,
             &["a secret", "api-key"],
         ),
         (
             "CreateContainerConfigError",
             "couldn't find key token in Secret default/api-key",
-            Reason::Volume,
+            EndReason::Volume,
             MADE_LATER,
             &["a key of it", "token"],
         ),
         (
             "CreateContainerConfigError",
             "configmap \"places\" not found",
-            Reason::Volume,
+            EndReason::Volume,
             MADE_LATER,
             &["ConfigMap", "places"],
         ),
         (
             "CreateContainerConfigError",
             "container has runAsNonRoot and image will run as root (pod: \"x\", container: question)",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             SOON,
             &["runs as root", "USER 1000"],
         ),
         (
             "CreateContainerConfigError",
             "failed to sync secret cache: timed out waiting for the condition",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             MADE_LATER,
             &["cannot be had"],
         ),
@@ -215,30 +215,36 @@ fn each_way_in_which_a_container_is_held_has_its_words() {
             "CreateContainerError",
             "container create failed: executable file `octue` not found in $PATH: No such file or \
              directory",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             MADE_LATER,
             &["command is not in it"],
         ),
         (
             "CreateContainerError",
             "failed to generate container spec: no command specified",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             MADE_LATER,
             &["it names no command"],
         ),
-        ("CreateContainerError", "context deadline exceeded", Reason::NotStarted, PASSES, &[]),
+        ("CreateContainerError", "context deadline exceeded", EndReason::NotStarted, PASSES, &[]),
         (
             "RunContainerError",
             "exec: \"octue\": executable file not found in $PATH: unknown",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             MADE_LATER,
             &["entry point"],
         ),
-        ("PostStartHookError", "hook said no", Reason::NotStarted, MADE_LATER, &["hook said no"]),
+        (
+            "PostStartHookError",
+            "hook said no",
+            EndReason::NotStarted,
+            MADE_LATER,
+            &["hook said no"],
+        ),
         (
             "SomethingNew",
             "of tomorrow",
-            Reason::NotStarted,
+            EndReason::NotStarted,
             PASSES,
             &["SomethingNew", "of tomorrow"],
         ),
@@ -264,7 +270,7 @@ fn an_init_container_that_is_held_is_named() {
         },
     }));
     let stuck = stuck("init", &pod);
-    assert_eq!(stuck.reason, Reason::NoImage);
+    assert_eq!(stuck.reason, EndReason::NoImage);
     spoken("init", &stuck.message, &["init container `fetch`", "busybox:9"]);
 }
 
@@ -275,7 +281,7 @@ fn a_container_that_is_started_again_and_again_is_told_by_its_last_end() {
     statuses[0]["lastState"] = json!({ "terminated": { "exitCode": 3, "reason": "Error" } });
     let pod = pod(&json!({ "phase": "Pending", "containerStatuses": statuses }));
     let stuck = stuck("loop", &pod);
-    assert_eq!((stuck.reason, stuck.patience), (Reason::Failed, AT_ONCE));
+    assert_eq!((stuck.reason, stuck.patience), (EndReason::Failed, AT_ONCE));
     spoken("loop", &stuck.message, &["exit code 3", "4 times"]);
 }
 
@@ -337,7 +343,7 @@ fn a_volume_claim_that_is_not_there_is_told_before_there_is_a_node() {
     ] {
         let state = of_pod(&unscheduled(said), SERVICE);
         let PodState::Waiting { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
-        assert_eq!((stuck.reason, stuck.patience), (Reason::Volume, patience));
+        assert_eq!((stuck.reason, stuck.patience), (EndReason::Volume, patience));
         spoken(said, &stuck.message, &["volume claim"]);
     }
 }
@@ -355,7 +361,7 @@ fn a_pod_that_is_to_go_runs_until_it_is_gone() {
     }));
     let state = of_pod(&going, SERVICE);
     let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
-    assert_eq!((stuck.reason, stuck.patience), (Reason::Deleted, Duration::from_secs(903)));
+    assert_eq!((stuck.reason, stuck.patience), (EndReason::Deleted, Duration::from_secs(903)));
     spoken("going", &stuck.message, &["`node-a` does not say that it is gone"]);
 }
 
@@ -365,7 +371,7 @@ fn a_node_that_is_out_of_sight_is_told_in_time() {
     let lost = pod(&json!({ "phase": "Unknown", "containerStatuses": container(&running) }));
     let state = of_pod(&lost, SERVICE);
     let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
-    assert_eq!((stuck.reason, stuck.patience), (Reason::Lost, PASSES));
+    assert_eq!((stuck.reason, stuck.patience), (EndReason::Lost, PASSES));
     spoken("lost", &stuck.message, &["out of sight"]);
 }
 
@@ -381,7 +387,7 @@ fn a_sidecar_that_outlives_the_service_is_named() {
     let state =
         of_pod(&pod(&json!({ "phase": "Running", "containerStatuses": statuses })), SERVICE);
     let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
-    assert_eq!(stuck.reason, Reason::Exited);
+    assert_eq!(stuck.reason, EndReason::Exited);
     spoken("sidecar", &stuck.message, &["`istio-proxy` still runs", "restartPolicy"]);
 }
 
@@ -390,15 +396,15 @@ fn what_vanished_is_told_by_what_was_seen_last() {
     let now = Timestamp(9);
     let running = PodState::Running { since: Timestamp(1), stuck: None };
     let end = of_vanished(Some(&running), now, SERVICE);
-    assert_eq!((end.at, end.started, end.reason), (now, Some(Timestamp(1)), Reason::Deleted));
+    assert_eq!((end.at, end.started, end.reason), (now, Some(Timestamp(1)), EndReason::Deleted));
     spoken("ran", &end.message, &["while it ran"]);
 
     let held = of_pod(&waiting("ErrImagePull", "manifest unknown"), SERVICE);
     let end = of_vanished(Some(&held), now, SERVICE);
-    assert_eq!(end.reason, Reason::Deleted);
+    assert_eq!(end.reason, EndReason::Deleted);
     spoken("held", &end.message, &["before it began", "no such image"]);
 
-    assert_eq!(of_vanished(None, now, SERVICE).reason, Reason::Lost);
+    assert_eq!(of_vanished(None, now, SERVICE).reason, EndReason::Lost);
 
     let ended = of_pod(&pod(&json!({ "phase": "Failed" })), SERVICE);
     let PodState::Ended { end, .. } = &ended else { panic!("{ended:?}") };
