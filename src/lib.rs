@@ -30,7 +30,6 @@ pub mod monitor;
 pub mod http;
 // The roots: they may know all.
 pub mod config;
-pub mod daemon;
 pub mod network;
 pub mod local;
 pub mod serve;
@@ -40,6 +39,7 @@ pub mod sdk;
 // Tools: they know nothing of us.
 pub mod google;
 pub mod request_guard;
+pub mod tasks;
 pub mod telemetry;
 pub mod chain;
 pub mod check;

@@ -4,7 +4,6 @@
 pub mod data;
 use crate::chain::Chain;
 use crate::config::{ConfigError, LocalArgs, bind};
-use crate::daemon::{DaemonError, Tasks};
 use crate::google::ServiceAccount;
 use crate::http;
 use crate::http::admin::{Hold, Readiness};
@@ -19,6 +18,7 @@ use crate::sdk::services::LocalService;
 use crate::sdk::variables::{COMPUTE_PROVIDER, GOOGLE_KUEUE, LocalNetwork};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{EventStore, View};
+use crate::tasks::{TaskError, Tasks};
 use data::{Data, DataError};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
@@ -121,7 +121,7 @@ pub enum LocalError {
     Thread(#[source] JoinError),
     /// A task of the network ended.
     #[error("the network failed")]
-    Daemon(#[source] DaemonError),
+    Daemon(#[source] TaskError),
 }
 
 // === impl Network ===

@@ -2,7 +2,6 @@
 //!
 //! The root has chosen the adapters; here they are set to work, as tasks of the daemon.
 
-use crate::daemon::{DaemonError, Tasks};
 use crate::dependencies::Dependencies;
 use crate::http::{self, Router};
 use crate::monitor::Monitor;
@@ -14,6 +13,7 @@ use crate::registry::ServiceRegistry;
 use crate::request_guard::HostName;
 use crate::runner::{Coordinator, Runner};
 use crate::store::{EventStore, View};
+use crate::tasks::{TaskError, Tasks};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::future::Future;
 use std::io;
@@ -157,7 +157,7 @@ pub async fn run(
     servers: Tasks,
     stopping: impl Future<Output = ()>,
     ending: impl Future<Output = ()>,
-) -> Result<(), DaemonError> {
+) -> Result<(), TaskError> {
     let (finish, finished) = oneshot::channel::<()>();
     let stop = tasks.stop();
     let daemon = async {

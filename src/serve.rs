@@ -19,7 +19,6 @@ use crate::check::Check;
 use crate::config::{
     Bus, ConfigError, KubernetesSettings, Runs, ServeSettings, ServicesArgs, bind_at,
 };
-use crate::daemon::{DaemonError, Tasks};
 use crate::http;
 use crate::http::admin::{Hold, Readiness};
 use crate::network::{self, Work};
@@ -28,6 +27,7 @@ use crate::pubsub::{Admin, CallError, ConnectError, Connection};
 use crate::runner::kubernetes::settings::Settings;
 use crate::runner::process::Service;
 use crate::store::sqlite::OpenError;
+use crate::tasks::{TaskError, Tasks};
 use checks::Looker;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parts::{Running, Stores};
@@ -137,7 +137,7 @@ pub enum ServeError {
     Thread(#[source] JoinError),
     /// A task of the daemon ended.
     #[error("the daemon failed")]
-    Daemon(#[source] DaemonError),
+    Daemon(#[source] TaskError),
 }
 
 /// What runs questions, with all that is read before anything is opened.
@@ -162,7 +162,7 @@ impl Daemon {
         let Start { settings, host } = start;
         let choice = Choice::read(&settings.runner)?;
         let mut servers = Tasks::new();
-        let mut tasks = Tasks::new().draining(settings.drain);
+        let mut tasks = Tasks::new().drain_timeout(settings.drain);
         let readiness = Readiness::new(tasks.stop());
         let holds = Holds::new(&readiness);
         // First of all, so that whoever watches us sees that we live while we wait for others.

@@ -1,7 +1,6 @@
 //! The adapters of the daemon, each as it was chosen.
 
 use crate::config::{Bus, ConfigError, Defaults, KubernetesSettings, ServeSettings, ServicesArgs};
-use crate::daemon::Tasks;
 use crate::event::Timestamp;
 use crate::network;
 use crate::pipeline::view_feed::{self, ViewFeed};
@@ -18,6 +17,7 @@ use crate::serve::places::Place;
 use crate::serve::{Host, ServeError, VIEW_FLOW};
 use crate::store::sqlite::{self, Keep, SqliteStore};
 use crate::store::{EventStore, LayeredView, View};
+use crate::tasks::Tasks;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;

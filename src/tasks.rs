@@ -1,8 +1,7 @@
-//! The tasks that live as long as the daemon.
+//! Supervises the tasks that live as long as the daemon.
 //!
-//! Nobody spawns and walks away: the tasks of the daemon are spawned here, under their names. If
-//! one ends before its time, all end, and the process with them: a daemon half of whose tasks are
-//! dead looks alive, and does nothing.
+//! Every long-lived task is spawned here, under a name. When one ends early, all end, and the
+//! process with them: a daemon that has lost a task would look alive and do nothing.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,20 +9,21 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span, warn};
 
-/// How long tasks may take to end where nothing else is said. What they leave is a redelivery.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long tasks may take to end by default. Messages that are not finished by then are
+/// redelivered.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The tasks of a daemon, and what stops them.
+/// The tasks of a daemon, and the token that stops them.
 #[derive(Debug)]
 pub struct Tasks {
     set: JoinSet<&'static str>,
     stop: CancellationToken,
-    drain: Duration,
+    drain_timeout: Duration,
 }
 
-/// Why the daemon ended although nobody stopped it.
+/// Why tasks ended although nothing stopped them.
 #[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
+pub enum TaskError {
     /// A task returned.
     #[error("task `{0}` ended early")]
     EndedEarly(&'static str),
@@ -37,16 +37,16 @@ pub enum DaemonError {
 impl Tasks {
     /// No tasks yet.
     pub fn new() -> Self {
-        Self { set: JoinSet::new(), stop: CancellationToken::new(), drain: DRAIN }
+        Self { set: JoinSet::new(), stop: CancellationToken::new(), drain_timeout: DRAIN_TIMEOUT }
     }
 
-    /// Gives the tasks so long to end.
-    pub fn draining(mut self, drain: Duration) -> Self {
-        self.drain = drain;
+    /// Limits the time in which tasks may end after [`Self::stop`].
+    pub fn drain_timeout(mut self, drain_timeout: Duration) -> Self {
+        self.drain_timeout = drain_timeout;
         self
     }
 
-    /// Cancelled when the tasks are to end.
+    /// Cancelled when the tasks must end.
     pub fn stop(&self) -> CancellationToken {
         self.stop.clone()
     }
@@ -62,19 +62,35 @@ impl Tasks {
         );
     }
 
+    /// Spawns a task that never ends by itself, and may be dropped at any await when
+    /// [`Self::stop`] is cancelled.
+    pub fn spawn_endless(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let stop = self.stop();
+        self.spawn(name, async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
     /// Waits for `stop`, or for the first task to end, and then for all of them.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), TaskError> {
         let outcome = tokio::select! {
             () = stop => Ok(()),
             Some(ended) = self.set.join_next() => match ended {
-                Ok(name) => Err(DaemonError::EndedEarly(name)),
-                Err(error) => Err(DaemonError::Panicked(error)),
+                Ok(name) => Err(TaskError::EndedEarly(name)),
+                Err(error) => Err(TaskError::Panicked(error)),
             },
         };
         self.stop.cancel();
         let drained = async { while self.set.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.drain, drained).await.is_err() {
-            warn!("ended before all tasks did");
+        if tokio::time::timeout(self.drain_timeout, drained).await.is_err() {
+            warn!("drain timeout reached: remaining tasks aborted");
             self.set.shutdown().await;
         }
         outcome
@@ -93,7 +109,7 @@ mod tests {
     use std::future::pending;
 
     #[tokio::test]
-    async fn all_tasks_end_when_one_does() {
+    async fn all_tasks_end_when_one_ends_early() {
         let mut tasks = Tasks::new();
         let stop = tasks.stop();
         tasks.spawn("lives", async move { stop.cancelled().await });
@@ -105,15 +121,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_ends_the_daemon() {
+    async fn a_panic_ends_all_tasks() {
         let mut tasks = Tasks::new();
         tasks.spawn("panics", async { panic!("on purpose") });
-        assert!(matches!(tasks.run(pending()).await, Err(DaemonError::Panicked(_))));
+        assert!(matches!(tasks.run(pending()).await, Err(TaskError::Panicked(_))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_does_not_end_is_ended() {
-        let mut tasks = Tasks::new().draining(Duration::from_secs(3));
+    async fn a_task_is_aborted_at_the_drain_timeout() {
+        let mut tasks = Tasks::new().drain_timeout(Duration::from_secs(3));
         tasks.spawn("hangs", pending());
         let start = tokio::time::Instant::now();
 
@@ -122,11 +138,16 @@ mod tests {
         assert_eq!(start.elapsed().as_secs(), 3);
     }
 
-    #[tokio::test]
-    async fn a_stop_is_no_error() {
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_is_no_error_and_ends_endless_tasks_at_once() {
         let mut tasks = Tasks::new();
         let stop = tasks.stop();
         tasks.spawn("lives", async move { stop.cancelled().await });
+        tasks.spawn_endless("endless", pending());
+        let start = tokio::time::Instant::now();
+
         assert!(tasks.run(async {}).await.is_ok());
+
+        assert!(start.elapsed().is_zero());
     }
 }
