@@ -11,8 +11,8 @@ use twined::event::encode::{self, Ask, Body};
 use twined::event::{Sruid, Timestamp, decode};
 use twined::pipeline::action::{self, Action};
 use twined::runner::LaunchRequest;
-use twined::runner::kubernetes::job::{Gate, Network, Order, Templates};
-use twined::runner::kubernetes::settings::{Fields, Settings};
+use twined::runner::kubernetes::job::{Gate, JobDefaults, JobRequest, Templates};
+use twined::runner::kubernetes::settings::{NetworkSettings, ServiceFields};
 use twined::store::Row;
 use uuid::Uuid;
 
@@ -85,8 +85,8 @@ fn dispatch(criterion: &mut Criterion) {
 /// All that a question costs up to the bytes that go to the API server.
 fn dispatch_to_job(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode_to_row_and_job");
-    let settings = Settings::read(SETTINGS, Fields::default()).expect("settings");
-    let network = Network {
+    let settings = NetworkSettings::read(SETTINGS, ServiceFields::default()).expect("settings");
+    let network = JobDefaults {
         namespace: "default".into(),
         images: "europe-west9-docker.pkg.dev/octue-twined-services/octue-twined-services".into(),
         topic: "main.octue.twined.services".into(),
@@ -103,7 +103,7 @@ fn dispatch_to_job(criterion: &mut Criterion) {
                 let Action::Launch(run, inputs) = action::of(&event) else { panic!("no launch") };
                 let recipient = event.attributes.recipient.to_buf();
                 let service = settings.of(&recipient);
-                let order = Order {
+                let order = JobRequest {
                     launch: LaunchRequest {
                         run,
                         recipient: &recipient,

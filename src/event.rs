@@ -11,16 +11,12 @@
 pub mod attributes;
 pub mod decode;
 pub mod encode;
-pub mod pattern;
-pub mod quantity;
 pub mod question;
 pub mod service_id;
 pub mod timestamp;
 pub use attributes::{Attributes, SenderType};
 pub use decode::{DecodeError, decode};
 pub use encode::Outgoing;
-pub use pattern::Pattern;
-pub use quantity::Quantity;
 pub use question::{Inputs, RunId};
 pub use service_id::{Sruid, SruidBuf};
 use std::borrow::Cow;

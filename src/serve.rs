@@ -24,7 +24,7 @@ use crate::http::admin::{Hold, Readiness};
 use crate::network::{self, Work};
 use crate::pubsub::subscriber::{Flow, SubscriberError};
 use crate::pubsub::{Admin, CallError, ConnectError, Connection};
-use crate::runner::kubernetes::settings::Settings;
+use crate::runner::kubernetes::settings::NetworkSettings;
 use crate::runner::process::Service;
 use crate::store::sqlite::OpenError;
 use crate::tasks::{TaskError, Tasks};
@@ -142,7 +142,7 @@ pub enum ServeError {
 
 /// What runs questions, with all that is read before anything is opened.
 enum Choice<'a> {
-    Pods(&'a KubernetesSettings, Settings),
+    Pods(&'a KubernetesSettings, NetworkSettings),
     Processes(&'a ServicesArgs),
 }
 

@@ -10,8 +10,8 @@ use crate::config::{
     ConfigError, DEFAULT_PROJECT, DEFAULT_SERVE_HTTP, DEFAULT_TOPIC, HostArgs, ServicesArgs,
     VariablesArgs,
 };
-use crate::event::Quantity;
 use crate::request_guard::HostName;
+use crate::runner::kubernetes::quantity::Quantity;
 use crate::sdk::variables;
 use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;

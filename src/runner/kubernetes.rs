@@ -20,7 +20,8 @@
 pub mod settings;
 pub mod job;
 pub mod inputs;
-pub mod reason;
+pub mod quantity;
+pub mod failure;
 pub mod table;
 pub mod call;
 pub mod lean;
@@ -28,7 +29,7 @@ pub mod watch;
 pub mod kueue;
 pub mod limits;
 pub mod lease;
-pub mod access;
+pub mod preflight;
 pub mod cluster;
 pub mod launch;
 pub mod ends;
@@ -42,11 +43,11 @@ use async_trait::async_trait;
 use call::{CallError, Calls};
 use cluster::Cluster;
 use futures_util::stream::BoxStream;
-use job::Network;
+use job::JobDefaults;
 use kube::{Client, Config};
 use kueue::Kueue;
 use lease::Leader;
-use settings::Settings;
+use settings::NetworkSettings;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch as channel};
@@ -65,9 +66,9 @@ const START: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Options {
     /// What all its Jobs have in common.
-    pub network: Network,
+    pub network: JobDefaults,
     /// What its questions may have.
-    pub settings: Arc<Settings>,
+    pub settings: Arc<NetworkSettings>,
     /// The name of the Lease that its replicas share.
     pub lease: String,
     /// Which of the replicas this is.

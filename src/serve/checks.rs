@@ -5,7 +5,7 @@ use crate::check::{Asker, Check};
 use crate::config::{Bus, ServeSettings, ServicesArgs, google_credentials};
 use crate::network::patiently;
 use crate::pubsub::{Admin, Connection, look};
-use crate::runner::kubernetes::access;
+use crate::runner::kubernetes::preflight;
 use crate::sdk::{services, variables};
 use crate::serve::{Choice, parts};
 use crate::store::sqlite::{self, SqliteStore};
@@ -153,7 +153,7 @@ async fn runner(settings: &ServeSettings, choice: &Choice<'_>, looker: Looker) -
         Choice::Processes(args) => return nothing(folders(args)),
         Choice::Pods(kubernetes, services) => (kubernetes, services),
     };
-    let wanted = access::Wanted {
+    let wanted = preflight::Wanted {
         network: &parts::network(settings, kubernetes, Vec::new()),
         settings: services,
         service_account: &kubernetes.service_account,
@@ -161,8 +161,8 @@ async fn runner(settings: &ServeSettings, choice: &Choice<'_>, looker: Looker) -
         is_daemon: looker == Looker::Daemon,
     };
     // Calls of many kinds make it large.
-    let looked = Box::pin(access::look(wanted)).await;
-    let access::Findings { mut checks, google_account } = looked;
+    let looked = Box::pin(preflight::look(wanted)).await;
+    let preflight::Findings { mut checks, google_account } = looked;
     checks.extend(reach(settings));
     Findings { checks, google_account }
 }

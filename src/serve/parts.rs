@@ -7,8 +7,10 @@ use crate::pipeline::view_feed::{self, ViewFeed};
 use crate::pubsub::admin::Wanted;
 use crate::pubsub::{Admin, Connection, Subscriber};
 use crate::registry::{Allowed, Listed, ServiceRegistry};
-use crate::runner::kubernetes::job::Network;
-use crate::runner::kubernetes::settings::{Fields, Name, Resource, Settings};
+use crate::runner::kubernetes::job::JobDefaults;
+use crate::runner::kubernetes::settings::{
+    NetworkSettings, ObjectName, ResourceFields, ServiceFields,
+};
 use crate::runner::kubernetes::{self, KubernetesRunner};
 use crate::runner::process::{self, ProcessRunner};
 use crate::runner::{Coordinator, Runner};
@@ -108,17 +110,17 @@ pub fn variables(settings: &ServeSettings, pubsub: &str) -> Vec<(String, String)
 }
 
 /// The settings by service: those of the file, over what flags and the environment say.
-pub fn read(kubernetes: &KubernetesSettings) -> Result<Settings, ConfigError> {
+pub fn read(kubernetes: &KubernetesSettings) -> Result<NetworkSettings, ConfigError> {
     let KubernetesSettings { service_account, queue, defaults, settings, .. } = kubernetes;
     let Defaults { cpus, memory, ephemeral_storage } = defaults;
-    let amount = |amount| Resource { default: Some(amount), ..Resource::default() };
-    let base = Fields {
+    let amount = |amount| ResourceFields { default: Some(amount), ..ResourceFields::default() };
+    let base = ServiceFields {
         cpus: amount(*cpus),
         memory: amount(*memory),
         ephemeral_storage: amount(*ephemeral_storage),
-        service_account: Some(Name(service_account.clone())),
-        queue: queue.clone().map(Name),
-        ..Fields::default()
+        service_account: Some(ObjectName(service_account.clone())),
+        queue: queue.clone().map(ObjectName),
+        ..ServiceFields::default()
     };
     let wrong = |source: Box<dyn Error + Send + Sync>| ConfigError::Settings {
         path: settings.clone().unwrap_or_default(),
@@ -128,7 +130,7 @@ pub fn read(kubernetes: &KubernetesSettings) -> Result<Settings, ConfigError> {
         Some(path) => fs::read_to_string(path).map_err(|error| wrong(error.into()))?,
         None => String::new(),
     };
-    Settings::read(&text, base).map_err(|error| wrong(error.into()))
+    NetworkSettings::read(&text, base).map_err(|error| wrong(error.into()))
 }
 
 /// What all questions that are pods have in common; `variables` are those that they are told of the
@@ -137,12 +139,12 @@ pub fn network(
     settings: &ServeSettings,
     kubernetes: &KubernetesSettings,
     variables: Vec<(String, String)>,
-) -> Network {
+) -> JobDefaults {
     // The contract's own are of each Job.
     let ours = |name: &str| [variable::TOPIC_NAME, variable::COMPUTE_PROVIDER].contains(&name);
     let environment = variables.into_iter().filter(|(name, _)| !ours(name));
     let passed = settings.variables.clone();
-    Network {
+    JobDefaults {
         namespace: kubernetes.namespace.clone(),
         images: kubernetes.images.clone(),
         topic: settings.topic.clone(),
@@ -155,7 +157,7 @@ pub fn network(
 pub async fn pods(
     settings: &ServeSettings,
     kubernetes: &KubernetesSettings,
-    services: Settings,
+    services: NetworkSettings,
     variables: Vec<(String, String)>,
     tasks: &mut Tasks,
 ) -> Result<(Running, Arc<dyn ServiceRegistry>), ServeError> {

@@ -14,9 +14,9 @@ use twined::runner::kubernetes::Options;
 use twined::runner::kubernetes::acts;
 use twined::runner::kubernetes::call::Calls;
 use twined::runner::kubernetes::cluster::Cluster;
-use twined::runner::kubernetes::job::{Network, annotation, label};
+use twined::runner::kubernetes::job::{JobDefaults, annotation, label};
 use twined::runner::kubernetes::kueue::Kueue;
-use twined::runner::kubernetes::settings::{Fields, Settings};
+use twined::runner::kubernetes::settings::{NetworkSettings, ServiceFields};
 use twined::runner::{Claim, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, RunnerError};
 use uuid::Uuid;
 
@@ -58,13 +58,13 @@ impl World {
 
 fn replica(server: &Arc<ApiServer>, settings: &str, identity: &str) -> Arc<Cluster> {
     let options = Options {
-        network: Network {
+        network: JobDefaults {
             namespace: NAMESPACE.into(),
             images: "registry.test".into(),
             topic: "tests.octue.twined.services".into(),
             environment: Vec::new(),
         },
-        settings: Arc::new(Settings::read(settings, Fields::default()).unwrap()),
+        settings: Arc::new(NetworkSettings::read(settings, ServiceFields::default()).unwrap()),
         lease: "twined".into(),
         identity: identity.into(),
         launches: 8,

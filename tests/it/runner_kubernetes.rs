@@ -4,8 +4,8 @@
 
 use crate::runner_contract::every_promise;
 use std::sync::Arc;
-use twined::runner::kubernetes::job::Network;
-use twined::runner::kubernetes::settings::{Fields, Settings};
+use twined::runner::kubernetes::job::JobDefaults;
+use twined::runner::kubernetes::settings::{NetworkSettings, ServiceFields};
 use twined::runner::kubernetes::{KubernetesRunner, Options};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -13,13 +13,13 @@ use twined::runner::kubernetes::{KubernetesRunner, Options};
 async fn jobs_keep_every_promise_of_a_runner() {
     let given = |name: &str| std::env::vars().find(|(other, _)| other == name).unwrap().1;
     let options = Options {
-        network: Network {
+        network: JobDefaults {
             namespace: given("TWINED_TEST_NAMESPACE"),
             images: given("TWINED_TEST_IMAGES"),
             topic: "tests.octue.twined.services".into(),
             environment: Vec::new(),
         },
-        settings: Arc::new(Settings::read(SETTINGS, Fields::default()).unwrap()),
+        settings: Arc::new(NetworkSettings::read(SETTINGS, ServiceFields::default()).unwrap()),
         lease: "contract".into(),
         identity: "the-only-one".into(),
         launches: 8,

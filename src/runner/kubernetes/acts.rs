@@ -6,8 +6,8 @@ use crate::event::Timestamp;
 use crate::runner::EndReason;
 use crate::runner::kubernetes::call::{CallError, Verb};
 use crate::runner::kubernetes::cluster::Cluster;
-use crate::runner::kubernetes::job::{Stopped, annotation};
-use crate::runner::kubernetes::reason;
+use crate::runner::kubernetes::failure;
+use crate::runner::kubernetes::job::{StopRecord, annotation};
 use crate::runner::kubernetes::table::{Action, JobBrief};
 use futures_util::StreamExt;
 use k8s_openapi::api::batch::v1::Job;
@@ -125,7 +125,7 @@ impl Cluster {
         message: String,
     ) -> Result<(), CallError> {
         let at = Timestamp::now().0;
-        let stopped = Stopped { reason: reason.label().to_owned(), message, at };
+        let stopped = StopRecord { reason: reason.label().to_owned(), message, at };
         let stopped = serde_json::to_string(&stopped).expect("texts and numbers are JSON");
         let mut patch = json!({
             "metadata": {
@@ -189,9 +189,9 @@ impl Cluster {
         let recipient = job.identity.recipient.as_str();
         let mut stuck = None;
         for event in &events.items {
-            stuck = match reason::of_event(event, recipient) {
+            stuck = match failure::event_stall(event, recipient) {
                 Some(now) => Some(now.after(stuck)),
-                None if reason::goes_on(event) => None,
+                None if failure::shows_progress(event) => None,
                 None => stuck,
             };
         }

@@ -3,8 +3,8 @@
 use crate::event::{RunId, Timestamp};
 use crate::runner::kubernetes::call::{CallError, Verb};
 use crate::runner::kubernetes::cluster::Cluster;
+use crate::runner::kubernetes::failure;
 use crate::runner::kubernetes::job::{annotation, label};
-use crate::runner::kubernetes::reason;
 use crate::runner::kubernetes::table::JobBrief;
 use crate::runner::kubernetes::watch;
 use crate::runner::{Claim, EndReason};
@@ -39,7 +39,7 @@ impl Cluster {
         let mut last = CallError::Conflict(String::new());
         for _ in 0..TRIES {
             let Some(brief) = watch::job_brief(&job) else { return Ok(false) };
-            if reason::of_job(&job, brief.identity.recipient.as_str()).is_some() {
+            if failure::job_end(&job, brief.identity.recipient.as_str()).is_some() {
                 return Ok(false);
             }
             if brief.stopped.is_some() {

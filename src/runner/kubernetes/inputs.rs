@@ -12,16 +12,16 @@
 //! | `TWINED_QUESTION_FILE` | the path of the first |
 //! | `TWINED_QUESTION_PARTS` | how many there are |
 //!
-//! With [`Road::File`] that is all, and the image reads it by itself. With [`Road::Python`] the
+//! With [`InputDelivery::File`] that is all, and the image reads it by itself. With [`InputDelivery::Python`] the
 //! command becomes `python3 -S /twined/start.py <command>`. Kubernetes cannot put a folder before
-//! an image's own `PYTHONPATH`, so that program does, and then executes the command in its own
+//! an image's own `shim::MOUNTEDPATH`, so that program does, and then executes the command in its own
 //! place: argument by argument, through no shell. The image's Python then finds our
 //! `sitecustomize.py`, which reads the parts, gives them to the SDK, and runs the `sitecustomize`
 //! that it hides. Nothing joins the parts on a disk: the reader holds the question in memory in any
 //! case, and the image may have no place to write to.
 
-use super::job::{Order, Refusal, annotation, identify, label, name};
-use super::settings::Road;
+use super::job::{JobRequest, LaunchRefusal, annotation, identify, label, name};
+use super::settings::InputDelivery;
 use crate::event::Inputs;
 use crate::runner::LaunchRequest;
 use crate::sdk::arguments::{ARGUMENT_LIMIT, QuestionFile};
@@ -56,7 +56,7 @@ const MODE: i32 = 0o444;
 
 /// That a question is mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mounted {
+pub struct QuestionMount {
     /// What its Secrets have in their names.
     pub nonce: u32,
     /// How many there are.
@@ -70,22 +70,22 @@ pub struct Mounted {
 /// # Errors
 ///
 /// Where it is over what can be mounted.
-pub fn mounted(order: &Order<'_>) -> Result<Option<Mounted>, Refusal> {
-    let Order { launch: LaunchRequest { inputs, .. }, service, nonce, .. } = *order;
+pub fn mounted(request: &JobRequest<'_>) -> Result<Option<QuestionMount>, LaunchRefusal> {
+    let JobRequest { launch: LaunchRequest { inputs, .. }, service, nonce, .. } = *request;
     let Inputs { input_values, input_manifest, children } = inputs;
     let long = |text: Option<&str>| text.is_some_and(|text| text.len() > ARGUMENT_LIMIT);
-    let lost = service.inputs == Road::Python && input_values.is_some_and(is_lost);
+    let lost = service.inputs == InputDelivery::Python && input_values.is_some_and(is_lost);
     if children.is_none() && !long(input_values) && !long(input_manifest) && !lost {
         return Ok(None);
     }
     let length = QuestionFile::new(inputs).bytes.len();
     if length > LIMIT {
-        return Err(Refusal::wrong(format!(
+        return Err(LaunchRefusal::wrong(format!(
             "what the question brings is {length} bytes of JSON, and it can be {LIMIT}: put the \
              most of it into a dataset, and name that in the input manifest"
         )));
     }
-    Ok(Some(Mounted { nonce, parts: length.div_ceil(PART) }))
+    Ok(Some(QuestionMount { nonce, parts: length.div_ceil(PART) }))
 }
 
 /// Whether `ask-local` of the SDK fails on values that it is given as an argument: it hashes them,
@@ -95,11 +95,11 @@ fn is_lost(input_values: &str) -> bool {
 }
 
 /// The volume of a question's files. Not `optional`: a pod waits until its Secrets are there.
-pub(super) fn volume(job: &str, mounted: Mounted, road: Road) -> Volume {
-    let Mounted { nonce, parts } = mounted;
+pub(super) fn volume(job: &str, mounted: QuestionMount, road: InputDelivery) -> Volume {
+    let QuestionMount { nonce, parts } = mounted;
     let source = |part: usize| {
         let python = shim::MOUNTED.iter().map(|(name, _)| (*name).to_owned());
-        let python = python.filter(|_| part == 0 && road == Road::Python);
+        let python = python.filter(|_| part == 0 && road == InputDelivery::Python);
         let keys = [file(part)].into_iter().chain(python);
         let item = |key: String| KeyToPath { path: key.clone(), key, mode: None };
         VolumeProjection {
@@ -138,7 +138,7 @@ pub(super) fn start() -> [String; 3] {
 }
 
 /// The variables that tell where the question is.
-pub(super) fn variables(mounted: Mounted) -> impl Iterator<Item = (&'static str, String)> {
+pub(super) fn variables(mounted: QuestionMount) -> impl Iterator<Item = (&'static str, String)> {
     let file = (variables::QUESTION_FILE, format!("{FOLDER}/{QUESTION}"));
     [file, (variables::QUESTION_PARTS, mounted.parts.to_string())].into_iter()
 }
@@ -146,7 +146,7 @@ pub(super) fn variables(mounted: Mounted) -> impl Iterator<Item = (&'static str,
 /// The Secrets of a Job that the API server has: the same for every redelivery of its question.
 /// None where it has none.
 pub fn secrets(job: &Job, inputs: Inputs<'_>) -> Vec<Secret> {
-    let Some((Mounted { nonce, .. }, owner)) = mounted_of(job).zip(owner(job)) else {
+    let Some((QuestionMount { nonce, .. }, owner)) = mounted_of(job).zip(owner(job)) else {
         return Vec::new();
     };
     let Some(identity) = identify(job) else { return Vec::new() };
@@ -176,10 +176,10 @@ pub fn secrets(job: &Job, inputs: Inputs<'_>) -> Vec<Secret> {
 }
 
 /// What the annotation of a Job says of its Secrets.
-fn mounted_of(job: &Job) -> Option<Mounted> {
+fn mounted_of(job: &Job) -> Option<QuestionMount> {
     let text = job.metadata.annotations.as_ref()?.get(annotation::INPUTS)?;
     let (nonce, parts) = text.split_once(' ')?;
-    Some(Mounted { nonce: u32::from_str_radix(nonce, 16).ok()?, parts: parts.parse().ok()? })
+    Some(QuestionMount { nonce: u32::from_str_radix(nonce, 16).ok()?, parts: parts.parse().ok()? })
 }
 
 /// By which its Secrets go when the Job does.

@@ -1,7 +1,7 @@
 //! The Job of one question: made from it, and read back. Pure.
 //!
 //! ```text
-//! LaunchRequest, Service, Network -> manifest -> Job -> (API server) -> identify -> Identity
+//! LaunchRequest, Service, JobDefaults -> manifest -> Job -> (API server) -> identify -> JobIdentity
 //!                                          └──> again -> the Job of the next attempt
 //! ```
 //!
@@ -20,8 +20,8 @@ mod template;
 
 use crate::event::{RunId, Sruid, SruidBuf, Timestamp};
 use crate::runner::LaunchRequest;
-use crate::runner::kubernetes::inputs::{self, Mounted};
-use crate::runner::kubernetes::settings::{Service, Settings};
+use crate::runner::kubernetes::inputs::{self, QuestionMount};
+use crate::runner::kubernetes::settings::{NetworkSettings, ServiceSettings};
 use crate::sdk::arguments::{self, ARGUMENT_LIMIT};
 use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
@@ -30,7 +30,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use labels::label_value;
 pub use read::{adoption, again, identify, is_reference};
-pub use requests::Requests;
+use requests::ResourceRequests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 pub use template::Templates;
@@ -89,7 +89,7 @@ pub const MANAGER: &str = "twined";
 
 /// What a Job of ours says of itself.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Identity {
+pub struct JobIdentity {
     /// Names the run.
     pub run: RunId,
     /// Which attempt of ours.
@@ -110,7 +110,7 @@ pub struct Identity {
 
 /// Why we ended a Job ourselves: told from the Job alone, by whichever daemon sees it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Stopped {
+pub struct StopRecord {
     /// The label of a [`crate::runner::EndReason`].
     pub reason: String,
     /// Words for the asker.
@@ -137,7 +137,7 @@ const ATTEMPTS: u32 = 9999;
 
 /// What all Jobs of a network have in common.
 #[derive(Clone, Debug)]
-pub struct Network {
+pub struct JobDefaults {
     /// The namespace that they are in.
     pub namespace: String,
     /// Where the images are, without `/` at the end: `<region>-docker.pkg.dev/<project>/<name>`.
@@ -161,13 +161,13 @@ pub enum Gate {
 
 /// What a Job is made from.
 #[derive(Clone, Copy, Debug)]
-pub struct Order<'a> {
+pub struct JobRequest<'a> {
     /// What is to be run.
     pub launch: LaunchRequest<'a>,
     /// What the settings come to for it.
-    pub service: &'a Service,
+    pub service: &'a ServiceSettings,
     /// The network that it is of.
-    pub network: &'a Network,
+    pub network: &'a JobDefaults,
     /// What it waits for.
     pub gate: Gate,
     /// How deep it is in its tree: 0 for a root.
@@ -181,7 +181,7 @@ pub struct Order<'a> {
 /// Why a question cannot run as it asks. It never will, and the asker is to be told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Refusal {
+pub struct LaunchRefusal {
     /// An exception of Python.
     pub exception: &'static str,
     /// For the asker: why, and what to do about it.
@@ -193,7 +193,7 @@ pub struct Refusal {
 impl Gate {
     /// What a question to a service waits for. Kueue counts what runs, so where a service has a
     /// queue our own limits do not hold it.
-    pub fn of(settings: &Settings, service: &Service) -> Self {
+    pub fn of(settings: &NetworkSettings, service: &ServiceSettings) -> Self {
         if service.queue.is_some() {
             Self::Queue
         } else if settings.limits_running(service) {
@@ -204,9 +204,9 @@ impl Gate {
     }
 }
 
-// === impl Refusal ===
+// === impl LaunchRefusal ===
 
-impl Refusal {
+impl LaunchRefusal {
     /// What the network's settings do not let happen.
     fn denied(message: String) -> Self {
         Self { exception: "PermissionError", message }
@@ -223,10 +223,14 @@ impl Refusal {
 /// # Errors
 ///
 /// Where they do not: names the setting.
-pub fn admit(settings: &Settings, recipient: Sruid<'_>, depth: u32) -> Result<(), Refusal> {
-    settings.admit(recipient).map_err(|denied| Refusal::denied(denied.to_string()))?;
+pub fn admit(
+    settings: &NetworkSettings,
+    recipient: Sruid<'_>,
+    depth: u32,
+) -> Result<(), LaunchRefusal> {
+    settings.admit(recipient).map_err(|denied| LaunchRefusal::denied(denied.to_string()))?;
     match settings.depth {
-        Some(limit) if depth > limit => Err(Refusal::denied(format!(
+        Some(limit) if depth > limit => Err(LaunchRefusal::denied(format!(
             "the question to `{recipient}` is {depth} questions below the first of its tree, and \
              `depth` of the network's settings allows {limit}: a service may be asking itself"
         ))),
@@ -243,7 +247,7 @@ pub fn name(run: RunId, attempt: u32) -> String {
 }
 
 /// The image of a service revision.
-pub fn image(network: &Network, recipient: Sruid<'_>) -> String {
+pub fn image(network: &JobDefaults, recipient: Sruid<'_>) -> String {
     format!("{}/{recipient}", network.images)
 }
 
@@ -252,13 +256,13 @@ pub fn image(network: &Network, recipient: Sruid<'_>) -> String {
 /// # Errors
 ///
 /// Where it asks for what it may not have, or brings more than can be carried.
-pub fn manifest(order: &Order<'_>) -> Result<Job, Refusal> {
-    let Order { launch, service, network, gate, depth, launched, nonce: _ } = *order;
+pub fn manifest(request: &JobRequest<'_>) -> Result<Job, LaunchRefusal> {
+    let JobRequest { launch, service, network, gate, depth, launched, nonce: _ } = *request;
     let recipient = launch.recipient.as_sruid();
-    let requests = Requests::of(launch.attributes, service, recipient)?;
+    let requests = ResourceRequests::of(launch.attributes, service, recipient)?;
     let attributes = arguments::attributes(launch.attributes);
     check_length(&attributes)?;
-    let mounted = inputs::mounted(order)?;
+    let mounted = inputs::mounted(request)?;
     let as_they_came = arguments::json(launch.attributes);
 
     let name = name(launch.run, 0);
@@ -269,12 +273,12 @@ pub fn manifest(order: &Order<'_>) -> Result<Job, Refusal> {
     let pod_labels = labels.clone();
     annotations.insert(annotation::LAUNCHED.into(), launched.to_string());
     annotations.insert(annotation::DEPTH.into(), depth.to_string());
-    if let Some(Mounted { nonce, parts }) = mounted {
+    if let Some(QuestionMount { nonce, parts }) = mounted {
         annotations.insert(annotation::INPUTS.into(), format!("{nonce:08x} {parts}"));
     }
     put_gate(gate, service, &mut labels, &mut annotations);
 
-    let spec = pod::spec(order, &name, &requests, attributes, mounted);
+    let spec = pod::spec(request, &name, &requests, attributes, mounted);
     Ok(Job {
         metadata: ObjectMeta {
             name: Some(name),
@@ -306,11 +310,11 @@ pub fn manifest(order: &Order<'_>) -> Result<Job, Refusal> {
 }
 
 /// They are an argument, and an annotation.
-fn check_length(attributes: &str) -> Result<(), Refusal> {
+fn check_length(attributes: &str) -> Result<(), LaunchRefusal> {
     if attributes.len() <= ARGUMENT_LIMIT {
         return Ok(());
     }
-    Err(Refusal::wrong(format!(
+    Err(LaunchRefusal::wrong(format!(
         "the attributes of the question are {} bytes long, and can be {ARGUMENT_LIMIT}",
         attributes.len()
     )))
@@ -319,7 +323,7 @@ fn check_length(attributes: &str) -> Result<(), Refusal> {
 /// What waits says so, where Kueue or we look for it.
 fn put_gate(
     gate: Gate,
-    service: &Service,
+    service: &ServiceSettings,
     labels: &mut BTreeMap<String, String>,
     annotations: &mut BTreeMap<String, String>,
 ) {

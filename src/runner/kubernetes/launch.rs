@@ -17,7 +17,7 @@ use crate::runner::kubernetes::call::{CallError, Verb};
 use crate::runner::kubernetes::cluster::Cluster;
 use crate::runner::kubernetes::failed;
 use crate::runner::kubernetes::inputs;
-use crate::runner::kubernetes::job::{self, Gate, Order, Refusal, annotation, label};
+use crate::runner::kubernetes::job::{self, Gate, JobRequest, LaunchRefusal, annotation, label};
 use crate::runner::kubernetes::table::JobBrief;
 use crate::runner::kubernetes::watch;
 use crate::runner::{LaunchRequest, Relaunch, RunEnd, RunState, RunnerError};
@@ -45,7 +45,7 @@ impl Cluster {
         let depth = self.depth(launch).await.map_err(|error| failed("launch", question, error))?;
         job::admit(settings, recipient, depth).map_err(refused)?;
         let service = settings.of(launch.recipient);
-        let order = Order {
+        let order = JobRequest {
             launch: *launch,
             service: &service,
             network: &self.options.network,
@@ -79,7 +79,7 @@ impl Cluster {
     }
 
     /// The Job that has the name of this run.
-    async fn find(&self, order: &Order<'_>) -> Result<Job, RunnerError> {
+    async fn find(&self, order: &JobRequest<'_>) -> Result<Job, RunnerError> {
         let run = order.launch.run;
         let question = run.question;
         let failed = |error| failed("launch", question, error);
@@ -249,15 +249,15 @@ fn nonce() -> u32 {
     Uuid::new_v4().as_fields().0
 }
 
-fn by_api_server(words: &str) -> Refusal {
-    Refusal {
+fn by_api_server(words: &str) -> LaunchRefusal {
+    LaunchRefusal {
         exception: "RuntimeError",
         message: format!("The cluster does not take the question's Job: {words}"),
     }
 }
 
 /// The asker is told why.
-fn refused(question: Uuid, refusal: Refusal) -> RunnerError {
-    let Refusal { exception, message } = refusal;
+fn refused(question: Uuid, refusal: LaunchRefusal) -> RunnerError {
+    let LaunchRefusal { exception, message } = refusal;
     RunnerError::Refused { question, exception, message }
 }

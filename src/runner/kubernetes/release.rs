@@ -7,7 +7,7 @@ use crate::chain::Chain;
 use crate::runner::kubernetes::call::CallError;
 use crate::runner::kubernetes::cluster::Cluster;
 use crate::runner::kubernetes::limits::{self, Limit, Limits, Place};
-use crate::runner::kubernetes::settings::Running;
+use crate::runner::kubernetes::settings::RunningLimits;
 use crate::runner::kubernetes::table::JobBrief;
 use futures_util::StreamExt;
 use serde_json::json;
@@ -65,7 +65,7 @@ impl Cluster {
     /// Gives their turn to all whose it is. Says how long the look took.
     async fn release(&self) -> Duration {
         let start = Instant::now();
-        let Running { network, tree } = self.options.settings.running;
+        let RunningLimits { network, tree } = self.options.settings.running;
         let mut limits = Limits {
             network: network.and_then(NonZeroU32::new),
             tree: tree.and_then(NonZeroU32::new),

@@ -22,21 +22,26 @@
 //!
 //! Everything is checked when the file is read: an error says the line, and what is expected there.
 
-mod checked;
 mod file;
+mod pattern;
+mod values;
 
-use crate::event::{Pattern, Quantity, Sruid, SruidBuf};
+use crate::event::{Sruid, SruidBuf};
 use crate::runner::EndReason;
+use crate::runner::kubernetes::quantity::Quantity;
 use crate::sdk::ASK_LOCAL;
-pub use checked::{Key, Name, Place, ResourceName, Span, Text, Variable};
 pub use file::{
-    Effect, Fields, Gpus, Limit, Resource, Retry, Road, Running, SecretKey, Security, Toleration,
-    Volume, VolumeSource,
+    Gpus, InputDelivery, PodSecurity, RelaunchPolicy, ResourceFields, ResourceLimit, RunningLimits,
+    SecretKey, ServiceFields, TaintEffect, Toleration, Volume, VolumeSource,
 };
-use file::{File, Retries};
+use file::{RelaunchPolicies, SettingsFile};
+use pattern::ServicePattern;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+pub use values::{
+    DurationText, LabelKey, MountPath, ObjectName, ResourceName, ScalarText, VariableName,
+};
 
 /// How long a run may run where nobody says: the reference's.
 const DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -50,74 +55,74 @@ const KEPT: usize = 4096;
 
 /// The settings of all services.
 #[derive(Debug)]
-pub struct Settings {
-    allow: Vec<Pattern>,
-    deny: Vec<Pattern>,
+pub struct NetworkSettings {
+    allow: Vec<ServicePattern>,
+    deny: Vec<ServicePattern>,
     /// How many questions may run at once, in the network and in one tree.
-    pub running: Running,
+    pub running: RunningLimits,
     /// How deep a question may be in its tree, where the root is 0; none for any depth.
     pub depth: Option<u32>,
     /// How long a question may wait for its turn.
     pub waiting: Duration,
     /// Later ones win.
-    layers: Vec<Fields>,
-    kept: RwLock<HashMap<SruidBuf, Arc<Service>>>,
+    layers: Vec<ServiceFields>,
+    kept: RwLock<HashMap<SruidBuf, Arc<ServiceSettings>>>,
 }
 
 /// What the settings come to for one service revision.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Service {
+pub struct ServiceSettings {
     /// CPUs.
-    pub cpus: Amount,
+    pub cpus: ResourcePolicy,
     /// Memory, in bytes.
-    pub memory: Amount,
+    pub memory: ResourcePolicy,
     /// Disk, in bytes.
-    pub ephemeral_storage: Amount,
+    pub ephemeral_storage: ResourcePolicy,
     /// GPUs; none for none.
     pub gpus: Option<Gpus>,
     /// Variables, with their values as they are.
-    pub environment: BTreeMap<Variable, Text>,
+    pub environment: BTreeMap<VariableName, ScalarText>,
     /// Variables whose values are in Secrets.
-    pub secrets: BTreeMap<Variable, SecretKey>,
+    pub secrets: BTreeMap<VariableName, SecretKey>,
     /// What is mounted.
     pub volumes: Vec<Volume>,
     /// Labels that a node must have.
-    pub node_selector: BTreeMap<Key, Text>,
+    pub node_selector: BTreeMap<LabelKey, ScalarText>,
     /// Taints that a node may have.
     pub tolerations: Vec<Toleration>,
     /// As whom it runs; none for the namespace's default account.
-    pub service_account: Option<Name>,
+    pub service_account: Option<ObjectName>,
     /// Its pods' priority class.
-    pub priority: Option<Name>,
+    pub priority: Option<ObjectName>,
     /// Its local queue of Kueue; none where it does not wait there.
-    pub queue: Option<Name>,
+    pub queue: Option<ObjectName>,
     /// Its priority class in that queue.
-    pub queue_priority: Option<Name>,
+    pub queue_priority: Option<ObjectName>,
     /// How long it may run.
     pub deadline: Duration,
     /// Secrets with which its image is pulled.
-    pub image_pull_secrets: Vec<Name>,
+    pub image_pull_secrets: Vec<ObjectName>,
     /// What answers a question: a program and its first arguments.
     pub command: Vec<String>,
     /// How a question comes in that no argument holds.
-    pub inputs: Road,
+    pub inputs: InputDelivery,
     /// How often it is run again by itself, by the reason of its end.
-    pub retry: BTreeMap<EndReason, Retry>,
+    pub retry: BTreeMap<EndReason, RelaunchPolicy>,
     /// What its pods are kept from.
-    pub security: Security,
+    pub security: PodSecurity,
     /// How many questions to this service, of whatever revision, run at once; none for any number.
     pub running: Option<u32>,
 }
 
 /// How much of a resource a question gets.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Amount {
+pub struct ResourcePolicy {
     /// Where the question does not say.
     pub default: Quantity,
     /// The most that it may ask for; none for any amount.
     pub cap: Option<Quantity>,
     /// What it is kept to when it runs; none for no limit.
-    pub limit: Option<Limit>,
+    pub limit: Option<ResourceLimit>,
 }
 
 /// Why a file of settings cannot be used.
@@ -155,7 +160,7 @@ pub enum SettingsError {
 
 /// Why a service may not run here: words for the asker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
+pub enum ServiceDenied {
     /// A pattern of `deny` takes it.
     #[error("`{service}` may not run in this network: its settings `deny` `{pattern}`")]
     Deny {
@@ -176,20 +181,20 @@ pub enum Denied {
 
 // === impl Settings ===
 
-impl Settings {
+impl NetworkSettings {
     /// Reads a file of settings, which is put over `base`: what flags and the environment say.
     ///
     /// # Errors
     ///
     /// Says what is wrong, where, and what is expected there.
-    pub fn read(text: &str, base: Fields) -> Result<Self, SettingsError> {
+    pub fn read(text: &str, base: ServiceFields) -> Result<Self, SettingsError> {
         let file = if text.trim().is_empty() {
-            File::default()
+            SettingsFile::default()
         } else {
             serde_saphyr::from_str(text)
                 .map_err(|err| SettingsError::Unreadable(err.without_snippet().to_string()))?
         };
-        let File { allow, deny, running, depth, waiting, defaults, rules } = file;
+        let SettingsFile { allow, deny, running, depth, waiting, defaults, rules } = file;
         if !defaults.services.is_empty() {
             return Err(SettingsError::ServicesOfDefaults);
         }
@@ -212,7 +217,7 @@ impl Settings {
     }
 
     /// What holds for a service revision.
-    pub fn of(&self, revision: &SruidBuf) -> Arc<Service> {
+    pub fn of(&self, revision: &SruidBuf) -> Arc<ServiceSettings> {
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(service) = kept.get(revision) {
             return Arc::clone(service);
@@ -231,51 +236,51 @@ impl Settings {
     /// # Errors
     ///
     /// Where it may not: says which setting keeps it.
-    pub fn admit(&self, revision: Sruid<'_>) -> Result<(), Denied> {
+    pub fn admit(&self, revision: Sruid<'_>) -> Result<(), ServiceDenied> {
         let service = || revision.to_string();
-        if let Some(pattern) = self.deny.iter().find(|pattern| pattern.takes(revision)) {
-            return Err(Denied::Deny { service: service(), pattern: pattern.to_string() });
+        if let Some(pattern) = self.deny.iter().find(|pattern| pattern.matches(revision)) {
+            return Err(ServiceDenied::Deny { service: service(), pattern: pattern.to_string() });
         }
-        if self.allow.is_empty() || self.allow.iter().any(|pattern| pattern.takes(revision)) {
+        if self.allow.is_empty() || self.allow.iter().any(|pattern| pattern.matches(revision)) {
             Ok(())
         } else {
-            Err(Denied::NotAllowed { service: service() })
+            Err(ServiceDenied::NotAllowed { service: service() })
         }
     }
 
     /// Whether a limit of running questions is on those to a service: the network's, that of
     /// trees, or its own. Where none is, a question need not wait for anybody to let it go.
-    pub fn limits_running(&self, service: &Service) -> bool {
-        let Running { network, tree } = self.running;
+    pub fn limits_running(&self, service: &ServiceSettings) -> bool {
+        let RunningLimits { network, tree } = self.running;
         network.or(tree).or(service.running).is_some()
     }
 
     /// Which of the queues of Kueue the settings name, each once.
-    pub fn queues(&self) -> Vec<&Name> {
+    pub fn queues(&self) -> Vec<&ObjectName> {
         let mut queues: Vec<_> = self.layers.iter().filter_map(|own| own.queue.as_ref()).collect();
         queues.sort_unstable();
         queues.dedup();
         queues
     }
 
-    fn resolve(&self, revision: Sruid<'_>) -> Service {
-        let mut fields = Fields::default();
+    fn resolve(&self, revision: Sruid<'_>) -> ServiceSettings {
+        let mut fields = ServiceFields::default();
         for layer in &self.layers {
             // What is for all has no patterns.
             let all = layer.services.is_empty();
-            if all || layer.services.iter().any(|pattern| pattern.takes(revision)) {
+            if all || layer.services.iter().any(|pattern| pattern.matches(revision)) {
                 fields.put(layer);
             }
         }
-        Service::from(fields)
+        ServiceSettings::from(fields)
     }
 }
 
 // === impl Service ===
 
-impl From<Fields> for Service {
-    fn from(fields: Fields) -> Self {
-        let Fields {
+impl From<ServiceFields> for ServiceSettings {
+    fn from(fields: ServiceFields) -> Self {
+        let ServiceFields {
             services: _,
             cpus,
             memory,
@@ -294,15 +299,15 @@ impl From<Fields> for Service {
             image_pull_secrets,
             command,
             inputs,
-            retry: Retries(retry),
+            retry: RelaunchPolicies(retry),
             security,
             running,
         } = fields;
         let command = command.unwrap_or_else(|| ASK_LOCAL.map(str::to_owned).into());
         Self {
-            cpus: Amount::of(cpus, Quantity::whole(1)),
-            memory: Amount::of(memory, Quantity::mebi(512)),
-            ephemeral_storage: Amount::of(ephemeral_storage, Quantity::mebi(1024)),
+            cpus: ResourcePolicy::of(cpus, Quantity::whole(1)),
+            memory: ResourcePolicy::of(memory, Quantity::mebi(512)),
+            ephemeral_storage: ResourcePolicy::of(ephemeral_storage, Quantity::mebi(1024)),
             gpus: gpus.filter(|gpus| gpus.number > 0),
             environment,
             secrets,
@@ -326,9 +331,9 @@ impl From<Fields> for Service {
 
 // === impl Amount ===
 
-impl Amount {
-    fn of(resource: Resource, otherwise: Quantity) -> Self {
-        let Resource { default, cap, limit } = resource;
+impl ResourcePolicy {
+    fn of(resource: ResourceFields, otherwise: Quantity) -> Self {
+        let ResourceFields { default, cap, limit } = resource;
         let default = default.unwrap_or(otherwise);
         // A rule may lower the cap alone. What nobody asked for must not be refused for it.
         Self { default: cap.map_or(default, |cap| default.min(cap)), cap, limit }

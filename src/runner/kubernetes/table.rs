@@ -14,8 +14,8 @@ mod entry;
 mod tests;
 
 use crate::event::{RunId, Timestamp};
-use crate::runner::kubernetes::job::{Identity, Stopped};
-use crate::runner::kubernetes::reason::{PodState, Stuck};
+use crate::runner::kubernetes::failure::{PodState, Stuck};
+use crate::runner::kubernetes::job::{JobIdentity, StopRecord};
 use crate::runner::{EndReason, RunEnd, RunState};
 use entry::Entry;
 use std::collections::{HashMap, HashSet};
@@ -44,7 +44,7 @@ pub struct JobBrief {
     /// Its resource version.
     pub version: String,
     /// What it says of itself.
-    pub identity: Identity,
+    pub identity: JobIdentity,
     /// Whether it waits for its turn.
     pub suspended: bool,
     /// Whether it is we who give it its turn.
@@ -54,7 +54,7 @@ pub struct JobBrief {
     /// Whether the Job itself has a deadline, which it has from us only to end it.
     pub deadline: bool,
     /// Why we ended it.
-    pub stopped: Option<Stopped>,
+    pub stopped: Option<StopRecord>,
     /// The pods that were taken away from it, as far as that is on record.
     pub evicted: Vec<Uuid>,
     /// How it is finished, as far as the Job says.

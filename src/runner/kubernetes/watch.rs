@@ -9,7 +9,7 @@ use crate::event::Timestamp;
 use crate::runner::kubernetes::cluster::Cluster;
 use crate::runner::kubernetes::lean::Lean;
 use crate::runner::kubernetes::table::{JobBrief, PodBrief};
-use crate::runner::kubernetes::{job, reason};
+use crate::runner::kubernetes::{failure, job};
 use futures_util::{Stream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::Job;
@@ -132,7 +132,7 @@ pub fn job_brief(job: &Job) -> Option<JobBrief> {
         deadline: spec.active_deadline_seconds.is_some(),
         stopped: stopped.and_then(|text| serde_json::from_str(text).ok()),
         evicted: evicted.into_iter().flat_map(|text| text.split(',')).filter_map(parse).collect(),
-        end: reason::of_job(job, identity.recipient.as_str()),
+        end: failure::job_end(job, identity.recipient.as_str()),
         identity,
     })
 }
@@ -145,7 +145,7 @@ pub fn pod_brief(pod: &Pod, recipient: &str) -> Option<PodBrief> {
         created: moment(pod.metadata.creation_timestamp.as_ref()).unwrap_or(Timestamp(0)),
         deleting: moment(pod.metadata.deletion_timestamp.as_ref()),
         version: pod.metadata.resource_version.clone()?,
-        state: reason::of_pod(pod, recipient),
+        state: failure::pod_state(pod, recipient),
     })
 }
 

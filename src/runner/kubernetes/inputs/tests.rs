@@ -1,7 +1,7 @@
 use super::*;
 use crate::event::{RunId, SruidBuf, Timestamp};
-use crate::runner::kubernetes::job::{Gate, Network, Order, again, manifest};
-use crate::runner::kubernetes::settings::{Fields, Retry, Settings};
+use crate::runner::kubernetes::job::{Gate, JobDefaults, JobRequest, again, manifest};
+use crate::runner::kubernetes::settings::{NetworkSettings, RelaunchPolicy, ServiceFields};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use std::time::Duration;
 const QUESTION: &str = "2f1b8f3c-6ec5-4bb1-9a3b-0d6a1f0f6c11";
 
 /// The Job of a question, or why there is none.
-fn job(settings: &str, inputs: Inputs<'_>) -> Result<Job, Refusal> {
+fn job(settings: &str, inputs: Inputs<'_>) -> Result<Job, LaunchRefusal> {
     let recipient: SruidBuf = "a/b:1".parse().unwrap();
-    let service = Settings::read(settings, Fields::default()).unwrap().of(&recipient);
-    let network = Network {
+    let service = NetworkSettings::read(settings, ServiceFields::default()).unwrap().of(&recipient);
+    let network = JobDefaults {
         namespace: "default".into(),
         images: "images".into(),
         topic: "topic".into(),
@@ -26,7 +26,7 @@ fn job(settings: &str, inputs: Inputs<'_>) -> Result<Job, Refusal> {
         attributes: &attributes,
         inputs,
     };
-    manifest(&Order {
+    manifest(&JobRequest {
         launch,
         service: &service,
         network: &network,
@@ -180,9 +180,9 @@ fn a_job_whose_annotation_is_odd_has_no_secrets() {
 fn the_next_attempt_mounts_the_secrets_of_the_first() {
     let inputs = Inputs { children: Some("[]"), ..Inputs::default() };
     let first = created("", inputs);
-    let settings = Settings::read("", Fields::default()).unwrap();
+    let settings = NetworkSettings::read("", ServiceFields::default()).unwrap();
     let service = settings.of(&"a/b:1".parse().unwrap());
-    let retry = Retry { times: 1, backoff: Duration::ZERO, permille: 1000, ceiling: None };
+    let retry = RelaunchPolicy { times: 1, backoff: Duration::ZERO, permille: 1000, ceiling: None };
     let mut next = again(&first, 1, &service, &retry, Gate::Open, Timestamp(0)).unwrap();
     next.metadata.uid = Some("another".into());
 

@@ -1,6 +1,6 @@
 //! The labels of a Job, and what they have no room for.
 
-use super::{MANAGER, Network, label};
+use super::{JobDefaults, MANAGER, label};
 use crate::event::attributes::{ORIGINATOR, ORIGINATOR_QUESTION_UUID, PARENT};
 use crate::event::{Digest, Sruid};
 use crate::runner::LaunchRequest;
@@ -54,7 +54,7 @@ fn inner(byte: u8) -> bool {
 /// room for.
 pub(super) fn of(
     launch: &LaunchRequest<'_>,
-    network: &Network,
+    network: &JobDefaults,
     attempt: u32,
 ) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
     let mut labels = BTreeMap::new();
@@ -71,7 +71,7 @@ pub(super) fn of(
 /// Each label: its name, its value, and the whole of what the value says.
 pub(super) fn each(
     launch: &LaunchRequest<'_>,
-    network: &Network,
+    network: &JobDefaults,
     attempt: u32,
     mut put: impl FnMut(&'static str, &str, &str),
 ) {

@@ -1,11 +1,11 @@
 //! The pod of a question.
 
-use super::requests::{Requests, Share};
-use super::{CONTAINER, Network, Order, image};
+use super::requests::{RequestAndLimit, ResourceRequests};
+use super::{CONTAINER, JobDefaults, JobRequest, image};
 use crate::event::Inputs;
-use crate::runner::kubernetes::inputs::{self, Mounted};
+use crate::runner::kubernetes::inputs::{self, QuestionMount};
 use crate::runner::kubernetes::settings::{
-    Road, SecretKey, Security, Service, Toleration, Volume, VolumeSource,
+    InputDelivery, PodSecurity, SecretKey, ServiceSettings, Toleration, Volume, VolumeSource,
 };
 use crate::sdk::arguments::{ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
 use crate::sdk::variables;
@@ -22,28 +22,28 @@ const GRACE_SECONDS: i64 = 3;
 
 /// The pod of a question, as its settings have it, and then as it has to be.
 pub(super) fn spec(
-    order: &Order<'_>,
+    request: &JobRequest<'_>,
     job: &str,
-    requests: &Requests,
+    requests: &ResourceRequests,
     attributes: String,
-    mounted: Option<Mounted>,
+    mounted: Option<QuestionMount>,
 ) -> PodSpec {
-    let Order { service, .. } = *order;
+    let JobRequest { service, .. } = *request;
     let (mut volumes, mut mounts) = own_volumes(&service.volumes);
     if let Some(mounted) = mounted {
         volumes.push(inputs::volume(job, mounted, service.inputs));
         mounts.push(inputs::mount());
     }
     let mut command = escaped_all(&service.command);
-    if mounted.is_some() && service.inputs == Road::Python {
+    if mounted.is_some() && service.inputs == InputDelivery::Python {
         command.splice(0..0, inputs::start());
     }
     let container = Container {
         name: CONTAINER.into(),
-        image: Some(image(order.network, order.launch.recipient.as_sruid())),
+        image: Some(image(request.network, request.launch.recipient.as_sruid())),
         command: Some(command),
-        args: Some(arguments(order.launch.inputs, attributes, mounted.is_some())),
-        env: Some(environment(order, mounted)),
+        args: Some(arguments(request.launch.inputs, attributes, mounted.is_some())),
+        env: Some(environment(request, mounted)),
         resources: Some(resources(requests, service)),
         volume_mounts: some(mounts),
         // Its last lines are the asker's traceback.
@@ -73,7 +73,7 @@ pub(super) fn spec(
 }
 
 /// What has to be, whatever else was put together: last, so that nothing is over it.
-pub(super) fn enforce(spec: &mut PodSpec, security: Security) {
+pub(super) fn enforce(spec: &mut PodSpec, security: PodSecurity) {
     spec.restart_policy = Some("Never".into());
     // A question has no business with the API server.
     spec.automount_service_account_token = Some(false);
@@ -87,7 +87,7 @@ pub(super) fn enforce(spec: &mut PodSpec, security: Security) {
         volume.host_path = None;
     }
     for container in &mut spec.containers {
-        let restricted = security == Security::Restricted;
+        let restricted = security == PodSecurity::Restricted;
         let none = || Capabilities { add: None, drop: Some(vec!["ALL".into()]) };
         container.security_context = Some(SecurityContext {
             allow_privilege_escalation: Some(false),
@@ -119,12 +119,12 @@ fn arguments(inputs: Inputs<'_>, attributes: String, mounted: bool) -> Vec<Strin
     arguments
 }
 
-fn environment(order: &Order<'_>, mounted: Option<Mounted>) -> Vec<EnvVar> {
-    let Order { service, network, .. } = *order;
+fn environment(request: &JobRequest<'_>, mounted: Option<QuestionMount>) -> Vec<EnvVar> {
+    let JobRequest { service, network, .. } = *request;
     let own = |name: &str| {
         service.environment.keys().chain(service.secrets.keys()).any(|own| own.0 == name)
     };
-    let Network { environment, topic, .. } = network;
+    let JobDefaults { environment, topic, .. } = network;
     let mut all: Vec<_> = environment
         .iter()
         .filter(|(name, _)| !own(name))
@@ -138,7 +138,7 @@ fn environment(order: &Order<'_>, mounted: Option<Mounted>) -> Vec<EnvVar> {
     // The contract's last: of two with one name the last holds.
     all.push(variable(variables::TOPIC_NAME, topic));
     all.push(variable(variables::COMPUTE_PROVIDER, variables::GOOGLE_KUEUE));
-    let tag = order.launch.recipient.as_sruid().tag();
+    let tag = request.launch.recipient.as_sruid().tag();
     all.push(variable(variables::SERVICE_REVISION_TAG, tag));
     all
 }
@@ -154,11 +154,11 @@ fn secret_variable(name: &str, key: &SecretKey) -> EnvVar {
     EnvVar { name: name.into(), value: None, value_from: Some(value_from) }
 }
 
-fn resources(requests: &Requests, service: &Service) -> ResourceRequirements {
-    let Requests { cpus, memory, ephemeral_storage } = requests;
+fn resources(requests: &ResourceRequests, service: &ServiceSettings) -> ResourceRequirements {
+    let ResourceRequests { cpus, memory, ephemeral_storage } = requests;
     let mut asked = BTreeMap::new();
     let mut limits = BTreeMap::new();
-    for (name, Share { request, limit }) in
+    for (name, RequestAndLimit { request, limit }) in
         [("cpu", cpus), ("memory", memory), ("ephemeral-storage", ephemeral_storage)]
     {
         asked.insert(name.to_owned(), Written(request.to_string()));
@@ -221,13 +221,13 @@ fn own_volumes(own: &[Volume]) -> (Vec<core::Volume>, Vec<VolumeMount>) {
 }
 
 /// The labels that a node must have.
-pub(super) fn node_selector(service: &Service) -> Option<BTreeMap<String, String>> {
+pub(super) fn node_selector(service: &ServiceSettings) -> Option<BTreeMap<String, String>> {
     let labels = service.node_selector.iter().map(|(key, value)| (key.0.clone(), value.0.clone()));
     (!service.node_selector.is_empty()).then(|| labels.collect())
 }
 
 /// The taints that a node may have.
-pub(super) fn tolerations(service: &Service) -> Vec<core::Toleration> {
+pub(super) fn tolerations(service: &ServiceSettings) -> Vec<core::Toleration> {
     let toleration = |Toleration { key, value, effect, seconds }: &Toleration| core::Toleration {
         key: key.as_ref().map(|key| key.0.clone()),
         operator: Some(if value.is_some() { "Equal" } else { "Exists" }.into()),

@@ -1,12 +1,13 @@
 //! A Job of the API server, read: whose it is, and what follows it.
 
 use super::{
-    ATTEMPTS, CONTAINER, Gate, Identity, KEPT_SECONDS, MANAGER, Order, annotation, image, label,
-    manifest, name, pod,
+    ATTEMPTS, CONTAINER, Gate, JobIdentity, JobRequest, KEPT_SECONDS, MANAGER, annotation, image,
+    label, manifest, name, pod,
 };
 use crate::event::attributes::RECIPIENT;
-use crate::event::{Quantity, RunId, Timestamp};
-use crate::runner::kubernetes::settings::{Retry, Service};
+use crate::event::{RunId, Timestamp};
+use crate::runner::kubernetes::quantity::Quantity;
+use crate::runner::kubernetes::settings::{RelaunchPolicy, ServiceSettings};
 use crate::sdk::arguments::{self, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
@@ -30,7 +31,7 @@ const OF_ONE_ATTEMPT: [&str; 4] =
 
 /// What a Job of ours says of itself. None where it is none of ours, or where somebody changed
 /// what it said.
-pub fn identify(job: &Job) -> Option<Identity> {
+pub fn identify(job: &Job) -> Option<JobIdentity> {
     let labels = job.metadata.labels.as_ref()?;
     let annotations = job.metadata.annotations.as_ref()?;
     if labels.get(label::MANAGED_BY)? != MANAGER {
@@ -40,7 +41,7 @@ pub fn identify(job: &Job) -> Option<Identity> {
         serde_json::from_str(annotations.get(annotation::ATTRIBUTES)?).ok()?;
     let uuid = |name: &str| labels.get(name).and_then(|text| text.parse().ok());
     let question = uuid(label::QUESTION)?;
-    Some(Identity {
+    Some(JobIdentity {
         run: RunId { question, retry: labels.get(label::RETRY)?.parse().ok()? },
         attempt: labels.get(label::ATTEMPT)?.parse().ok()?,
         recipient: attributes.get(RECIPIENT)?.parse().ok()?,
@@ -58,19 +59,19 @@ pub fn identify(job: &Job) -> Option<Identity> {
 ///
 /// The reference leaves out input values that Python takes for nothing (`0`, `[]`), so those may
 /// be missing; and all `children`, so a question with those is not what runs there.
-pub fn is_reference(job: &Job, order: &Order<'_>) -> bool {
+pub fn is_reference(job: &Job, request: &JobRequest<'_>) -> bool {
     let ours = |labels: &BTreeMap<String, String>| labels.contains_key(label::MANAGED_BY);
-    if job.metadata.labels.as_ref().is_some_and(ours) || order.launch.inputs.children.is_some() {
+    if job.metadata.labels.as_ref().is_some_and(ours) || request.launch.inputs.children.is_some() {
         return false;
     }
     let Some(container) = container(job) else { return false };
-    let wanted = image(order.network, order.launch.recipient.as_sruid());
+    let wanted = image(request.network, request.launch.recipient.as_sruid());
     if container.image.as_deref() != Some(&*wanted) {
         return false;
     }
     let Some(there) = options(container.args.as_deref().unwrap_or_default()) else { return false };
-    let attributes = arguments::attributes(order.launch.attributes);
-    let inputs = order.launch.inputs;
+    let attributes = arguments::attributes(request.launch.attributes);
+    let inputs = request.launch.inputs;
     let same = |option: &str, wanted: Option<&str>| match (there.get(option), wanted) {
         (None, None) => true,
         (Some(there), Some(wanted)) => same_json(there, wanted),
@@ -87,9 +88,9 @@ pub fn is_reference(job: &Job, order: &Order<'_>) -> bool {
 /// only for the Job as it was seen.
 ///
 /// None where the question would be refused today: it runs all the same, and is left alone.
-pub fn adoption(job: &Job, order: &Order<'_>) -> Option<Value> {
+pub fn adoption(job: &Job, request: &JobRequest<'_>) -> Option<Value> {
     // What waits there, waits in Kueue; it is none of our limits' business.
-    let Job { mut metadata, .. } = manifest(&Order { gate: Gate::Open, ..*order }).ok()?;
+    let Job { mut metadata, .. } = manifest(&JobRequest { gate: Gate::Open, ..*request }).ok()?;
     // And nothing is mounted there.
     metadata.annotations.as_mut()?.remove(annotation::INPUTS);
     let failed = job.status.as_ref().and_then(|status| status.failed).unwrap_or(0);
@@ -111,8 +112,8 @@ pub fn adoption(job: &Job, order: &Order<'_>) -> Option<Value> {
 pub fn again(
     job: &Job,
     attempt: u32,
-    service: &Service,
-    retry: &Retry,
+    service: &ServiceSettings,
+    retry: &RelaunchPolicy,
     gate: Gate,
     now: Timestamp,
 ) -> Option<Job> {
@@ -155,7 +156,7 @@ pub fn again(
 
 /// Kueue writes where a pod has its quota into where it may run, and the next may have it
 /// elsewhere: that is as the settings say again.
-fn renew(pod: &mut PodSpec, service: &Service, retry: &Retry) {
+fn renew(pod: &mut PodSpec, service: &ServiceSettings, retry: &RelaunchPolicy) {
     pod.node_selector = pod::node_selector(service);
     pod.tolerations = pod::some(pod::tolerations(service));
     pod.scheduling_gates = None;
@@ -168,7 +169,7 @@ fn renew(pod: &mut PodSpec, service: &Service, retry: &Retry) {
 }
 
 /// Never lowers it: the ceiling may be below what the question asked for.
-fn raise_memory(resources: &mut ResourceRequirements, retry: &Retry) {
+fn raise_memory(resources: &mut ResourceRequirements, retry: &RelaunchPolicy) {
     let raise = |amount: &mut Written| {
         let Ok(now) = amount.0.parse::<Quantity>() else { return };
         let raised = now.times_permille(retry.permille);

@@ -1,35 +1,36 @@
 //! What a question asks for, held against what it may have.
 
-use super::Refusal;
+use super::LaunchRefusal;
+use crate::event::Sruid;
 use crate::event::attributes::{CPUS, EPHEMERAL_STORAGE, MEMORY};
-use crate::event::{Quantity, Sruid};
-use crate::runner::kubernetes::settings::{Amount, Limit, Service};
+use crate::runner::kubernetes::quantity::Quantity;
+use crate::runner::kubernetes::settings::{ResourceLimit, ResourcePolicy, ServiceSettings};
 use std::collections::HashMap;
 use std::fmt;
 
 /// What a question gets of the resources of a node, and what it is kept to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Requests {
+pub struct ResourceRequests {
     /// CPUs.
-    pub cpus: Share,
+    pub cpus: RequestAndLimit,
     /// Memory, in bytes.
-    pub memory: Share,
+    pub memory: RequestAndLimit,
     /// Disk, in bytes.
-    pub ephemeral_storage: Share,
+    pub ephemeral_storage: RequestAndLimit,
 }
 
 /// How much of one resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
+pub struct RequestAndLimit {
     /// What is kept for it.
     pub request: Quantity,
     /// What it is kept to; none for no limit.
     pub limit: Option<Quantity>,
 }
 
-// === impl Requests ===
+// === impl ResourceRequests ===
 
-impl Requests {
+impl ResourceRequests {
     /// What the question asks for, else what the settings give.
     ///
     /// # Errors
@@ -37,14 +38,14 @@ impl Requests {
     /// Where it asks for no quantity, or for more than the settings let it have.
     pub fn of(
         attributes: &HashMap<String, String>,
-        service: &Service,
+        service: &ServiceSettings,
         recipient: Sruid<'_>,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, LaunchRefusal> {
         let asked = |name: &'static str, read: Read| match attributes.get(name) {
             Some(text) => read(text).map(Some).map_err(|reason| wrong(name, text, &reason)),
             None => Ok(None),
         };
-        let share = |name, asked, amount| Share::of(name, asked, amount, recipient);
+        let share = |name, asked, amount| RequestAndLimit::of(name, asked, amount, recipient);
         Ok(Self {
             cpus: share(CPUS, asked(CPUS, whole)?, &service.cpus)?,
             memory: share(MEMORY, asked(MEMORY, quantity)?, &service.memory)?,
@@ -57,28 +58,28 @@ impl Requests {
     }
 }
 
-// === impl Share ===
+// === impl RequestAndLimit ===
 
-impl Share {
+impl RequestAndLimit {
     fn of(
         name: &'static str,
         asked: Option<Quantity>,
-        amount: &Amount,
+        amount: &ResourcePolicy,
         recipient: Sruid<'_>,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, LaunchRefusal> {
         if let (Some(asked), Some(cap)) = (asked, amount.cap)
             && asked > cap
         {
-            return Err(Refusal::denied(format!(
+            return Err(LaunchRefusal::denied(format!(
                 "the question asks for {asked} of `{name}`, and `{name}.cap` of the network's \
                  settings for `{recipient}` is {cap}: ask for less, or have the cap raised"
             )));
         }
         let request = asked.unwrap_or(amount.default);
         let limit = amount.limit.map(|limit| match limit {
-            Limit::Request => request,
+            ResourceLimit::Request => request,
             // The API server takes no limit below the request.
-            Limit::Of(limit) => limit.max(request),
+            ResourceLimit::Of(limit) => limit.max(request),
         });
         Ok(Self { request, limit })
     }
@@ -103,7 +104,7 @@ fn quantity(text: &str) -> Result<Quantity, String> {
 }
 
 /// The text is the asker's own, and may be anything: escaped, and not all of it.
-fn wrong(name: &str, text: &str, reason: &impl fmt::Display) -> Refusal {
+fn wrong(name: &str, text: &str, reason: &impl fmt::Display) -> LaunchRefusal {
     let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
-    Refusal::wrong(format!("the question asks for `{shown}` of `{name}`: {reason}"))
+    LaunchRefusal::wrong(format!("the question asks for `{shown}` of `{name}`: {reason}"))
 }

@@ -4,12 +4,14 @@
 //! made and written once, with marks where it is a question's own; of the next only those places
 //! are written. What comes out is what writing [`manifest`] gives, but for spaces and order.
 
-use super::requests::{Requests, Share};
+use super::requests::{RequestAndLimit, ResourceRequests};
 use super::{
-    Gate, Order, Refusal, SAFE_TO_EVICT, annotation, check_length, labels, manifest, name, put_gate,
+    Gate, JobRequest, LaunchRefusal, SAFE_TO_EVICT, annotation, check_length, labels, manifest,
+    name, put_gate,
 };
-use crate::event::{Quantity, SruidBuf};
+use crate::event::SruidBuf;
 use crate::runner::kubernetes::inputs;
+use crate::runner::kubernetes::quantity::Quantity;
 use crate::sdk::arguments::{self, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
@@ -56,8 +58,8 @@ enum Hole {
 
 /// What is put into the holes.
 struct Filling<'o> {
-    order: &'o Order<'o>,
-    requests: Requests,
+    request: &'o JobRequest<'o>,
+    requests: ResourceRequests,
     /// JSON within JSON: as an argument, with every `$` twice.
     argument: Vec<u8>,
     /// As they came.
@@ -75,29 +77,29 @@ impl Templates {
     /// # Errors
     ///
     /// As of [`manifest`].
-    pub fn body(&self, order: &Order<'_>) -> Result<Vec<u8>, Refusal> {
+    pub fn body(&self, request: &JobRequest<'_>) -> Result<Vec<u8>, LaunchRefusal> {
         // What is mounted is large, and rare.
-        if inputs::mounted(order)?.is_some() {
-            return manifest(order).map(|job| json(&job));
+        if inputs::mounted(request)?.is_some() {
+            return manifest(request).map(|job| json(&job));
         }
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
-        let found = kept.get(order.launch.recipient).map(Arc::clone);
+        let found = kept.get(request.launch.recipient).map(Arc::clone);
         drop(kept);
         match found {
-            Some(template) if template.gate == order.gate => template.fill(order),
-            Some(_) | None => self.make(order),
+            Some(template) if template.gate == request.gate => template.fill(request),
+            Some(_) | None => self.make(request),
         }
     }
 
-    fn make(&self, order: &Order<'_>) -> Result<Vec<u8>, Refusal> {
-        let job = manifest(order)?;
+    fn make(&self, request: &JobRequest<'_>) -> Result<Vec<u8>, LaunchRefusal> {
+        let job = manifest(request)?;
         let body = json(&job);
-        if let Some(template) = Template::of(job, order) {
+        if let Some(template) = Template::of(job, request) {
             let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
             if kept.len() >= KEPT {
                 kept.clear();
             }
-            kept.insert(order.launch.recipient.clone(), Arc::new(template));
+            kept.insert(request.launch.recipient.clone(), Arc::new(template));
         }
         Ok(body)
     }
@@ -107,8 +109,8 @@ impl Templates {
 
 impl Template {
     /// None where a mark is not found just once: somebody's settings look like one.
-    fn of(mut job: Job, order: &Order<'_>) -> Option<Self> {
-        let mut marked = mark(&mut job, order)?;
+    fn of(mut job: Job, request: &JobRequest<'_>) -> Option<Self> {
+        let mut marked = mark(&mut job, request)?;
         let text = serde_json::to_string(&job).ok()?;
         let mut places = Vec::with_capacity(marked.len());
         for hole in marked.drain(..) {
@@ -126,11 +128,11 @@ impl Template {
             pieces.push((text.as_bytes().get(start..at)?.to_vec(), hole));
             start = at + length;
         }
-        Some(Self { gate: order.gate, pieces, end: text.as_bytes()[start..].to_vec() })
+        Some(Self { gate: request.gate, pieces, end: text.as_bytes()[start..].to_vec() })
     }
 
-    fn fill(&self, order: &Order<'_>) -> Result<Vec<u8>, Refusal> {
-        let filling = Filling::of(order)?;
+    fn fill(&self, request: &JobRequest<'_>) -> Result<Vec<u8>, LaunchRefusal> {
+        let filling = Filling::of(request)?;
         let mut body = Vec::with_capacity(8 * 1024);
         for (piece, hole) in &self.pieces {
             body.extend_from_slice(piece);
@@ -142,10 +144,10 @@ impl Template {
 }
 
 /// Puts marks where a Job is a question's own.
-fn mark(job: &mut Job, order: &Order<'_>) -> Option<Vec<Hole>> {
+fn mark(job: &mut Job, request: &JobRequest<'_>) -> Option<Vec<Hole>> {
     let alone = |hole: Hole| BTreeMap::from([(hole.mark(), String::new())]);
     let (mut labels, mut annotations) = (alone(Hole::Labels), alone(Hole::Annotations));
-    put_gate(order.gate, order.service, &mut labels, &mut annotations);
+    put_gate(request.gate, request.service, &mut labels, &mut annotations);
     job.metadata.name = Some(Hole::Name.mark());
     job.metadata.labels = Some(labels);
     job.metadata.annotations = Some(annotations);
@@ -210,9 +212,10 @@ impl Hole {
 // === impl Filling ===
 
 impl<'o> Filling<'o> {
-    fn of(order: &'o Order<'o>) -> Result<Self, Refusal> {
-        let Order { launch, service, network, .. } = order;
-        let requests = Requests::of(launch.attributes, service, launch.recipient.as_sruid())?;
+    fn of(request: &'o JobRequest<'o>) -> Result<Self, LaunchRefusal> {
+        let JobRequest { launch, service, network, .. } = request;
+        let requests =
+            ResourceRequests::of(launch.attributes, service, launch.recipient.as_sruid())?;
         let argument = arguments::attributes(launch.attributes);
         check_length(&argument)?;
         let as_they_came = arguments::json(launch.attributes);
@@ -233,20 +236,20 @@ impl<'o> Filling<'o> {
                 whole.push(b',');
             }
         });
-        Ok(Self { order, requests, argument, annotation, labels, whole })
+        Ok(Self { request, requests, argument, annotation, labels, whole })
     }
 
     fn put(&self, hole: Hole, body: &mut Vec<u8>) {
-        let Requests { cpus, memory, ephemeral_storage } = self.requests;
+        let ResourceRequests { cpus, memory, ephemeral_storage } = self.requests;
         match hole {
-            Hole::Name => text(body, name(self.order.launch.run, 0)),
+            Hole::Name => text(body, name(self.request.launch.run, 0)),
             Hole::Labels | Hole::PodLabels => body.extend_from_slice(&self.labels),
             Hole::Annotations => {
                 self.put_annotations(body);
                 body.push(b',');
-                member(body, annotation::LAUNCHED, &self.order.launched.to_string());
+                member(body, annotation::LAUNCHED, &self.request.launched.to_string());
                 body.push(b',');
-                member(body, annotation::DEPTH, &self.order.depth.to_string());
+                member(body, annotation::DEPTH, &self.request.depth.to_string());
             }
             Hole::PodAnnotations => self.put_annotations(body),
             Hole::Arguments => self.put_arguments(body),
@@ -270,7 +273,7 @@ impl<'o> Filling<'o> {
         text(body, ATTRIBUTES_OPTION);
         body.push(b',');
         body.extend_from_slice(&self.argument);
-        let inputs = self.order.launch.inputs;
+        let inputs = self.request.launch.inputs;
         for (option, value) in
             [(VALUES_OPTION, inputs.input_values), (MANIFEST_OPTION, inputs.input_manifest)]
         {
@@ -285,7 +288,7 @@ impl<'o> Filling<'o> {
 }
 
 /// A hole of a limit is there where there is a limit.
-fn kept_to(share: Share) -> Quantity {
+fn kept_to(share: RequestAndLimit) -> Quantity {
     share.limit.unwrap_or(share.request)
 }
 

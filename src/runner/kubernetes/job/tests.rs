@@ -1,6 +1,7 @@
 use super::*;
-use crate::event::{Inputs, Quantity};
-use crate::runner::kubernetes::settings::{Fields, Retry};
+use crate::event::Inputs;
+use crate::runner::kubernetes::quantity::Quantity;
+use crate::runner::kubernetes::settings::{RelaunchPolicy, ServiceFields};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ const PARENT: &str = "81f35b28-068b-4314-9eeb-e55e60d0fe8a";
 
 /// A question, with all that a Job is made from.
 struct World {
-    settings: Settings,
-    network: Network,
+    settings: NetworkSettings,
+    network: JobDefaults,
     recipient: SruidBuf,
     attributes: HashMap<String, String>,
     inputs: Inputs<'static>,
@@ -37,8 +38,8 @@ impl World {
             ("save_diagnostics", "SAVE_DIAGNOSTICS_ON_CRASH"),
         ];
         Self {
-            settings: Settings::read(settings, Fields::default()).unwrap(),
-            network: Network {
+            settings: NetworkSettings::read(settings, ServiceFields::default()).unwrap(),
+            network: JobDefaults {
                 namespace: "default".into(),
                 images: "europe-docker.pkg.dev/project/services".into(),
                 topic: "main.octue.twined.services".into(),
@@ -56,14 +57,14 @@ impl World {
         self
     }
 
-    fn service(&self) -> Arc<Service> {
+    fn service(&self) -> Arc<ServiceSettings> {
         self.settings.of(&self.recipient)
     }
 
     /// What is done with the order of a Job for this question.
-    fn with<T>(&self, act: impl FnOnce(&Order<'_>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&JobRequest<'_>) -> T) -> T {
         let service = self.service();
-        act(&Order {
+        act(&JobRequest {
             launch: LaunchRequest {
                 run: RunId { question: QUESTION.parse().unwrap(), retry: self.retry },
                 recipient: &self.recipient,
@@ -84,7 +85,7 @@ impl World {
         self.with(manifest).unwrap()
     }
 
-    fn refused(&self) -> Refusal {
+    fn refused(&self) -> LaunchRefusal {
         self.with(manifest).unwrap_err()
     }
 }
@@ -287,7 +288,8 @@ fn what_is_no_quantity_is_refused_and_shown_harmless() {
 #[test]
 fn denied_services_and_deep_questions_are_refused() {
     let settings =
-        Settings::read("{deny: [\"octue/old-*\"], depth: 2}", Fields::default()).unwrap();
+        NetworkSettings::read("{deny: [\"octue/old-*\"], depth: 2}", ServiceFields::default())
+            .unwrap();
     let [good, old] = ["octue/good:1", "octue/old-one:1"].map(|text| Sruid::parse(text).unwrap());
     assert_eq!(admit(&settings, good, 2), Ok(()));
     let deep = admit(&settings, good, 3).unwrap_err();

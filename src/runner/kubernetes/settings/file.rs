@@ -1,9 +1,13 @@
 //! The file of settings as it is written.
 
 use super::SettingsError;
-use super::checked::{Key, Name, Place, Positive, ResourceName, Span, Text, Variable, Words};
-use crate::event::{Pattern, Quantity};
+use super::pattern::ServicePattern;
+use super::values::{
+    CommandWords, DurationText, LabelKey, MountPath, ObjectName, PositiveCount, ResourceName,
+    ScalarText, VariableName,
+};
 use crate::runner::EndReason;
+use crate::runner::kubernetes::quantity::Quantity;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 use std::collections::BTreeMap;
@@ -12,20 +16,20 @@ use std::time::Duration;
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct File {
-    pub allow: Vec<Pattern>,
-    pub deny: Vec<Pattern>,
-    pub running: Running,
+pub(super) struct SettingsFile {
+    pub allow: Vec<ServicePattern>,
+    pub deny: Vec<ServicePattern>,
+    pub running: RunningLimits,
     pub depth: Option<u32>,
-    pub waiting: Option<Span>,
-    pub defaults: Fields,
-    pub rules: Vec<Fields>,
+    pub waiting: Option<DurationText>,
+    pub defaults: ServiceFields,
+    pub rules: Vec<ServiceFields>,
 }
 
 /// How many questions may run at once; none for any number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Running {
+pub struct RunningLimits {
     /// In the whole network.
     #[serde(deserialize_with = "positive")]
     pub network: Option<u32>,
@@ -37,49 +41,49 @@ pub struct Running {
 /// What defaults and rules can set. All of it is optional; see [`super::Service`] for the meaning.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Fields {
+pub struct ServiceFields {
     /// For which services; in rules alone.
-    pub services: Vec<Pattern>,
+    pub services: Vec<ServicePattern>,
     /// CPUs. A question asks for whole ones.
-    pub cpus: Resource,
+    pub cpus: ResourceFields,
     /// Memory, in bytes.
-    pub memory: Resource,
+    pub memory: ResourceFields,
     /// Disk, in bytes.
-    pub ephemeral_storage: Resource,
+    pub ephemeral_storage: ResourceFields,
     /// GPUs, or what else a node has a whole number of.
     pub gpus: Option<Gpus>,
     /// Variables with their values, which are taken as they are.
-    pub environment: BTreeMap<Variable, Text>,
+    pub environment: BTreeMap<VariableName, ScalarText>,
     /// Variables whose values are in Secrets of the namespace.
-    pub secrets: BTreeMap<Variable, SecretKey>,
+    pub secrets: BTreeMap<VariableName, SecretKey>,
     /// What is mounted.
     pub volumes: Option<Vec<Volume>>,
     /// Labels that a node must have.
-    pub node_selector: BTreeMap<Key, Text>,
+    pub node_selector: BTreeMap<LabelKey, ScalarText>,
     /// Taints that a node may have.
     pub tolerations: Option<Vec<Toleration>>,
     /// As which service account of the namespace it runs.
-    pub service_account: Option<Name>,
+    pub service_account: Option<ObjectName>,
     /// The priority class of its pods.
-    pub priority: Option<Name>,
+    pub priority: Option<ObjectName>,
     /// The local queue of Kueue that it waits in.
-    pub queue: Option<Name>,
+    pub queue: Option<ObjectName>,
     /// The workload priority class of Kueue that it has there.
-    pub queue_priority: Option<Name>,
+    pub queue_priority: Option<ObjectName>,
     /// How long it may run.
-    pub deadline: Option<Span>,
+    pub deadline: Option<DurationText>,
     /// Secrets with which its image is pulled.
-    pub image_pull_secrets: Option<Vec<Name>>,
+    pub image_pull_secrets: Option<Vec<ObjectName>>,
     /// What answers a question: a program and its first arguments.
     #[serde(deserialize_with = "words")]
     pub command: Option<Vec<String>>,
     /// How a question comes in that no argument holds.
-    pub inputs: Option<Road>,
+    pub inputs: Option<InputDelivery>,
     /// How often it is run again, by the reason of its end. (A question that no argument holds is
     /// not, where it was ended while it waited for its first turn.)
-    pub retry: Retries,
+    pub retry: RelaunchPolicies,
     /// What its pods are kept from.
-    pub security: Option<Security>,
+    pub security: Option<PodSecurity>,
     /// How many questions to one service run at once.
     #[serde(deserialize_with = "positive")]
     pub running: Option<u32>,
@@ -88,18 +92,18 @@ pub struct Fields {
 /// How much of a resource a question gets.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Resource {
+pub struct ResourceFields {
     /// Where the question does not say.
     pub default: Option<Quantity>,
     /// The most that a question may ask for.
     pub cap: Option<Quantity>,
     /// What it is kept to when it runs.
-    pub limit: Option<Limit>,
+    pub limit: Option<ResourceLimit>,
 }
 
 /// What a running question is kept to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Limit {
+pub enum ResourceLimit {
     /// To what it asks for; written `request`.
     Request,
     /// To so much, or to what it asks for where that is more.
@@ -122,16 +126,16 @@ pub struct Gpus {
 #[serde(deny_unknown_fields)]
 pub struct SecretKey {
     /// Which Secret.
-    pub secret: Name,
+    pub secret: ObjectName,
     /// Which of its keys.
-    pub key: Text,
+    pub key: ScalarText,
 }
 
 /// What is mounted, and where. A path on the node cannot be: that is a way out of the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
     /// Where: absolute.
-    pub path: Place,
+    pub path: MountPath,
     /// What.
     pub source: VolumeSource,
 }
@@ -140,13 +144,13 @@ pub struct Volume {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeSource {
     /// A Secret.
-    Secret(Name),
+    Secret(ObjectName),
     /// A ConfigMap.
-    ConfigMap(Name),
+    ConfigMap(ObjectName),
     /// A PersistentVolumeClaim.
     Claim {
         /// Which.
-        name: Name,
+        name: ObjectName,
         /// Whether it cannot be written to.
         read_only: bool,
     },
@@ -159,18 +163,18 @@ pub enum VolumeSource {
 #[serde(deny_unknown_fields)]
 pub struct Toleration {
     /// Its key; none for all keys.
-    pub key: Option<Key>,
+    pub key: Option<LabelKey>,
     /// Its value; none for any.
-    pub value: Option<Text>,
+    pub value: Option<ScalarText>,
     /// Its effect; none for every one.
-    pub effect: Option<Effect>,
+    pub effect: Option<TaintEffect>,
     /// For how long, where the effect is `NoExecute`; none for ever.
     pub seconds: Option<u32>,
 }
 
 /// What a taint does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum Effect {
+pub enum TaintEffect {
     /// Nothing new is placed there.
     NoSchedule,
     /// Nothing new is placed there while there is another place.
@@ -182,7 +186,7 @@ pub enum Effect {
 /// How a question comes in that no argument holds, or that brings `children`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Road {
+pub enum InputDelivery {
     /// The image's own Python, with the SDK in it, is told to read it.
     #[default]
     Python,
@@ -193,7 +197,7 @@ pub enum Road {
 /// What pods are kept from: the names of Kubernetes' own standards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Security {
+pub enum PodSecurity {
     /// From the node. Root in the container is allowed: today's images run as root.
     #[default]
     Baseline,
@@ -203,7 +207,7 @@ pub enum Security {
 
 /// How often a question is run again by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Retry {
+pub struct RelaunchPolicy {
     /// How many times at most.
     pub times: u32,
     /// How long it waits before each.
@@ -216,11 +220,11 @@ pub struct Retry {
 
 /// What is done about which end.
 #[derive(Clone, Debug, Default)]
-pub struct Retries(pub BTreeMap<EndReason, Retry>);
+pub struct RelaunchPolicies(pub BTreeMap<EndReason, RelaunchPolicy>);
 
 // === impl Effect ===
 
-impl Effect {
+impl TaintEffect {
     /// The text of Kubernetes.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -233,7 +237,7 @@ impl Effect {
 
 // === impl Fields ===
 
-impl Fields {
+impl ServiceFields {
     /// Puts another's on top: what it sets, wins.
     pub(super) fn put(&mut self, over: &Self) {
         let Self {
@@ -301,7 +305,7 @@ impl Fields {
     }
 }
 
-impl Resource {
+impl ResourceFields {
     fn put(&mut self, over: &Self) {
         let Self { default, cap, limit } = over;
         put(&mut self.default, default);
@@ -323,17 +327,18 @@ fn put_all<K: Ord + Clone, V: Clone>(under: &mut BTreeMap<K, V>, over: &BTreeMap
 // === What is read in a way of its own ===
 
 fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    Option::<Positive>::deserialize(deserializer)
-        .map(|number| number.map(|Positive(number)| number))
+    Option::<PositiveCount>::deserialize(deserializer)
+        .map(|number| number.map(|PositiveCount(number)| number))
 }
 
 fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
-    Option::<Words>::deserialize(deserializer).map(|words| words.map(|Words(words)| words))
+    Option::<CommandWords>::deserialize(deserializer)
+        .map(|words| words.map(|CommandWords(words)| words))
 }
 
-impl<'de> Deserialize<'de> for Limit {
+impl<'de> Deserialize<'de> for ResourceLimit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Text(text) = Text::deserialize(deserializer)?;
+        let ScalarText(text) = ScalarText::deserialize(deserializer)?;
         match &*text {
             "request" => Ok(Self::Request),
             other => other.parse().map(Self::Of).map_err(|err| {
@@ -348,19 +353,19 @@ impl<'de> Deserialize<'de> for Limit {
 /// A [`Volume`] as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenVolume {
-    path: Place,
-    secret: Option<Name>,
-    config_map: Option<Name>,
-    claim: Option<Name>,
+struct VolumeFields {
+    path: MountPath,
+    secret: Option<ObjectName>,
+    config_map: Option<ObjectName>,
+    claim: Option<ObjectName>,
     empty_dir: Option<Quantity>,
     read_only: Option<bool>,
 }
 
 impl<'de> Deserialize<'de> for Volume {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let WrittenVolume { path, secret, config_map, claim, empty_dir, read_only } =
-            WrittenVolume::deserialize(deserializer)?;
+        let VolumeFields { path, secret, config_map, claim, empty_dir, read_only } =
+            VolumeFields::deserialize(deserializer)?;
         if read_only.is_some() && claim.is_none() {
             return Err(D::Error::custom("`read_only` goes with `claim` alone"));
         }
@@ -385,9 +390,9 @@ impl<'de> Deserialize<'de> for Volume {
 /// A [`Retry`] as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenRetry {
+struct RelaunchPolicyFields {
     times: u32,
-    backoff: Option<Span>,
+    backoff: Option<DurationText>,
     factor: Option<f64>,
     ceiling: Option<Quantity>,
 }
@@ -398,10 +403,10 @@ const TIMES: u32 = 20;
 /// How long a retry waits where nobody says.
 const BACKOFF: Duration = Duration::from_secs(10);
 
-impl<'de> Deserialize<'de> for Retry {
+impl<'de> Deserialize<'de> for RelaunchPolicy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let WrittenRetry { times, backoff, factor, ceiling } =
-            WrittenRetry::deserialize(deserializer)?;
+        let RelaunchPolicyFields { times, backoff, factor, ceiling } =
+            RelaunchPolicyFields::deserialize(deserializer)?;
         if times > TIMES {
             return Err(D::Error::custom(format_args!("`times` is {times}, over {TIMES}")));
         }
@@ -415,9 +420,9 @@ impl<'de> Deserialize<'de> for Retry {
     }
 }
 
-impl<'de> Deserialize<'de> for Retries {
+impl<'de> Deserialize<'de> for RelaunchPolicies {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let written = BTreeMap::<String, Retry>::deserialize(deserializer)?;
+        let written = BTreeMap::<String, RelaunchPolicy>::deserialize(deserializer)?;
         let can = |reason: &EndReason| !matches!(reason, EndReason::Exited | EndReason::Cancelled);
         let retries = written.into_iter().map(|(label, retry)| {
             let Some(reason) = EndReason::from_label(&label).filter(can) else {

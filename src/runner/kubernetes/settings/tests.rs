@@ -1,16 +1,16 @@
 use super::*;
 use proptest::prelude::*;
 
-fn read(text: &str) -> Settings {
-    Settings::read(text, Fields::default()).unwrap()
+fn read(text: &str) -> NetworkSettings {
+    NetworkSettings::read(text, ServiceFields::default()).unwrap()
 }
 
-fn service(settings: &Settings, revision: &str) -> Arc<Service> {
+fn service(settings: &NetworkSettings, revision: &str) -> Arc<ServiceSettings> {
     settings.of(&revision.parse().unwrap())
 }
 
 fn error(text: &str) -> String {
-    Settings::read(text, Fields::default()).unwrap_err().to_string()
+    NetworkSettings::read(text, ServiceFields::default()).unwrap_err().to_string()
 }
 
 const WHOLE: &str = r#"
@@ -70,7 +70,7 @@ fn nothing_written_is_what_the_reference_does() {
     }
     assert_eq!(service.command, ["octue", "twined", "question", "ask-local"]);
     assert_eq!(service.deadline, Duration::from_secs(604_800));
-    assert_eq!((service.security, service.inputs), (Security::Baseline, Road::Python));
+    assert_eq!((service.security, service.inputs), (PodSecurity::Baseline, InputDelivery::Python));
     assert_eq!((service.running, service.queue.as_ref()), (None, None));
     assert!(service.retry.is_empty());
     assert_eq!((settings.depth, settings.waiting), (None, Duration::from_secs(86_400)));
@@ -84,7 +84,7 @@ fn later_rules_win_field_by_field() {
 
     assert_eq!(wind.cpus.cap, Some(Quantity::whole(16)));
     assert_eq!(wind.cpus.default, Quantity::whole(1));
-    assert_eq!(wind.memory.limit, Some(Limit::Request));
+    assert_eq!(wind.memory.limit, Some(ResourceLimit::Request));
     let environment: Vec<_> =
         wind.environment.iter().map(|(name, value)| (&*name.0, &*value.0)).collect();
     // As they are written.
@@ -99,8 +99,8 @@ fn later_rules_win_field_by_field() {
     assert_eq!(wind.queue.as_ref().map(|name| &*name.0), Some("gpus"));
     assert_eq!(wind.deadline, Duration::from_secs(5400));
     assert_eq!(wind.command, ["python", "-m", "old"]);
-    assert_eq!(wind.inputs, Road::File);
-    assert_eq!(wind.security, Security::Restricted);
+    assert_eq!(wind.inputs, InputDelivery::File);
+    assert_eq!(wind.security, PodSecurity::Restricted);
     let retry = &wind.retry[&EndReason::Memory];
     assert_eq!((retry.times, retry.permille), (2, 1500));
     assert_eq!(retry.backoff, Duration::from_secs(30));
@@ -137,12 +137,12 @@ fn a_name_is_of_one_variable_wherever_its_value_is() {
 
 #[test]
 fn flags_are_below_the_file() {
-    let base = Fields {
-        service_account: Some(Name::new("flag").unwrap()),
-        queue: Some(Name::new("flag").unwrap()),
-        ..Fields::default()
+    let base = ServiceFields {
+        service_account: Some(ObjectName::new("flag").unwrap()),
+        queue: Some(ObjectName::new("flag").unwrap()),
+        ..ServiceFields::default()
     };
-    let settings = Settings::read("defaults: {queue: file}", base).unwrap();
+    let settings = NetworkSettings::read("defaults: {queue: file}", base).unwrap();
     let service = service(&settings, "a/b:1");
     assert_eq!(service.service_account.as_ref().unwrap().0, "flag");
     assert_eq!(service.queue.as_ref().unwrap().0, "file");
@@ -225,6 +225,6 @@ fn a_flood_of_names_does_not_grow_what_is_kept() {
 proptest! {
     #[test]
     fn no_file_makes_it_panic(text in "[a-z:{}\\[\\]\"&*!|>0-9 \n-]{0,60}") {
-        let _ = Settings::read(&text, Fields::default());
+        let _ = NetworkSettings::read(&text, ServiceFields::default());
     }
 }

@@ -1,7 +1,7 @@
 //! One Job and its pods: the phase of its run, and what is to be done about it.
 
 use crate::event::Timestamp;
-use crate::runner::kubernetes::reason::{self, PodState, Stuck};
+use crate::runner::kubernetes::failure::{self, PodState, Stuck};
 use crate::runner::kubernetes::table::{Action, EVICTIONS, JobBrief, PodBrief, is_older};
 use crate::runner::{EndReason, RunEnd, RunPhase, RunState};
 use std::collections::HashSet;
@@ -237,7 +237,7 @@ impl Entry {
                 let started = self.pods.iter().find_map(Seen::started);
                 RunEnd { started, ..end.clone() }
             }
-            (None, Some(seen)) => reason::of_vanished(Some(&seen.pod.state), end.at, recipient),
+            (None, Some(seen)) => failure::vanished_end(Some(&seen.pod.state), end.at, recipient),
             (None, None) => end.clone(),
         }
     }

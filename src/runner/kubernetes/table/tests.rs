@@ -17,7 +17,7 @@ fn job(uid: Uuid, attempt: u32) -> JobBrief {
         uid,
         name: RUN.to_string(),
         version: "1".into(),
-        identity: Identity {
+        identity: JobIdentity {
             run: RUN,
             attempt,
             recipient,
@@ -168,7 +168,7 @@ fn what_is_stuck_is_ended_when_its_patience_is_over() {
     assert_eq!(table.actions(at(31)), [stop], "for the cause that was seen");
     // Until it shows that it was done.
     assert_eq!(table.actions(at(32)).len(), 1);
-    let stopped = Stopped { reason: "image".into(), message: "no image".into(), at: 33 };
+    let stopped = StopRecord { reason: "image".into(), message: "no image".into(), at: 33 };
     table.job(JobBrief { stopped: Some(stopped), deadline: true, ..job(JOB, 0) });
     assert_eq!(table.actions(at(33)), []);
 }
@@ -199,7 +199,7 @@ fn what_got_going_in_time_is_not_ended() {
 #[test]
 fn a_job_that_we_ended_says_why_whatever_its_pod_says() {
     let mut table = table();
-    let stopped = Stopped { reason: "no_image".into(), message: "no image".into(), at: 3 };
+    let stopped = StopRecord { reason: "no_image".into(), message: "no image".into(), at: 3 };
     table.pod(JOB, pod(1, ended(9, EndReason::Deadline, false)), at(9));
     let end = Some(end(10, EndReason::Deadline));
     table.job(JobBrief { stopped: Some(stopped), deadline: true, end, ..job(JOB, 0) });
@@ -208,7 +208,7 @@ fn a_job_that_we_ended_says_why_whatever_its_pod_says() {
 
 #[test]
 fn a_job_that_is_ended_while_it_waits_is_at_its_end_unless_it_gets_its_turn() {
-    let stopped = Some(Stopped { reason: "cancelled".into(), message: "c".into(), at: 3 });
+    let stopped = Some(StopRecord { reason: "cancelled".into(), message: "c".into(), at: 3 });
     let mut table = table();
     table.job(JobBrief { suspended: true, stopped: stopped.clone(), ..job(JOB, 0) });
     assert_eq!(reason_told(&mut table), EndReason::Cancelled);
@@ -304,7 +304,7 @@ fn of_many_that_want_a_look_those_have_it_that_were_not_looked_at_for_longest() 
 #[test]
 fn a_pod_that_never_goes_does_not_keep_its_run_from_its_end() {
     let leaves = |by| PodBrief { deleting: Some(at(by)), ..pod(1, running(5)) };
-    let stopped = Some(Stopped { reason: "cancelled".into(), message: "c".into(), at: 10 });
+    let stopped = Some(StopRecord { reason: "cancelled".into(), message: "c".into(), at: 10 });
     let ended_at = |table: &mut Table, now| {
         assert_eq!(table.actions(at(now)), []);
         let phase = table.changes(at(now)).pop().map(|state| state.phase);

@@ -9,7 +9,7 @@ fn a_job_tells_what_it_was_made_from() {
     let identity = identify(&world.job()).unwrap();
     assert_eq!(
         identity,
-        Identity {
+        JobIdentity {
             run: RunId { question: QUESTION.parse().unwrap(), retry: 2 },
             attempt: 0,
             recipient: world.recipient.clone(),
@@ -107,9 +107,9 @@ fn an_adopted_job_is_one_of_ours() {
     assert_eq!(identify(&job), identify(&world.job()));
 }
 
-fn retry(permille: u32, ceiling: Option<&str>) -> Retry {
+fn retry(permille: u32, ceiling: Option<&str>) -> RelaunchPolicy {
     let ceiling = ceiling.map(|text| text.parse().unwrap());
-    Retry { times: 3, backoff: Duration::ZERO, permille, ceiling }
+    RelaunchPolicy { times: 3, backoff: Duration::ZERO, permille, ceiling }
 }
 
 #[test]

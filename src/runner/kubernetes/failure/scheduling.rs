@@ -1,6 +1,6 @@
 //! Why no node takes a pod, by what schedulers and autoscalers say.
 
-use super::{MADE_LATER, PASSES, Stuck, words};
+use super::{MADE_LATER, PASSES, Stuck, text};
 use crate::runner::EndReason;
 
 /// Known words of a scheduler, what they mean, and the remedy.
@@ -74,7 +74,7 @@ const LATER: &[&str] = &[
 
 /// What a pod waits for that no node has taken, for the asker's log.
 pub fn why(said: &str) -> String {
-    let said = match words::quote(said) {
+    let said = match text::quote(said) {
         quoted if quoted.is_empty() => String::new(),
         quoted => format!(": {quoted}"),
     };
@@ -86,33 +86,33 @@ pub fn why(said: &str) -> String {
 
 /// That a volume claim which the pod wants is not there, or has no volume.
 pub fn claim(service: &str, said: &str) -> Option<Stuck> {
-    if words::says(said, &["unbound immediate persistentvolumeclaims"]) {
+    if text::says(said, &["unbound immediate persistentvolumeclaims"]) {
         let message = format!(
             "`{service}` could not be started: a volume claim that its settings want gets no \
              volume{}; see the claim and its storage class",
-            words::aside("the scheduler says", said)
+            text::aside("the scheduler says", said)
         );
         return Some(Stuck::new(EndReason::Volume, PASSES, message));
     }
-    let missing = words::says(said, &["persistentvolumeclaim \""])
-        && words::says(said, &["not found", "is being deleted", "non-existent", "is lost"]);
+    let missing = text::says(said, &["persistentvolumeclaim \""])
+        && text::says(said, &["not found", "is being deleted", "non-existent", "is lost"]);
     if !missing {
         return None;
     }
     let message = format!(
         "`{service}` could not be started: a volume claim that its settings want is not there{}; \
          make it, or see the volumes in the service's settings",
-        words::aside("the scheduler says", said)
+        text::aside("the scheduler says", said)
     );
     Some(Stuck::new(EndReason::Volume, MADE_LATER, message))
 }
 
 /// That no node will take the pod, and the autoscaler makes none for it.
 pub fn never(service: &str, said: &str) -> Option<Stuck> {
-    if words::says(said, LATER) {
+    if text::says(said, LATER) {
         return None;
     }
-    let quoted = words::aside("the autoscaler says", said);
+    let quoted = text::aside("the autoscaler says", said);
     let message = match lacks(said) {
         Some((lacks, remedy)) => format!(
             "no node can take `{service}`: the cluster has {lacks}, and its autoscaler adds none \
@@ -128,7 +128,7 @@ pub fn never(service: &str, said: &str) -> Option<Stuck> {
 
 /// What all of the known words mean, and their remedies.
 fn lacks(said: &str) -> Option<(String, String)> {
-    let fit = || KNOWN.iter().filter(|Known(texts, ..)| words::says(said, texts));
+    let fit = || KNOWN.iter().filter(|Known(texts, ..)| text::says(said, texts));
     let means: Vec<&str> = fit().map(|Known(_, means, _)| *means).collect();
     let remedies: Vec<&str> = fit().map(|Known(.., remedy)| *remedy).collect();
     if means.is_empty() { None } else { Some((means.join(", or "), remedies.join(", or "))) }

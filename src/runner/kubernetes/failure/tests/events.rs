@@ -136,7 +136,7 @@ fn each_event_that_stands_in_the_way_has_its_words() {
             "`registry.example.com/x:1`",
         ),
     ] {
-        let stuck = of_event(&event(why, said, "kubelet"), SERVICE).unwrap();
+        let stuck = event_stall(&event(why, said, "kubelet"), SERVICE).unwrap();
         assert_eq!((stuck.reason, stuck.patience), (reason, patience), "{said}");
         spoken(said, &stuck.message, &[part]);
         assert_eq!(stuck.vague, said.contains("unmounted volumes="), "{said}");
@@ -181,7 +181,7 @@ fn each_rule_that_keeps_a_pod_from_being_made_has_its_words() {
         ("of a new kind", PASSES, "does not take it"),
     ] {
         let said = format!("Error creating: pods \"question-1-\" is forbidden: {said}");
-        let stuck = of_event(&event("FailedCreate", &said, "job-controller"), SERVICE).unwrap();
+        let stuck = event_stall(&event("FailedCreate", &said, "job-controller"), SERVICE).unwrap();
         assert_eq!((stuck.reason, stuck.patience), (EndReason::Denied, patience), "{said}");
         spoken(&said, &stuck.message, &[part]);
     }
@@ -195,7 +195,7 @@ fn an_autoscaler_that_cannot_help_now_is_waited_for() {
         "pod didn't trigger scale-up: 1 max cluster cpu limit reached",
     ] {
         assert_eq!(
-            of_event(&event("NotTriggerScaleUp", said, "cluster-autoscaler"), SERVICE),
+            event_stall(&event("NotTriggerScaleUp", said, "cluster-autoscaler"), SERVICE),
             None
         );
     }
@@ -204,11 +204,11 @@ fn an_autoscaler_that_cannot_help_now_is_waited_for() {
 #[test]
 fn a_scheduler_without_room_is_waited_for_but_one_that_makes_nodes_is_believed() {
     let said = "0/3 nodes are available: 3 Insufficient cpu.";
-    assert_eq!(of_event(&event("FailedScheduling", said, "default-scheduler"), SERVICE), None);
+    assert_eq!(event_stall(&event("FailedScheduling", said, "default-scheduler"), SERVICE), None);
 
     let said = "Failed to schedule pod, incompatible with nodepool \"default\", no instance type \
                 satisfied resources";
-    let stuck = of_event(&event("FailedScheduling", said, "karpenter"), SERVICE).unwrap();
+    let stuck = event_stall(&event("FailedScheduling", said, "karpenter"), SERVICE).unwrap();
     assert_eq!(stuck.reason, EndReason::Unschedulable);
 }
 
@@ -216,12 +216,12 @@ fn a_scheduler_without_room_is_waited_for_but_one_that_makes_nodes_is_believed()
 fn good_news_ends_bad_news_and_is_none_itself() {
     for reason in ["TriggeredScaleUp", "Scheduled", "Pulled", "Started", "SuccessfulCreate"] {
         let event = event(reason, "", "x");
-        assert!(goes_on(&event), "{reason}");
-        assert_eq!(of_event(&event, SERVICE), None, "{reason}");
+        assert!(shows_progress(&event), "{reason}");
+        assert_eq!(event_stall(&event, SERVICE), None, "{reason}");
     }
     for reason in ["Pulling", "BackOff", "Killing", "Unhealthy"] {
         let event = event(reason, "Back-off pulling image", "x");
-        assert!(!goes_on(&event), "{reason}");
-        assert_eq!(of_event(&event, SERVICE), None, "{reason}");
+        assert!(!shows_progress(&event), "{reason}");
+        assert_eq!(event_stall(&event, SERVICE), None, "{reason}");
     }
 }

@@ -51,7 +51,7 @@ fn each_end_of_a_job_has_its_words() {
         ),
         ("Failed", "SomethingNew", "of tomorrow", EndReason::Failed, "SomethingNew"),
     ] {
-        let end = of_job(&job(kind, why, said), SERVICE).unwrap();
+        let end = job_end(&job(kind, why, said), SERVICE).unwrap();
         assert_eq!((end.reason, end.at), (reason, at("2026-11-25T12:02:00Z")), "{why}");
         spoken(why, &end.message, &[part]);
     }
@@ -59,7 +59,7 @@ fn each_end_of_a_job_has_its_words() {
 
 #[test]
 fn a_job_whose_pods_still_go_has_not_ended() {
-    assert_eq!(of_job(&job("FailureTarget", "DeadlineExceeded", ""), SERVICE), None);
-    assert_eq!(of_job(&job("SuccessCriteriaMet", "", ""), SERVICE), None);
-    assert_eq!(of_job(&Job::default(), SERVICE), None);
+    assert_eq!(job_end(&job("FailureTarget", "DeadlineExceeded", ""), SERVICE), None);
+    assert_eq!(job_end(&job("SuccessCriteriaMet", "", ""), SERVICE), None);
+    assert_eq!(job_end(&Job::default(), SERVICE), None);
 }

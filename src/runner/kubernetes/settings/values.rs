@@ -12,19 +12,19 @@ const LONGEST: Duration = Duration::from_secs(24_855 * 24 * 3600);
 
 /// A text; a number or a boolean is taken as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Text(pub String);
+pub struct ScalarText(pub String);
 
 /// The name of an object of Kubernetes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name(pub String);
+pub struct ObjectName(pub String);
 
 /// The name of a variable of the environment, and none of ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Variable(pub String);
+pub struct VariableName(pub String);
 
 /// The key of a label or a taint: `name` or `domain/name`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key(pub String);
+pub struct LabelKey(pub String);
 
 /// What a node calls a resource that is none of Kubernetes' own: `nvidia.com/gpu`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,19 +32,19 @@ pub struct ResourceName(pub String);
 
 /// A place in the container's file system: absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place(pub String);
+pub struct MountPath(pub String);
 
 /// A time: `90s`, `30m`, `1h30m`, `7d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Duration);
+pub struct DurationText(pub Duration);
 
 /// A number from 1.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Positive(pub u32);
+pub(super) struct PositiveCount(pub u32);
 
 /// A command: a program and its first arguments.
 #[derive(Clone, Debug)]
-pub(super) struct Words(pub Vec<String>);
+pub(super) struct CommandWords(pub Vec<String>);
 
 /// Variables that are ours to give: with another value nothing would run.
 pub const OURS: [&str; 5] = [
@@ -65,7 +65,7 @@ impl Default for ResourceName {
 
 // === impl Name, and its like ===
 
-impl Name {
+impl ObjectName {
     /// Checks a name.
     ///
     /// # Errors
@@ -82,7 +82,7 @@ impl Name {
     }
 }
 
-impl Variable {
+impl VariableName {
     fn new(text: &str) -> Result<Self, String> {
         let first = text.bytes().next().is_some_and(|byte| !byte.is_ascii_digit());
         let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
@@ -99,7 +99,7 @@ impl Variable {
     }
 }
 
-impl Key {
+impl LabelKey {
     fn new(text: &str) -> Result<Self, String> {
         if is_key(text) {
             return Ok(Self(text.to_owned()));
@@ -122,7 +122,7 @@ impl ResourceName {
     }
 }
 
-impl Place {
+impl MountPath {
     fn new(text: &str) -> Result<Self, String> {
         let parts = || text.split('/').skip(1);
         let bare = text.starts_with('/')
@@ -140,7 +140,7 @@ impl Place {
     }
 }
 
-impl Span {
+impl DurationText {
     fn new(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!("`{text}` is no time such as `90s`, `30m`, `1h30m` or `7d`, of 1 s to 24855 d")
@@ -166,7 +166,7 @@ impl Span {
     }
 }
 
-impl Positive {
+impl PositiveCount {
     fn new(text: &str) -> Result<Self, String> {
         let number = text.parse().ok().filter(|&number| number > 0);
         number.map(Self).ok_or_else(|| format!("`{text}` is no whole number from 1"))
@@ -205,14 +205,22 @@ macro_rules! read_by_its_check {
     ($($checked:ident),+) => {$(
         impl<'de> Deserialize<'de> for $checked {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let Text(text) = Text::deserialize(deserializer)?;
+                let ScalarText(text) = ScalarText::deserialize(deserializer)?;
                 Self::new(&text).map_err(D::Error::custom)
             }
         }
     )+};
 }
 
-read_by_its_check!(Name, Variable, Key, ResourceName, Place, Span, Positive);
+read_by_its_check!(
+    ObjectName,
+    VariableName,
+    LabelKey,
+    ResourceName,
+    MountPath,
+    DurationText,
+    PositiveCount
+);
 
 /// Writes the text itself.
 macro_rules! written_as_it_is {
@@ -225,24 +233,24 @@ macro_rules! written_as_it_is {
     )+};
 }
 
-written_as_it_is!(Text, Name, Variable, Key, ResourceName, Place);
+written_as_it_is!(ScalarText, ObjectName, VariableName, LabelKey, ResourceName, MountPath);
 
-impl<'de> Deserialize<'de> for Text {
+impl<'de> Deserialize<'de> for ScalarText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Scalar;
 
         impl Visitor<'_> for Scalar {
-            type Value = Text;
+            type Value = ScalarText;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a text")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Text, E> {
+            fn visit_str<E: Error>(self, text: &str) -> Result<ScalarText, E> {
                 if text.contains('\0') {
                     return Err(E::custom("a text cannot hold the character NUL"));
                 }
-                Ok(Text(text.to_owned()))
+                Ok(ScalarText(text.to_owned()))
             }
         }
 
@@ -250,14 +258,14 @@ impl<'de> Deserialize<'de> for Text {
     }
 }
 
-impl<'de> Deserialize<'de> for Words {
+impl<'de> Deserialize<'de> for CommandWords {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let words = Vec::<Text>::deserialize(deserializer)?;
-        if words.first().is_none_or(|Text(program)| program.is_empty()) {
+        let words = Vec::<ScalarText>::deserialize(deserializer)?;
+        if words.first().is_none_or(|ScalarText(program)| program.is_empty()) {
             return Err(D::Error::custom(
                 "`command` needs a program, such as `[octue, twined, …]`",
             ));
         }
-        Ok(Self(words.into_iter().map(|Text(word)| word).collect()))
+        Ok(Self(words.into_iter().map(|ScalarText(word)| word).collect()))
     }
 }

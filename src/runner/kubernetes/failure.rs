@@ -94,19 +94,19 @@
 //! *A Job, where no pod says more*: its own deadline (`Deadline`), a pod that failed and is gone
 //! (`Failed`), a pod failure policy or anything else (`Failed`), complete (`Exited`).
 
-mod ends;
+mod ended;
 mod events;
 mod images;
 mod jobs;
-mod nodes;
+mod scheduling;
 mod pods;
-mod starts;
+mod container_start;
 #[cfg(test)]
 mod tests;
 mod volumes;
-mod waits;
-mod whole;
-mod words;
+mod waiting;
+mod pod_level;
+mod text;
 
 use crate::event::Timestamp;
 use crate::runner::{EndReason, RunEnd};
@@ -188,30 +188,30 @@ impl Stuck {
 }
 
 /// What a pod of the service `recipient` says.
-pub fn of_pod(pod: &Pod, recipient: &str) -> PodState {
+pub fn pod_state(pod: &Pod, recipient: &str) -> PodState {
     pods::state(pod, recipient)
 }
 
 /// How a Job ended, where it has, as far as the Job itself says: [`EndReason::Exited`] where it is
 /// complete. Its pod says more, where there is one.
-pub fn of_job(job: &Job, recipient: &str) -> Option<RunEnd> {
+pub fn job_end(job: &Job, recipient: &str) -> Option<RunEnd> {
     jobs::end(job, recipient)
 }
 
 /// What an event about a pod or a Job says of why it does not go on. An event that stands in no
 /// way, or that the pod's own state says better, is none.
-pub fn of_event(event: &Event, recipient: &str) -> Option<Stuck> {
+pub fn event_stall(event: &Event, recipient: &str) -> Option<Stuck> {
     events::stuck(event, recipient)
 }
 
 /// Whether an event says that the pod or Job it is about goes on: what was said before of why it
 /// does not is past.
-pub fn goes_on(event: &Event) -> bool {
-    events::goes_on(event)
+pub fn shows_progress(event: &Event) -> bool {
+    events::shows_progress(event)
 }
 
 /// What is to be told of a pod, or of a whole Job, that is gone: `last` is what its pod said when
 /// it was seen last, and `at` when it was missed.
-pub fn of_vanished(last: Option<&PodState>, at: Timestamp, recipient: &str) -> RunEnd {
+pub fn vanished_end(last: Option<&PodState>, at: Timestamp, recipient: &str) -> RunEnd {
     pods::vanished(last, at, recipient)
 }

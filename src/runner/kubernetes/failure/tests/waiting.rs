@@ -19,7 +19,7 @@ fn unscheduled(message: &str) -> Pod {
 }
 
 fn stuck(case: &str, pod: &Pod) -> Stuck {
-    match of_pod(pod, SERVICE) {
+    match pod_state(pod, SERVICE) {
         PodState::Waiting { scheduled: true, stuck: Some(stuck), why } => {
             assert!(!why.is_empty(), "{case}");
             stuck
@@ -290,7 +290,7 @@ fn what_is_on_its_way_is_not_stuck() {
     let creating = waiting("ContainerCreating", "");
     let fresh = pod(&json!({ "phase": "Pending" }));
     for pod in [creating, fresh] {
-        let state = of_pod(&pod, SERVICE);
+        let state = pod_state(&pod, SERVICE);
         let PodState::Waiting { why, scheduled: true, stuck: None } = state else {
             panic!("{state:?}")
         };
@@ -322,7 +322,7 @@ fn a_pod_without_a_node_waits_and_says_what_for() {
         ("no nodes available to schedule pods", &["no nodes at all"]),
         ("0/9 nodes are available: 9 of a new kind.", &["no node has taken it", "new kind"]),
     ] {
-        let state = of_pod(&unscheduled(said), SERVICE);
+        let state = pod_state(&unscheduled(said), SERVICE);
         let PodState::Waiting { why, scheduled: false, stuck: None } = state else {
             panic!("{said}: {state:?}")
         };
@@ -341,7 +341,7 @@ fn a_volume_claim_that_is_not_there_is_told_before_there_is_a_node() {
         ),
         ("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.", PASSES),
     ] {
-        let state = of_pod(&unscheduled(said), SERVICE);
+        let state = pod_state(&unscheduled(said), SERVICE);
         let PodState::Waiting { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
         assert_eq!((stuck.reason, stuck.patience), (EndReason::Volume, patience));
         spoken(said, &stuck.message, &["volume claim"]);
@@ -353,13 +353,13 @@ fn a_pod_that_is_to_go_runs_until_it_is_gone() {
     let running = json!({ "running": { "startedAt": "2026-11-25T12:00:10Z" } });
     let status = json!({ "phase": "Running", "containerStatuses": container(&running) });
     let since = at("2026-11-25T12:00:10Z");
-    assert_eq!(of_pod(&pod(&status), SERVICE), PodState::Running { since, stuck: None });
+    assert_eq!(pod_state(&pod(&status), SERVICE), PodState::Running { since, stuck: None });
 
     let going = merged(&json!({
         "metadata": { "deletionTimestamp": "2026-11-25T12:05:00Z", "deletionGracePeriodSeconds": 3 },
         "status": status,
     }));
-    let state = of_pod(&going, SERVICE);
+    let state = pod_state(&going, SERVICE);
     let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
     assert_eq!((stuck.reason, stuck.patience), (EndReason::Deleted, Duration::from_secs(903)));
     spoken("going", &stuck.message, &["`node-a` does not say that it is gone"]);
@@ -369,7 +369,7 @@ fn a_pod_that_is_to_go_runs_until_it_is_gone() {
 fn a_node_that_is_out_of_sight_is_told_in_time() {
     let running = json!({ "running": { "startedAt": "2026-11-25T12:00:10Z" } });
     let lost = pod(&json!({ "phase": "Unknown", "containerStatuses": container(&running) }));
-    let state = of_pod(&lost, SERVICE);
+    let state = pod_state(&lost, SERVICE);
     let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
     assert_eq!((stuck.reason, stuck.patience), (EndReason::Lost, PASSES));
     spoken("lost", &stuck.message, &["out of sight"]);
@@ -385,7 +385,7 @@ fn a_sidecar_that_outlives_the_service_is_named() {
     proxy["name"] = json!("istio-proxy");
     statuses.as_array_mut().unwrap().push(proxy);
     let state =
-        of_pod(&pod(&json!({ "phase": "Running", "containerStatuses": statuses })), SERVICE);
+        pod_state(&pod(&json!({ "phase": "Running", "containerStatuses": statuses })), SERVICE);
     let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
     assert_eq!(stuck.reason, EndReason::Exited);
     spoken("sidecar", &stuck.message, &["`istio-proxy` still runs", "restartPolicy"]);
@@ -395,18 +395,18 @@ fn a_sidecar_that_outlives_the_service_is_named() {
 fn what_vanished_is_told_by_what_was_seen_last() {
     let now = Timestamp(9);
     let running = PodState::Running { since: Timestamp(1), stuck: None };
-    let end = of_vanished(Some(&running), now, SERVICE);
+    let end = vanished_end(Some(&running), now, SERVICE);
     assert_eq!((end.at, end.started, end.reason), (now, Some(Timestamp(1)), EndReason::Deleted));
     spoken("ran", &end.message, &["while it ran"]);
 
-    let held = of_pod(&waiting("ErrImagePull", "manifest unknown"), SERVICE);
-    let end = of_vanished(Some(&held), now, SERVICE);
+    let held = pod_state(&waiting("ErrImagePull", "manifest unknown"), SERVICE);
+    let end = vanished_end(Some(&held), now, SERVICE);
     assert_eq!(end.reason, EndReason::Deleted);
     spoken("held", &end.message, &["before it began", "no such image"]);
 
-    assert_eq!(of_vanished(None, now, SERVICE).reason, EndReason::Lost);
+    assert_eq!(vanished_end(None, now, SERVICE).reason, EndReason::Lost);
 
-    let ended = of_pod(&pod(&json!({ "phase": "Failed" })), SERVICE);
+    let ended = pod_state(&pod(&json!({ "phase": "Failed" })), SERVICE);
     let PodState::Ended { end, .. } = &ended else { panic!("{ended:?}") };
-    assert_eq!(&of_vanished(Some(&ended), now, SERVICE), end);
+    assert_eq!(&vanished_end(Some(&ended), now, SERVICE), end);
 }

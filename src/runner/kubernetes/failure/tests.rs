@@ -1,10 +1,10 @@
 //! Objects as a cluster has them, and what is told of each.
 
-mod ends;
+mod ended;
 mod events;
 mod jobs;
-mod junk;
-mod waits;
+mod arbitrary_objects;
+mod waiting;
 
 use super::*;
 use serde_json::{Value, json};

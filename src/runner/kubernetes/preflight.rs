@@ -10,8 +10,8 @@ use crate::check::Check;
 use crate::event::attributes::{ORIGINATOR, ORIGINATOR_QUESTION_UUID, PARENT};
 use crate::event::{Inputs, RunId, SruidBuf, Timestamp};
 use crate::runner::LaunchRequest;
-use crate::runner::kubernetes::job::{self, Gate, Network, Order, Refusal};
-use crate::runner::kubernetes::settings::Settings;
+use crate::runner::kubernetes::job::{self, Gate, JobDefaults, JobRequest, LaunchRefusal};
+use crate::runner::kubernetes::settings::NetworkSettings;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -40,9 +40,9 @@ const GOOGLE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     /// What all questions have in common, where they run among it.
-    pub network: &'a Network,
+    pub network: &'a JobDefaults,
     /// What each service may have.
-    pub settings: &'a Settings,
+    pub settings: &'a NetworkSettings,
     /// As whom questions run.
     pub service_account: &'a str,
     /// The local queue that they wait in.
@@ -140,7 +140,7 @@ async fn subject(client: &Client, is_daemon: bool) -> Subject {
 /// Whether the namespace is there, and takes Jobs such as ours: by a dry run, for a Role in one
 /// namespace gives no right to read namespaces.
 async fn namespace(client: &Client, wanted: Wanted<'_>) -> Check {
-    let Network { namespace, .. } = wanted.network;
+    let JobDefaults { namespace, .. } = wanted.network;
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
     let job = match sample(wanted) {
         Ok(job) => job,
@@ -186,7 +186,7 @@ fn namespace_name(namespace: &str) -> String {
 
 /// The Job of a question that asks for nothing, to a service of whose settings none are its own: a
 /// policy that takes what we make takes this.
-fn sample(wanted: Wanted<'_>) -> Result<Job, Refusal> {
+fn sample(wanted: Wanted<'_>) -> Result<Job, LaunchRefusal> {
     let Wanted { network, settings, .. } = wanted;
     let recipient: SruidBuf = "twined/check:check".parse().expect("it is an SRUID");
     let question = Uuid::new_v4();
@@ -196,7 +196,7 @@ fn sample(wanted: Wanted<'_>) -> Result<Job, Refusal> {
         (ORIGINATOR.to_owned(), recipient.to_string()),
     ]);
     let service = settings.of(&recipient);
-    job::manifest(&Order {
+    job::manifest(&JobRequest {
         launch: LaunchRequest {
             run: RunId { question, retry: 0 },
             recipient: &recipient,
@@ -215,7 +215,7 @@ fn sample(wanted: Wanted<'_>) -> Result<Job, Refusal> {
 
 /// Whether the service account of questions is there; and which of Google's it stands for.
 async fn account(client: &Client, wanted: Wanted<'_>) -> (Check, Option<String>) {
-    let Wanted { network: Network { namespace, .. }, service_account, .. } = wanted;
+    let Wanted { network: JobDefaults { namespace, .. }, service_account, .. } = wanted;
     let name = format!("service account {service_account}");
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     match accounts.get_opt(service_account).await {
@@ -272,7 +272,7 @@ async fn queue(
         }
         (Some(queue), Ok(Some(version))) => (queue, version),
     };
-    let Network { namespace, .. } = wanted.network;
+    let JobDefaults { namespace, .. } = wanted.network;
     let kind = GroupVersionKind::gvk(KUEUE, &version, "LocalQueue");
     let resource = ApiResource::from_gvk_with_plural(&kind, "localqueues");
     let queues: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
@@ -336,7 +336,7 @@ fn words(error: &kube::Error) -> String {
 mod tests {
     use super::*;
     use crate::check::Verdict;
-    use crate::runner::kubernetes::settings::{Fields, Name};
+    use crate::runner::kubernetes::settings::{ObjectName, ServiceFields};
     use kube::core::Status;
     use serde_json::json;
 
@@ -374,15 +374,18 @@ mod tests {
 
     #[test]
     fn the_job_that_is_tried_is_as_those_of_questions_are() {
-        let network = Network {
+        let network = JobDefaults {
             namespace: "n".into(),
             images: "host/repository".into(),
             topic: "t".into(),
             environment: Vec::new(),
         };
         let text = "defaults: {memory: {default: 3Gi}, security: restricted}";
-        let base = Fields { service_account: Some(Name("s".into())), ..Fields::default() };
-        let settings = Settings::read(text, base).unwrap();
+        let base = ServiceFields {
+            service_account: Some(ObjectName("s".into())),
+            ..ServiceFields::default()
+        };
+        let settings = NetworkSettings::read(text, base).unwrap();
         let (network, settings, service_account) = (&network, &settings, "s");
         let wanted = Wanted { network, settings, service_account, queue: None, is_daemon: true };
 

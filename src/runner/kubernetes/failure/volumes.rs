@@ -1,6 +1,6 @@
 //! Secrets, configurations and volumes that are not there.
 
-use super::{MADE_LATER, PASSES, Stuck, words};
+use super::{MADE_LATER, PASSES, Stuck, text};
 use crate::runner::EndReason;
 
 /// How a kubelet says that a Secret, a ConfigMap, or a key of one is not there.
@@ -17,15 +17,15 @@ const KINDS: [(&str, &str); 4] = [
 /// That something which the pod wants is not there, where the message says so.
 pub fn missing(who: &str, said: &str) -> Option<Stuck> {
     // Not "in time": the kubelet's cache may be behind, and knows it.
-    let unsure = words::says(said, &["timed out waiting for the condition", "not registered"]);
-    if unsure || !words::says(said, MISSING) {
+    let unsure = text::says(said, &["timed out waiting for the condition", "not registered"]);
+    if unsure || !text::says(said, MISSING) {
         return None;
     }
-    let (_, what) = KINDS.iter().find(|(kind, _)| words::says(said, &[kind]))?;
+    let (_, what) = KINDS.iter().find(|(kind, _)| text::says(said, &[kind]))?;
     let message = format!(
         "{who} could not be started: {what} that its settings want is not there{}; make it in the \
          namespace of the questions, or see the service's settings",
-        words::aside("its node says", said)
+        text::aside("its node says", said)
     );
     Some(Stuck::new(EndReason::Volume, MADE_LATER, message))
 }
@@ -35,8 +35,8 @@ pub fn unmounted(who: &str, said: &str) -> Stuck {
     if let Some(missing) = missing(who, said) {
         return missing;
     }
-    let quoted = words::aside("its node says", said);
-    let denied = words::says(
+    let quoted = text::aside("its node says", said);
+    let denied = text::says(
         said,
         &["permissiondenied", "permission denied", "unauthenticated", "access denied", "forbidden"],
     );
@@ -52,14 +52,14 @@ pub fn unmounted(who: &str, said: &str) -> Stuck {
          ask again, and where that does not help, see the volumes in the service's settings"
     );
     // That time is up says nothing of why.
-    let vague = words::says(said, &["unmounted volumes="]);
+    let vague = text::says(said, &["unmounted volumes="]);
     Stuck { vague, ..Stuck::new(EndReason::Volume, PASSES, message) }
 }
 
 /// That a volume could not be attached to the node.
 pub fn unattached(who: &str, said: &str) -> Stuck {
     let busy =
-        words::says(said, &["multi-attach", "already used by", "in use by", "already attached"]);
+        text::says(said, &["multi-attach", "already used by", "in use by", "already attached"]);
     let why = if busy {
         "another node has it, and it can be on one at a time"
     } else {
@@ -68,7 +68,7 @@ pub fn unattached(who: &str, said: &str) -> Stuck {
     let message = format!(
         "{who} could not be started: a volume that its settings want cannot be attached: {why}{}; \
          ask again when it is free, or see the volumes in the service's settings",
-        words::aside("the cluster says", said)
+        text::aside("the cluster says", said)
     );
     Stuck::new(EndReason::Volume, PASSES, message)
 }

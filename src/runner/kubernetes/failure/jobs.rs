@@ -1,6 +1,6 @@
 //! A Job that is finished, where no pod says more.
 
-use super::words;
+use super::text;
 use crate::event::Timestamp;
 use crate::runner::{EndReason, RunEnd};
 use k8s_openapi::api::batch::v1::{Job, JobCondition};
@@ -31,7 +31,7 @@ fn finished(job: &Job) -> Option<&JobCondition> {
 
 fn failed(job: &Job, condition: &JobCondition, service: &str) -> (EndReason, String) {
     let said = condition.message.as_deref().unwrap_or_default();
-    let quoted = words::aside("it says", said);
+    let quoted = text::aside("it says", said);
     match condition.reason.as_deref().unwrap_or_default() {
         "DeadlineExceeded" => {
             let seconds = job.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
@@ -50,7 +50,7 @@ fn failed(job: &Job, condition: &JobCondition, service: &str) -> (EndReason, Str
             (EndReason::Failed, message)
         }
         reason => {
-            let reason = words::quote(reason);
+            let reason = text::quote(reason);
             let message = format!(
                 "the Job of `{service}` failed with `{reason}`{quoted}; see its pod in the \
                  cluster, or ask again"
@@ -63,9 +63,9 @@ fn failed(job: &Job, condition: &JobCondition, service: &str) -> (EndReason, Str
 /// When the Job finished: always the same moment, whoever looks.
 fn when(job: &Job, condition: &JobCondition) -> Timestamp {
     let status = job.status.as_ref();
-    words::moment(status.and_then(|status| status.completion_time.as_ref()))
-        .or_else(|| words::moment(condition.last_transition_time.as_ref()))
-        .or_else(|| words::moment(status.and_then(|status| status.start_time.as_ref())))
-        .or_else(|| words::moment(job.metadata.creation_timestamp.as_ref()))
+    text::moment(status.and_then(|status| status.completion_time.as_ref()))
+        .or_else(|| text::moment(condition.last_transition_time.as_ref()))
+        .or_else(|| text::moment(status.and_then(|status| status.start_time.as_ref())))
+        .or_else(|| text::moment(job.metadata.creation_timestamp.as_ref()))
         .unwrap_or(Timestamp(0))
 }

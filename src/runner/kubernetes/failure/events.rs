@@ -1,6 +1,6 @@
 //! Events: what is said of a pod or a Job beside its own state.
 
-use super::{MADE_LATER, PASSES, SOON, Stuck, images, nodes, volumes, words};
+use super::{MADE_LATER, PASSES, SOON, Stuck, images, scheduling, text, volumes};
 use crate::runner::EndReason;
 use k8s_openapi::api::core::v1::Event;
 use std::time::Duration;
@@ -10,10 +10,12 @@ pub fn stuck(event: &Event, service: &str) -> Option<Stuck> {
     let said = event.message.as_deref().unwrap_or_default();
     let who = format!("`{service}`");
     match event.reason.as_deref()? {
-        "NotTriggerScaleUp" => nodes::never(service, said),
+        "NotTriggerScaleUp" => scheduling::never(service, said),
         // What the cluster's own scheduler says is in the pod as well; this one makes nodes.
-        "FailedScheduling" if source(event).contains("karpenter") => nodes::never(service, said),
-        "FailedScheduling" => nodes::claim(service, said),
+        "FailedScheduling" if source(event).contains("karpenter") => {
+            scheduling::never(service, said)
+        }
+        "FailedScheduling" => scheduling::claim(service, said),
         "FailedMount" | "FailedMapVolume" => Some(volumes::unmounted(&who, said)),
         "FailedAttachVolume" => Some(volumes::unattached(&who, said)),
         "FailedCreatePodSandBox" | "FailedPodSandBoxStatus" => Some(sandbox(service, said)),
@@ -22,7 +24,7 @@ pub fn stuck(event: &Event, service: &str) -> Option<Stuck> {
             let message = format!(
                 "`{service}` could not be started: its node cannot give it a device that it \
                  wants{}; ask again, and where that does not help, see the node's drivers",
-                words::aside("it says", said)
+                text::aside("it says", said)
             );
             Some(Stuck::new(EndReason::NotStarted, PASSES, message))
         }
@@ -39,7 +41,7 @@ pub fn stuck(event: &Event, service: &str) -> Option<Stuck> {
 }
 
 /// Whether an event says that what it is about goes on.
-pub fn goes_on(event: &Event) -> bool {
+pub fn shows_progress(event: &Event) -> bool {
     let reason = event.reason.as_deref().unwrap_or_default();
     [
         "TriggeredScaleUp",
@@ -56,8 +58,8 @@ pub fn goes_on(event: &Event) -> bool {
 
 /// A pod whose surroundings its node cannot make: its network, or the sandbox itself.
 fn sandbox(service: &str, said: &str) -> Stuck {
-    let quoted = words::aside("it says", said);
-    if words::says(said, &["no runtime for", "runtimehandler", "runtimeclass"]) {
+    let quoted = text::aside("it says", said);
+    if text::says(said, &["no runtime for", "runtimehandler", "runtimeclass"]) {
         let message = format!(
             "`{service}` could not be started: its node does not have the container runtime that \
              its settings want{quoted}; see the runtime class and the node selector in the \
@@ -65,7 +67,7 @@ fn sandbox(service: &str, said: &str) -> Stuck {
         );
         return Stuck::new(EndReason::NotStarted, MADE_LATER, message);
     }
-    if words::says(said, &["oom-killed", "memory limit too low"]) {
+    if text::says(said, &["oom-killed", "memory limit too low"]) {
         let message = format!(
             "`{service}` could not be started: its limit of memory is too low for its pod to begin \
              in{quoted}; ask again with more `memory`, or raise the limit in the service's settings"
@@ -73,7 +75,7 @@ fn sandbox(service: &str, said: &str) -> Stuck {
         return Stuck::new(EndReason::Memory, SOON, message);
     }
     let network = ["network", "cni", "ip address", "no ip addresses", "address range"];
-    let why = if words::says(said, &network) {
+    let why = if text::says(said, &network) {
         "its node cannot give it a network (it may have no address left)"
     } else {
         "its node cannot make its sandbox"
@@ -173,12 +175,12 @@ const KNOWN: [Known; 11] = [
 
 /// A pod that its Job may not make.
 fn denied(service: &str, said: &str) -> Stuck {
-    let known = KNOWN.iter().find(|Known(texts, ..)| words::says(said, texts));
+    let known = KNOWN.iter().find(|Known(texts, ..)| text::says(said, texts));
     let fallback = Known(&[], PASSES, "the cluster does not take it", "see the cluster's rules");
     let Known(_, patience, why, remedy) = known.unwrap_or(&fallback);
     let message = format!(
         "no pod could be made for `{service}`: {why}{}; {remedy}",
-        words::aside("the API server says", said)
+        text::aside("the API server says", said)
     );
     Stuck::new(EndReason::Denied, *patience, message)
 }

@@ -1,7 +1,7 @@
 //! What is said of a whole pod that was ended, taken away or refused.
 
 use super::pods::Subject;
-use super::words;
+use super::text;
 use crate::runner::EndReason;
 
 /// A reason, and words for the asker.
@@ -48,7 +48,7 @@ pub fn by_kubelet(subject: Subject) -> Option<Verdict> {
     Some(match status.reason.as_deref().unwrap_or_default() {
         "" => return None,
         "Evicted"
-            if words::says(said, &["storage limit", "exceeds the total limit", "emptydir"]) =>
+            if text::says(said, &["storage limit", "exceeds the total limit", "emptydir"]) =>
         {
             storage(subject, said)
         }
@@ -70,7 +70,7 @@ fn refused(subject: Subject, reason: &str, said: &str) -> Option<Verdict> {
             (EndReason::Volume, "can attach no more volumes".to_owned(), "ask again")
         }
         _ if reason.starts_with("OutOf") => {
-            let what = words::quote(reason.trim_start_matches("OutOf"));
+            let what = text::quote(reason.trim_start_matches("OutOf"));
             let why = format!(
                 "had not enough `{what}` left when it came, though the scheduler had thought so"
             );
@@ -81,9 +81,9 @@ fn refused(subject: Subject, reason: &str, said: &str) -> Option<Verdict> {
             "does not fit what its settings want of a node".to_owned(),
             "ask again, and see the node selector and the tolerations in the service's settings",
         ),
-        _ if reason.ends_with("Error") || words::says(said, &["pod was rejected"]) => (
+        _ if reason.ends_with("Error") || text::says(said, &["pod was rejected"]) => (
             EndReason::NotStarted,
-            format!("refused its pod with `{}`", words::quote(reason)),
+            format!("refused its pod with `{}`", text::quote(reason)),
             "ask again, and where that does not help, see the node's devices and the kubelet's log",
         ),
         _ => return None,
@@ -92,28 +92,28 @@ fn refused(subject: Subject, reason: &str, said: &str) -> Option<Verdict> {
         "`{}` could not start: {} {why}{}; {remedy}",
         subject.service,
         subject.place(),
-        words::aside("it says", said)
+        text::aside("it says", said)
     );
     Some((reason, message))
 }
 
 fn storage(subject: Subject, said: &str) -> Verdict {
     let resources = subject.container.and_then(|container| container.resources.as_ref());
-    let limit = words::limit(resources, "ephemeral-storage");
+    let limit = text::limit(resources, "ephemeral-storage");
     let limit = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
-    let message = if words::says(said, &["emptydir"]) {
+    let message = if text::says(said, &["emptydir"]) {
         format!(
             "`{}` was ended because it wrote more to a volume than that may hold{}; raise the \
              volume's size in the service's settings, or write less",
             subject.service,
-            words::aside("its node says", said)
+            text::aside("its node says", said)
         )
     } else {
         format!(
             "`{}` was ended because it wrote more to its disk than its limit{limit}{}; ask again \
              with more `ephemeral_storage`, or raise the limit in the service's settings",
             subject.service,
-            words::aside("its node says", said)
+            text::aside("its node says", said)
         )
     };
     (EndReason::Storage, message)
@@ -141,13 +141,13 @@ fn deadline(subject: Subject) -> Verdict {
 
 /// That the pod's node had too little left.
 fn pressed(subject: Subject, said: &str) -> String {
-    let (by, remedy) = if words::says(said, &["memory"]) {
+    let (by, remedy) = if text::says(said, &["memory"]) {
         ("because the node ran low on memory", "`memory`")
-    } else if words::says(said, &["ephemeral-storage", "diskpressure", "inodes"]) {
+    } else if text::says(said, &["ephemeral-storage", "diskpressure", "inodes"]) {
         ("because the node ran low on disk", "`ephemeral_storage`")
-    } else if words::says(said, &["critical pod"]) {
+    } else if text::says(said, &["critical pod"]) {
         return off(subject, "to make room for a critical pod", said);
-    } else if words::says(said, &["shutdown", "shutting down"]) {
+    } else if text::says(said, &["shutdown", "shutting down"]) {
         return off(subject, "because the node was shut down", said);
     } else {
         return off(subject, "because the node ran low on something", said);
@@ -158,8 +158,8 @@ fn pressed(subject: Subject, said: &str) -> String {
 
 /// That the pod was taken off its node.
 fn off(subject: Subject, by: &str, said: &str) -> String {
-    let how = if words::says(said, &["pod was rejected"]) { "not taken by" } else { "taken off" };
-    let said = words::aside("the cluster says", said);
+    let how = if text::says(said, &["pod was rejected"]) { "not taken by" } else { "taken off" };
+    let said = text::aside("the cluster says", said);
     format!("`{}` was {how} {} {by}{said}", subject.service, subject.place())
 }
 

@@ -1,6 +1,6 @@
 //! Images that cannot be had, by what registries, runtimes and kubelets say of them.
 
-use super::{AT_ONCE, MADE_LATER, PASSES, SOON, Stuck, words};
+use super::{AT_ONCE, MADE_LATER, PASSES, SOON, Stuck, text};
 use crate::runner::EndReason;
 use std::time::Duration;
 
@@ -160,7 +160,7 @@ pub fn refused(who: &str, image: &str, kubelet: &str, said: &str) -> Stuck {
 /// Why a pull failed, from what is said of it.
 pub fn pull(who: &str, image: &str, said: &str) -> Stuck {
     let plain = without_names(said, image);
-    let known = KNOWN.iter().find(|Known(texts, ..)| words::says(&plain, texts));
+    let known = KNOWN.iter().find(|Known(texts, ..)| text::says(&plain, texts));
     match known {
         Some(Known(_, reason, patience, why, remedy)) => {
             Stuck::new(*reason, *patience, told(who, image, why, said, remedy))
@@ -170,7 +170,7 @@ pub fn pull(who: &str, image: &str, said: &str) -> Stuck {
             let remedy = "ask again; where that does not help, see the image, its registry and the \
                           node";
             let message = told(who, image, why, said, remedy);
-            let vague = !words::says(&plain, &["error:", "errimagepull", "failed"]);
+            let vague = !text::says(&plain, &["error:", "errimagepull", "failed"]);
             Stuck { vague, ..Stuck::new(EndReason::Image, PASSES, message) }
         }
     }
@@ -191,7 +191,7 @@ fn without_names(said: &str, image: &str) -> String {
 }
 
 fn told(who: &str, image: &str, why: &str, said: &str, remedy: &str) -> String {
-    let said = words::aside("the node says", cause(said, image));
-    let image = words::quote(image);
+    let said = text::aside("the node says", cause(said, image));
+    let image = text::quote(image);
     format!("{who} could not be started from the image `{image}`: {why}{said}; {remedy}")
 }

@@ -36,7 +36,7 @@ fn taken(reason: &str, message: &str) -> Pod {
 }
 
 fn told(case: &str, pod: &Pod, reason: EndReason, disrupted: bool, parts: &[&str]) -> RunEnd {
-    let state = of_pod(pod, SERVICE);
+    let state = pod_state(pod, SERVICE);
     let PodState::Ended { end, disrupted: was } = state else { panic!("{case}: {state:?}") };
     assert_eq!((end.reason, was), (reason, disrupted), "{case}: {}", end.message);
     spoken(case, &end.message, parts);

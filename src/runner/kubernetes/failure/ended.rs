@@ -1,8 +1,8 @@
 //! How a pod ended that has ended.
 
+use super::pod_level::{self, Verdict};
 use super::pods::Subject;
-use super::whole::{self, Verdict};
-use super::{PodState, starts, words};
+use super::{PodState, container_start, text};
 use crate::event::Timestamp;
 use crate::runner::{EndReason, RunEnd};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus};
@@ -29,8 +29,11 @@ pub fn container(subject: Subject, status: &ContainerStatus) -> Option<Verdict> 
 }
 
 fn verdict(subject: Subject, failed: bool) -> Verdict {
-    let told =
-        if failed { whole::taken(subject).or_else(|| whole::by_kubelet(subject)) } else { None };
+    let told = if failed {
+        pod_level::taken(subject).or_else(|| pod_level::by_kubelet(subject))
+    } else {
+        None
+    };
     if let Some(told) = told {
         return told;
     }
@@ -40,7 +43,7 @@ fn verdict(subject: Subject, failed: bool) -> Verdict {
         return of(subject, status, terminated);
     }
     if subject.pod.metadata.deletion_timestamp.is_some() && failed {
-        let (reason, message) = whole::deleted(subject);
+        let (reason, message) = pod_level::deleted(subject);
         return (reason, message + "; ask again");
     }
     let who = format!("`{}`", subject.service);
@@ -48,7 +51,7 @@ fn verdict(subject: Subject, failed: bool) -> Verdict {
         return (EndReason::Exited, without_result(&who));
     }
     let said = subject.status.and_then(|status| status.message.as_deref()).unwrap_or_default();
-    let said = words::aside("all that it says", said);
+    let said = text::aside("all that it says", said);
     (EndReason::Lost, format!("the pod of {who} failed, and nobody says how{said}; ask again"))
 }
 
@@ -88,7 +91,7 @@ fn exit(
     match terminated.reason.as_deref().unwrap_or_default() {
         _ if oom(terminated) => return memory(subject, who, status, terminated),
         reason if !began(terminated, reason) => {
-            return starts::refused(who, image(subject, status), said);
+            return container_start::refused(who, image(subject, status), said);
         }
         "ContainerStatusUnknown" => {
             let message = format!(
@@ -115,12 +118,12 @@ fn exit(
 
 /// Whether a container was started at all.
 fn began(terminated: &ContainerStateTerminated, reason: &str) -> bool {
-    let started = words::moment(terminated.started_at.as_ref()).is_some();
+    let started = text::moment(terminated.started_at.as_ref()).is_some();
     let printed = terminated.message.as_deref().unwrap_or_default();
     match (reason, terminated.exit_code) {
         ("StartError" | "ContainerCannotRun" | "RunContainerError", _) => false,
         ("Error", 128) => started,
-        ("Error", _) => !starts::not_executed(printed),
+        ("Error", _) => !container_start::not_executed(printed),
         _ => true,
     }
 }
@@ -134,7 +137,7 @@ fn without_result(who: &str) -> String {
 
 fn oom(terminated: &ContainerStateTerminated) -> bool {
     terminated.reason.as_deref() == Some("OOMKilled")
-        || words::says(terminated.message.as_deref().unwrap_or_default(), &["init was oom-killed"])
+        || text::says(terminated.message.as_deref().unwrap_or_default(), &["init was oom-killed"])
 }
 
 fn memory(
@@ -145,8 +148,8 @@ fn memory(
 ) -> Verdict {
     let asked = subject.asked(&status.name).and_then(|container| container.resources.as_ref());
     let has = status.resources.as_ref();
-    let request = words::requested(has, "memory").or_else(|| words::requested(asked, "memory"));
-    let limit = words::limit(has, "memory").or_else(|| words::limit(asked, "memory"));
+    let request = text::requested(has, "memory").or_else(|| text::requested(asked, "memory"));
+    let limit = text::limit(has, "memory").or_else(|| text::limit(asked, "memory"));
     let request = request.map_or_else(
         || "it requested no memory".to_owned(),
         |request| format!("it requested {request}"),
@@ -187,7 +190,7 @@ fn killed(who: &str, code: i32, signal: i32) -> String {
         31 => "it made a system call that the cluster does not let it make",
         _ => "see the last lines of its output",
     };
-    let name = words::signal(signal);
+    let name = text::signal(signal);
     format!("{who} was killed by signal {signal} ({name}; exit code {code}): {why}")
 }
 
@@ -199,7 +202,7 @@ fn beside(subject: Subject, main: &ContainerStatus, told: &ContainerStateTermina
     match other.and_then(|other| Some((other, terminated(other)?))) {
         Some((other, how)) if told.exit_code == 0 => format!(
             "; beside it the container `{}` ended with exit code {}",
-            words::quote(&other.name),
+            text::quote(&other.name),
             how.exit_code
         ),
         _ => String::new(),
@@ -217,13 +220,13 @@ fn fell(status: &ContainerStatus) -> bool {
 /// Whether a container ended only after somebody had asked for its pod's deletion. (A pod that has
 /// ended is deleted some day as well.)
 fn after_deletion(subject: Subject, terminated: &ContainerStateTerminated) -> bool {
-    let Some(deletion) = words::moment(subject.pod.metadata.deletion_timestamp.as_ref()) else {
+    let Some(deletion) = text::moment(subject.pod.metadata.deletion_timestamp.as_ref()) else {
         return false;
     };
     // The kubelet's own deletion, when all has ended, leaves a grace of 0 and counts a second.
     let grace = subject.pod.metadata.deletion_grace_period_seconds.unwrap_or_default().max(1);
     let asked = deletion.0.saturating_sub(grace.saturating_mul(1_000_000));
-    words::moment(terminated.finished_at.as_ref()).is_none_or(|finished| finished.0 >= asked)
+    text::moment(terminated.finished_at.as_ref()).is_none_or(|finished| finished.0 >= asked)
 }
 
 fn image<'a>(subject: Subject<'a>, status: &'a ContainerStatus) -> &'a str {
@@ -240,7 +243,7 @@ fn tail(subject: Subject) -> Vec<String> {
     if by_runtime.contains(&told.reason.as_deref().unwrap_or_default()) {
         return Vec::new();
     }
-    words::tail(told.message.as_deref().unwrap_or_default())
+    text::tail(told.message.as_deref().unwrap_or_default())
 }
 
 /// When the pod ended: always the same moment, whoever looks.
@@ -248,13 +251,13 @@ fn when(subject: Subject) -> Timestamp {
     let statuses = subject.status.and_then(|status| status.container_statuses.as_deref());
     let finished = statuses.unwrap_or_default().iter().chain(subject.inits());
     let finished =
-        finished.filter_map(|status| words::moment(terminated(status)?.finished_at.as_ref()));
+        finished.filter_map(|status| text::moment(terminated(status)?.finished_at.as_ref()));
     let ready = subject.condition("Ready").and_then(|ready| ready.last_transition_time.as_ref());
     let taken = subject.disruption().and_then(|taken| taken.last_transition_time.as_ref());
     finished
         .max()
-        .or_else(|| words::moment(taken))
-        .or_else(|| words::moment(subject.pod.metadata.deletion_timestamp.as_ref()))
-        .or_else(|| words::moment(ready))
+        .or_else(|| text::moment(taken))
+        .or_else(|| text::moment(subject.pod.metadata.deletion_timestamp.as_ref()))
+        .or_else(|| text::moment(ready))
         .unwrap_or_else(|| subject.born())
 }

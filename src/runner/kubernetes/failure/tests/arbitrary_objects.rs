@@ -124,8 +124,8 @@ proptest! {
     #[test]
     fn any_pod_is_told_in_bounded_words(pod in odd_pod(), service in text()) {
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        let state = of_pod(&pod, &service);
-        let end = of_vanished(Some(&state), Timestamp(0), &service);
+        let state = pod_state(&pod, &service);
+        let end = vanished_end(Some(&state), Timestamp(0), &service);
         prop_assert!(end.message.len() < 40_000);
         prop_assert!(end.tail.len() <= 80);
         prop_assert!(end.tail.concat().len() <= 64 * 1024 + 1);
@@ -142,15 +142,15 @@ proptest! {
             "metadata": {}, "involvedObject": { "kind": kind },
             "reason": reason, "message": message,
         })).unwrap();
-        of_event(&event, "a/b:c");
-        goes_on(&event);
+        event_stall(&event, "a/b:c");
+        shows_progress(&event);
         let job = json!({ "status": { "conditions": [condition] } });
-        of_job(&serde_json::from_value(job).unwrap(), "a/b:c");
+        job_end(&serde_json::from_value(job).unwrap(), "a/b:c");
     }
 }
 
 #[test]
 fn nothing_at_all_is_a_pod_that_waits() {
-    let state = of_pod(&Pod::default(), SERVICE);
+    let state = pod_state(&Pod::default(), SERVICE);
     assert!(matches!(state, PodState::Waiting { scheduled: false, stuck: None, .. }), "{state:?}");
 }

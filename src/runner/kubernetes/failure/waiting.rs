@@ -1,7 +1,9 @@
 //! A container that waits: for what, and whether it will wait for ever.
 
 use super::pods::Subject;
-use super::{AT_ONCE, MADE_LATER, PASSES, SOON, Stuck, ends, images, starts, volumes, words};
+use super::{
+    AT_ONCE, MADE_LATER, PASSES, SOON, Stuck, container_start, ended, images, text, volumes,
+};
 use crate::runner::EndReason;
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, ContainerStatus};
 use std::time::Duration;
@@ -13,7 +15,7 @@ pub fn why(subject: Subject) -> String {
         .inits()
         .find(|init| init.state.as_ref().is_some_and(|state| state.running.is_some()));
     if let Some(init) = init {
-        return format!("its init container `{}` runs", words::quote(&init.name));
+        return format!("its init container `{}` runs", text::quote(&init.name));
     }
     let Some((_, waiting)) = statuses(subject).find_map(waits) else {
         return format!("{place} has not begun with it yet");
@@ -23,8 +25,8 @@ pub fn why(subject: Subject) -> String {
             format!("{place} fetches its image and prepares its volumes")
         }
         reason => {
-            let said = words::aside("it says", waiting.message.as_deref().unwrap_or_default());
-            format!("{place} cannot start it yet: {}{said}", words::quote(reason))
+            let said = text::aside("it says", waiting.message.as_deref().unwrap_or_default());
+            format!("{place} cannot start it yet: {}{said}", text::quote(reason))
         }
     }
 }
@@ -56,7 +58,7 @@ fn held(
             let message = format!(
                 "{who} could not be started: a hook around its start failed with `{reason}`{}; see \
                  the hooks in the service's settings",
-                words::aside("its node says", said)
+                text::aside("its node says", said)
             );
             (EndReason::NotStarted, MADE_LATER, message)
         }
@@ -65,8 +67,8 @@ fn held(
                 "{who} does not start: {} holds it with `{}`{}; ask again, and where that does not \
                  help, see the node",
                 subject.place(),
-                words::quote(reason),
-                words::aside("it says", said)
+                text::quote(reason),
+                text::aside("it says", said)
             );
             (EndReason::NotStarted, PASSES, message)
         }
@@ -76,13 +78,13 @@ fn held(
 
 /// A container that its node could not make, or not start.
 fn unmade(who: &str, image: &str, reason: &str, said: &str) -> Stuck {
-    if words::says(said, &["runasnonroot"]) {
+    if text::says(said, &["runasnonroot"]) {
         let message = format!(
             "{who} could not be started: the image `{}` runs as root, or does not say as whom by \
              number, and the cluster lets nothing run as root{}; set a numeric user in the image \
              (`USER 1000`)",
-            words::quote(image),
-            words::aside("its node says", said)
+            text::quote(image),
+            text::aside("its node says", said)
         );
         return Stuck::new(EndReason::NotStarted, SOON, message);
     }
@@ -90,18 +92,17 @@ fn unmade(who: &str, image: &str, reason: &str, said: &str) -> Stuck {
         return missing;
     }
     // The same container is being made by an earlier call, on a node that is slow.
-    let slow =
-        words::says(said, &["context deadline exceeded", "failed to reserve container name"]);
+    let slow = text::says(said, &["context deadline exceeded", "failed to reserve container name"]);
     let (reason, message) = match reason {
         "CreateContainerConfigError" => (
             EndReason::NotStarted,
             format!(
                 "{who} could not be started: what its settings want cannot be had{}; see its \
                  environment, secrets and volumes in the service's settings",
-                words::aside("its node says", said)
+                text::aside("its node says", said)
             ),
         ),
-        _ => starts::refused(who, image, said),
+        _ => container_start::refused(who, image, said),
     };
     Stuck::new(reason, if slow { PASSES } else { MADE_LATER }, message)
 }
@@ -112,10 +113,10 @@ fn loops(subject: Subject, status: &ContainerStatus, said: &str) -> Stuck {
     let restarts = status.restart_count;
     let again = format!("it was started {restarts} times again, and ended each time");
     let last = ContainerStatus { state: status.last_state.clone(), ..status.clone() };
-    let (reason, message) = ends::container(subject, &last).unwrap_or_else(|| {
+    let (reason, message) = ended::container(subject, &last).unwrap_or_else(|| {
         let who = subject.called(&status.name);
         let message =
-            format!("{who} ends soon after it starts{}", words::aside("its node says", said));
+            format!("{who} ends soon after it starts{}", text::aside("its node says", said));
         (EndReason::Failed, message)
     });
     let patience = if restarts < 3 { Duration::from_secs(60) } else { AT_ONCE };

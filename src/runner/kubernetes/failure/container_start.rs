@@ -1,6 +1,6 @@
 //! Containers that could not be started, by what runc, crun and their shims say.
 
-use super::words;
+use super::text;
 use crate::runner::EndReason;
 
 /// Known words of a runtime, our reason, what they mean, and the remedy. The first row that fits
@@ -71,11 +71,11 @@ const KNOWN: [Known; 9] = [
 
 /// Why a container could not be started, from what is said of it.
 pub fn refused(who: &str, image: &str, said: &str) -> (EndReason, String) {
-    let known = KNOWN.iter().find(|Known(texts, ..)| words::says(said, texts));
+    let known = KNOWN.iter().find(|Known(texts, ..)| text::says(said, texts));
     let fallback = Known(&[], EndReason::NotStarted, "its node fails to do it", SEE_THE_NODE);
     let Known(_, reason, why, remedy) = known.unwrap_or(&fallback);
-    let image = words::quote(image);
-    let said = words::aside("the node says", said);
+    let image = text::quote(image);
+    let said = text::aside("the node says", said);
     let message =
         format!("{who} could not be started from the image `{image}`: {why}{said}; {remedy}");
     (*reason, message)
@@ -94,7 +94,7 @@ const NOT_EXECUTED: [&str; 4] = [
 /// child cannot be executed says more, or in other words.)
 pub fn not_executed(printed: &str) -> bool {
     let line = printed.trim();
-    let by_runtime = line.starts_with("exec /") || words::says(line, &["exec user process caused"]);
+    let by_runtime = line.starts_with("exec /") || text::says(line, &["exec user process caused"]);
     let means = if by_runtime { NOT_EXECUTED.as_slice() } else { &NOT_EXECUTED[..1] };
-    line.lines().count() == 1 && words::says(line, means)
+    line.lines().count() == 1 && text::says(line, means)
 }

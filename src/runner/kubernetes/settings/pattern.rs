@@ -4,7 +4,7 @@
 //! next. A pattern without a tag takes every tag. No other character has a meaning of its own, so
 //! a match takes one pass over the name, whatever the pattern.
 
-use crate::event::service_id::Sruid;
+use crate::event::Sruid;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 use std::fmt;
@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 /// What takes some service revisions and not others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern {
+pub struct ServicePattern {
     text: String,
     namespace: Part,
     name: Part,
@@ -25,7 +25,7 @@ struct Part(Vec<String>);
 
 /// Why a text is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PatternError {
+pub enum ServicePatternError {
     /// No `/`.
     #[error(
         "pattern `{0}` has no `/`: write `<namespace>/<name>` or `<namespace>/<name>:<tag>`, with \
@@ -52,23 +52,23 @@ pub enum PatternError {
     },
 }
 
-// === impl Pattern ===
+// === impl ServicePattern ===
 
-impl Pattern {
+impl ServicePattern {
     /// Whether it takes this revision.
-    pub fn takes(&self, revision: Sruid<'_>) -> bool {
-        self.namespace.takes(revision.namespace())
-            && self.name.takes(revision.name())
-            && self.tag.takes(revision.tag())
+    pub fn matches(&self, revision: Sruid<'_>) -> bool {
+        self.namespace.matches(revision.namespace())
+            && self.name.matches(revision.name())
+            && self.tag.matches(revision.tag())
     }
 }
 
-impl FromStr for Pattern {
-    type Err = PatternError;
+impl FromStr for ServicePattern {
+    type Err = ServicePatternError;
 
-    fn from_str(text: &str) -> Result<Self, PatternError> {
+    fn from_str(text: &str) -> Result<Self, ServicePatternError> {
         let (namespace, rest) =
-            text.split_once('/').ok_or_else(|| PatternError::NoSlash(text.to_owned()))?;
+            text.split_once('/').ok_or_else(|| ServicePatternError::NoSlash(text.to_owned()))?;
         let (name, tag) = rest.split_once(':').unwrap_or((rest, "*"));
         let kebab = |byte: char| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == '-';
         let word = |byte: char| byte.is_ascii_alphanumeric() || matches!(byte, '_' | '.' | '-');
@@ -81,13 +81,13 @@ impl FromStr for Pattern {
     }
 }
 
-impl fmt::Display for Pattern {
+impl fmt::Display for ServicePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl<'de> Deserialize<'de> for Pattern {
+impl<'de> Deserialize<'de> for ServicePattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
@@ -101,20 +101,22 @@ impl Part {
         part: &'static str,
         text: &str,
         fits: impl Fn(char) -> bool,
-    ) -> Result<Self, PatternError> {
+    ) -> Result<Self, ServicePatternError> {
         let pattern = || pattern.to_owned();
         if text.is_empty() {
-            return Err(PatternError::Empty { pattern: pattern(), part });
+            return Err(ServicePatternError::Empty { pattern: pattern(), part });
         }
         match text.chars().find(|&character| character != '*' && !fits(character)) {
-            Some(character) => Err(PatternError::Character { pattern: pattern(), part, character }),
+            Some(character) => {
+                Err(ServicePatternError::Character { pattern: pattern(), part, character })
+            }
             None => Ok(Self(text.split('*').map(str::to_owned).collect())),
         }
     }
 
     /// Each text is looked for behind the one before it, the first place that has it taken: if
     /// any places fit, those do. So nothing is looked at twice.
-    fn takes(&self, text: &str) -> bool {
+    fn matches(&self, text: &str) -> bool {
         let [first, between @ .., last] = &*self.0 else {
             return self.0.iter().any(|own| own == text);
         };
@@ -132,8 +134,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn takes(pattern: &str, revision: &str) -> bool {
-        pattern.parse::<Pattern>().unwrap().takes(Sruid::parse(revision).unwrap())
+    fn matches(pattern: &str, revision: &str) -> bool {
+        pattern.parse::<ServicePattern>().unwrap().matches(Sruid::parse(revision).unwrap())
     }
 
     #[test]
@@ -154,7 +156,7 @@ mod tests {
             ("*/*a*b*", "x/b-a:1", false),
             ("*/**", "x/b-a:1", true),
         ] {
-            assert_eq!(takes(pattern, revision), taken, "{pattern} {revision}");
+            assert_eq!(matches(pattern, revision), taken, "{pattern} {revision}");
         }
     }
 
@@ -169,7 +171,7 @@ mod tests {
             ("a/b/c", "pattern `a/b/c` has `/` in its name, which no name has"),
             ("a/b:1@2", "pattern `a/b:1@2` has `@` in its tag, which no tag has"),
         ] {
-            let told = text.parse::<Pattern>().unwrap_err().to_string();
+            let told = text.parse::<ServicePattern>().unwrap_err().to_string();
             assert!(told.starts_with(error), "{told}");
         }
     }
@@ -186,7 +188,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_takes_what_the_plain_rule_takes(own in "[ab*]{1,8}", text in "[ab]{1,10}") {
-            let taken = takes(&format!("*/*:{own}"), &format!("a/b:{text}"));
+            let taken = matches(&format!("*/*:{own}"), &format!("a/b:{text}"));
             prop_assert_eq!(taken, plain(own.as_bytes(), text.as_bytes()));
         }
     }

@@ -1,6 +1,6 @@
 //! A pod: whether it waits, runs or has ended.
 
-use super::{PASSES, PodState, Stuck, ends, nodes, waits, whole, words};
+use super::{PASSES, PodState, Stuck, ended, pod_level, scheduling, text, waiting};
 use crate::event::Timestamp;
 use crate::runner::{EndReason, RunEnd};
 use k8s_openapi::api::core::v1::{
@@ -30,7 +30,7 @@ pub struct Subject<'a> {
 pub fn state(pod: &Pod, service: &str) -> PodState {
     let subject = Subject::new(pod, service);
     match subject.phase() {
-        "Succeeded" | "Failed" => ends::ended(subject),
+        "Succeeded" | "Failed" => ended::ended(subject),
         _ => alive(subject),
     }
 }
@@ -46,7 +46,7 @@ pub fn vanished(last: Option<&PodState>, at: Timestamp, service: &str) -> RunEnd
         ),
         Some(PodState::Waiting { why, stuck, .. }) => {
             let why = stuck.as_ref().map_or(why, |stuck| &stuck.message);
-            let before = words::aside("it waited", why);
+            let before = text::aside("it waited", why);
             let message = format!(
                 "the run of `{service}` was deleted in the cluster before it began{before}; ask \
                  again"
@@ -69,12 +69,12 @@ pub fn vanished(last: Option<&PodState>, at: Timestamp, service: &str) -> RunEnd
 fn alive(subject: Subject) -> PodState {
     let state = subject.main.and_then(|main| main.state.as_ref());
     if let Some(running) = state.and_then(|state| state.running.as_ref()) {
-        let since = words::moment(running.started_at.as_ref());
+        let since = text::moment(running.started_at.as_ref());
         let since = since.unwrap_or_else(|| subject.born());
         return PodState::Running { since, stuck: leaving(subject) };
     }
     if let Some(terminated) = state.and_then(|state| state.terminated.as_ref())
-        && let Some(since) = words::moment(terminated.started_at.as_ref())
+        && let Some(since) = text::moment(terminated.started_at.as_ref())
     {
         let stuck = outlived(subject).or_else(|| leaving(subject));
         return PodState::Running { since, stuck };
@@ -83,8 +83,8 @@ fn alive(subject: Subject) -> PodState {
     if !scheduled {
         return unscheduled(subject);
     }
-    let stuck = waits::stuck(subject).or_else(|| leaving(subject));
-    PodState::Waiting { why: waits::why(subject), scheduled, stuck }
+    let stuck = waiting::stuck(subject).or_else(|| leaving(subject));
+    PodState::Waiting { why: waiting::why(subject), scheduled, stuck }
 }
 
 /// A pod that no node has taken.
@@ -95,7 +95,7 @@ fn unscheduled(subject: Subject) -> PodState {
     let (why, stuck) = match reason {
         "SchedulingGated" => (format!("another controller holds its pod back: {reason}"), None),
         "" => ("the scheduler has not looked at it yet".to_owned(), None),
-        _ => (nodes::why(message), nodes::claim(subject.service, message)),
+        _ => (scheduling::why(message), scheduling::claim(subject.service, message)),
     };
     PodState::Waiting { why, scheduled: false, stuck }
 }
@@ -108,11 +108,11 @@ fn outlived(subject: Subject) -> Option<Stuck> {
         let state = status.state.as_ref();
         status.name != main.name && state.is_some_and(|state| state.running.is_some())
     })?;
-    let (reason, message) = ends::container(subject, main)?;
+    let (reason, message) = ended::container(subject, main)?;
     let message = format!(
         "{message}; its pod does not end, because the container `{}` still runs: make that one a \
          sidecar (an init container with `restartPolicy: Always`), which ends with the service",
-        words::quote(&sidecar.name)
+        text::quote(&sidecar.name)
     );
     // Time for a sidecar to see that it is alone.
     Some(Stuck { reason, message, patience: Duration::from_secs(60), vague: false })
@@ -128,12 +128,12 @@ fn leaving(subject: Subject) -> Option<Stuck> {
     let grace = subject.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
     // Longer than anybody's grace; and a sum that cannot overflow.
     let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default().min(604_800));
-    let (reason, what) = match whole::taken(subject) {
+    let (reason, what) = match pod_level::taken(subject) {
         Some(taken) => taken,
         None if lost => {
             (EndReason::Lost, format!("the pod of `{}` is out of sight", subject.service))
         }
-        None => whole::deleted(subject),
+        None => pod_level::deleted(subject),
     };
     let message = format!(
         "{what}; but {} does not say that it is gone: the node may be down, and something of it \
@@ -215,7 +215,7 @@ impl<'a> Subject<'a> {
         let inits = self.spec.and_then(|spec| spec.init_containers.as_deref());
         let init = inits.unwrap_or_default().iter().any(|container| container.name == name);
         let kind = if init { "init container" } else { "container" };
-        format!("the {kind} `{}` of `{}`", words::quote(name), self.service)
+        format!("the {kind} `{}` of `{}`", text::quote(name), self.service)
     }
 
     /// When the service's container started, if it did.
@@ -224,13 +224,13 @@ impl<'a> Subject<'a> {
         let ContainerState { running, terminated, .. } = state;
         let running = running.as_ref().and_then(|running| running.started_at.as_ref());
         let ended = terminated.as_ref().and_then(|terminated| terminated.started_at.as_ref());
-        words::moment(running.or(ended))
+        text::moment(running.or(ended))
     }
 
     /// When the pod began: the earliest that is known of it.
     pub fn born(&self) -> Timestamp {
         let started = self.status.and_then(|status| status.start_time.as_ref());
         let created = self.pod.metadata.creation_timestamp.as_ref();
-        words::moment(started).or_else(|| words::moment(created)).unwrap_or(Timestamp(0))
+        text::moment(started).or_else(|| text::moment(created)).unwrap_or(Timestamp(0))
     }
 }
