@@ -3,7 +3,7 @@
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
-use crate::runner::EndReason;
+use crate::runner::cause::Cause;
 use crate::runner::kubernetes::call::{CallError, Verb};
 use crate::runner::kubernetes::cluster::Cluster;
 use crate::runner::kubernetes::failure;
@@ -69,18 +69,18 @@ impl Cluster {
     fn hear(&self, queued: Vec<(Uuid, String)>) {
         let heard: Vec<_> = queued
             .into_iter()
-            .map(|(uid, queue)| (uid, self.kueue.waits(&uid.to_string(), &queue)))
+            .map(|(uid, queue)| (uid, self.kueue.queue_status(&uid.to_string(), &queue)))
             .collect();
         self.table(|table| {
             for (uid, waits) in heard {
-                table.waits(uid, &waits.why, waits.stuck);
+                table.waits(uid, &waits.why, waits.refusal);
             }
         });
     }
 
     async fn act(&self, action: Action) {
         let (uid, done) = match action {
-            Action::Stop(uid, reason, text) => (uid, self.stop_known(uid, reason, text).await),
+            Action::Stop(uid, cause) => (uid, self.stop_known(uid, cause).await),
             Action::Enforce(uid) => (uid, self.enforce(uid).await),
             Action::Evicted(uid, pod) => (uid, self.record_eviction(uid, pod).await),
             Action::Job(uid) => (uid, self.look_for_known(uid).await),
@@ -97,19 +97,14 @@ impl Cluster {
         }
     }
 
-    async fn stop_known(
-        &self,
-        uid: Uuid,
-        reason: EndReason,
-        message: String,
-    ) -> Result<(), CallError> {
+    async fn stop_known(&self, uid: Uuid, cause: Cause) -> Result<(), CallError> {
         let Some(job) = self.job(uid) else { return Ok(()) };
         // Others were seen to first, and the version that its end is to hold for is that of now.
         if !self.table(|table| table.is_hopeless(uid, Timestamp::now())) {
             return Ok(());
         }
-        info!(run = %job.identity.run, reason = reason.label(), "ended: it will not go on");
-        self.stop(&job.name, &job.version, job.suspended, reason, message).await
+        info!(run = %job.identity.run, reason = cause.reason.label(), "ended: it will not go on");
+        self.stop(&job.name, &job.version, job.suspended, cause).await
     }
 
     /// Ends a Job: says why in an annotation, and lets the Job's own deadline pass, so that the
@@ -121,11 +116,9 @@ impl Cluster {
         name: &str,
         version: &str,
         suspended: bool,
-        reason: EndReason,
-        message: String,
+        cause: Cause,
     ) -> Result<(), CallError> {
-        let at = Timestamp::now().0;
-        let stopped = StopRecord { reason: reason.label().to_owned(), message, at };
+        let stopped = StopRecord::new(cause, Timestamp::now());
         let stopped = serde_json::to_string(&stopped).expect("texts and numbers are JSON");
         let mut patch = json!({
             "metadata": {
@@ -187,15 +180,15 @@ impl Cluster {
         let list = ListParams::default().fields(&fields).limit(EVENTS);
         let events = self.calls.call(Verb::List, self.events().list(&list)).await?;
         let recipient = job.identity.recipient.as_str();
-        let mut stuck = None;
+        let mut stall = None;
         for event in &events.items {
-            stuck = match failure::event_stall(event, recipient) {
-                Some(now) => Some(now.after(stuck)),
+            stall = match failure::event_stall(event, recipient) {
+                Some(now) => Some(now.after(stall)),
                 None if failure::shows_progress(event) => None,
-                None => stuck,
+                None => stall,
             };
         }
-        self.table(|table| table.stuck(uid, stuck));
+        self.table(|table| table.stalled(uid, stall));
         Ok(())
     }
 

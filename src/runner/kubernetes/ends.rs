@@ -1,6 +1,7 @@
 //! How a run comes to its end, and is forgotten: cancelled, reported by one, settled.
 
 use crate::event::{RunId, Timestamp};
+use crate::runner::cause::Cause;
 use crate::runner::kubernetes::call::{CallError, Verb};
 use crate::runner::kubernetes::cluster::Cluster;
 use crate::runner::kubernetes::failure;
@@ -47,7 +48,10 @@ impl Cluster {
             }
             let JobBrief { name, version, suspended, .. } = &brief;
             let message = "The question was cancelled.".to_owned();
-            match self.stop(name, version, *suspended, EndReason::Cancelled, message).await {
+            match self
+                .stop(name, version, *suspended, Cause::new(EndReason::Cancelled, message))
+                .await
+            {
                 Ok(()) => return Ok(true),
                 Err(CallError::Gone(_)) => return Ok(false),
                 Err(CallError::Conflict(words)) => last = CallError::Conflict(words),
@@ -69,7 +73,8 @@ impl Cluster {
             }
             let message = "The question was answered, and need not run again.".to_owned();
             let JobBrief { name, version, suspended, .. } = &job;
-            match self.stop(name, version, *suspended, EndReason::Exited, message).await {
+            match self.stop(name, version, *suspended, Cause::new(EndReason::Exited, message)).await
+            {
                 Ok(()) | Err(CallError::Gone(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -143,8 +148,8 @@ impl Cluster {
         }
         for job in self.known(run) {
             let there = self.table(|table| table.get(job.uid).is_some_and(|(_, there)| there));
-            let cancelled = |stopped: &str| stopped == EndReason::Cancelled.label();
-            let unwanted = job.stopped.as_ref().is_some_and(|it| cancelled(&it.reason));
+            let stopped_for = job.stopped.as_ref().map(|stopped| stopped.cause().reason);
+            let unwanted = stopped_for == Some(EndReason::Cancelled);
             let done = match there {
                 false => Ok(()),
                 true if unwanted || job.suspended || job.may_yet_run() => self.delete(&job).await,

@@ -19,9 +19,10 @@ mod requests;
 mod template;
 
 use crate::event::{RunId, Sruid, SruidBuf, Timestamp};
-use crate::runner::LaunchRequest;
+use crate::runner::cause::Cause;
 use crate::runner::kubernetes::inputs::{self, QuestionMount};
 use crate::runner::kubernetes::settings::{NetworkSettings, ServiceSettings};
+use crate::runner::{EndReason, LaunchRequest};
 use crate::sdk::arguments::{self, ARGUMENT_LIMIT};
 use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
@@ -108,12 +109,12 @@ pub struct JobIdentity {
     pub attributes: Arc<HashMap<String, String>>,
 }
 
-/// Why we ended a Job ourselves: told from the Job alone, by whichever daemon sees it.
+/// Why we ended a Job: written on the Job, so that every daemon reads the same.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct StopRecord {
-    /// The label of a [`crate::runner::EndReason`].
+    /// The label of an [`EndReason`].
     pub reason: String,
-    /// Words for the asker.
+    /// For the parent.
     pub message: String,
     /// When, in microseconds since 1970.
     pub at: i64,
@@ -186,6 +187,22 @@ pub struct LaunchRefusal {
     pub exception: &'static str,
     /// For the asker: why, and what to do about it.
     pub message: String,
+}
+
+// === impl StopRecord ===
+
+impl StopRecord {
+    /// The record of a Job that is ended for `cause`.
+    pub fn new(cause: Cause, at: Timestamp) -> Self {
+        let Cause { reason, message } = cause;
+        Self { reason: reason.label().to_owned(), message, at: at.0 }
+    }
+
+    /// Why the Job was ended. The reason of another version may be unknown here.
+    pub fn cause(&self) -> Cause {
+        let reason = EndReason::from_label(&self.reason).unwrap_or(EndReason::Lost);
+        Cause::new(reason, &*self.message)
+    }
 }
 
 // === impl Gate ===

@@ -1,20 +1,20 @@
-//! What Kueue says of the Jobs that wait for it.
+//! What Kueue reports of the Jobs that wait for it.
 //!
 //! ```text
-//! discovery -> watch of Workloads -> brief of each, by its Job -> why it waits, what it can never have
+//! discovery -> watch of Workloads -> brief of each, by its Job -> why it waits, why it can never start
 //! ```
 //!
-//! Only words come from here, and the news that a Job can never start: nothing is launched or ended
-//! by it. Kueue may be installed later, restarted, or hidden from us; then there are fewer words.
+//! This module only explains: it launches and ends nothing. Kueue may be installed later, restarted,
+//! or hidden from us by missing rights; then less is explained.
 //!
-//! That a queue can never take a Job is told when Kueue has said so for a while without a break:
-//! while it tries one flavor after the other it speaks only of the last, and when it starts it does
-//! not know all its queues yet. A queue that an operator has stopped is only waited for.
+//! That a queue can never admit a Job is reported when Kueue has reported it for a while without a
+//! break. While Kueue tries one flavor after the other, it reports only the last; and when it starts,
+//! it does not know all its queues yet. Jobs of a queue that an operator has stopped wait.
 
-mod table;
 mod workload;
+mod workload_table;
 use crate::chain::Chain;
-use crate::runner::EndReason;
+use crate::runner::cause::Cause;
 use crate::runner::kubernetes::call::CallError;
 use futures_util::StreamExt;
 use kube::api::{Api, DynamicObject};
@@ -26,11 +26,11 @@ use metrics::{Counter, counter, describe_counter};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use table::{Served, Table};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+use workload_table::{Visibility, WorkloadTable};
 
 /// The group of Kueue's API.
 const GROUP: &str = "kueue.x-k8s.io";
@@ -38,30 +38,30 @@ const GROUP: &str = "kueue.x-k8s.io";
 /// The versions whose Workloads we can read, the newest first. Kueue 0.10 has only the last.
 const VERSIONS: [&str; 2] = ["v1beta2", "v1beta1"];
 
-/// How often to look whether Kueue has come.
-const LOOK: Duration = Duration::from_secs(60);
+/// How often to check whether Kueue has been installed.
+const DISCOVERY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How soon to look again where the API server gave no answer, or Kueue went.
-const AGAIN: Duration = Duration::from_secs(5);
+/// The pause before the next discovery, after the API server gave no answer or Kueue was removed.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
-/// Knows what Kueue says. Clones know the same.
+/// What Kueue reports. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Kueue {
     shared: Arc<Shared>,
 }
 
-/// Why a Job waits in its queue.
+/// What its queue reports of a Job that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waits {
-    /// For the asker's log: a sentence.
+pub struct QueueStatus {
+    /// For the parent's log: why it waits, in a sentence.
     pub why: String,
-    /// Where it will never start as it is: why, and in words for the asker.
-    pub stuck: Option<(EndReason, String)>,
+    /// Why it can never start as it is.
+    pub refusal: Option<Cause>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    table: Mutex<Table>,
+    table: Mutex<WorkloadTable>,
     changed: Notify,
     restarts: Counter,
 }
@@ -69,52 +69,55 @@ struct Shared {
 // === impl Kueue ===
 
 impl Kueue {
-    /// Knows nothing until it runs.
+    /// Nothing is reported until it runs.
     pub fn new() -> Self {
-        describe_counter!("twined_watch_restarts_total", "Watches that broke and began anew");
+        describe_counter!(
+            "twined_watch_restarts_total",
+            "Watches that broke and were started again"
+        );
         let restarts = counter!("twined_watch_restarts_total", "resource" => "workloads");
         restarts.absolute(0);
         let (table, changed) = (Mutex::default(), Notify::new());
         Self { shared: Arc::new(Shared { table, changed, restarts }) }
     }
 
-    /// Why the Job of this uid waits, that has this queue by its label.
-    pub fn waits(&self, job: &str, queue: &str) -> Waits {
-        self.table().waits(job, queue, Instant::now())
+    /// What is reported of the Job of this uid, whose label names this queue.
+    pub fn queue_status(&self, job: &str, queue: &str) -> QueueStatus {
+        self.table().queue_status(job, queue, Instant::now())
     }
 
-    /// Waits until what is said of some Jobs has changed, and says of which: their uids. For one
-    /// who listens. A place further up in the queue is no change: whoever asks is told.
+    /// Waits until reports have changed, and returns the uids of their Jobs. For one listener. A
+    /// position further up in the queue is no change.
     pub async fn changed(&self) -> BTreeSet<String> {
         loop {
             let changed = self.table().take_changed();
             if !changed.is_empty() {
                 return changed;
             }
-            // One permit is kept for a change between the look and here.
+            // The permit of a change since the look above is kept.
             self.shared.changed.notified().await;
         }
     }
 
-    /// Follows the Workloads of a namespace, until `stop`.
+    /// Watches the Workloads of a namespace until `stop`.
     pub async fn run(&self, client: Client, namespace: &str, stop: CancellationToken) {
-        let mut said = None;
+        let mut last_error = None;
         let follow = async {
             loop {
-                let pause = match find(&client).await {
+                let pause = match discover(&client).await {
                     Ok(Some(resource)) => {
-                        debug!(version = resource.version, "Kueue is there");
+                        debug!(version = resource.version, "Kueue found");
                         let api = Api::namespaced_with(client.clone(), namespace, &resource);
-                        self.watch(api, &mut said).await
+                        self.watch(api, &mut last_error).await
                     }
                     Ok(None) => {
-                        self.see(Served::Absent);
-                        LOOK
+                        self.set_visibility(Visibility::Absent);
+                        DISCOVERY_INTERVAL
                     }
                     Err(error) => {
                         let error = CallError::from(error);
-                        debug!(error = %Chain(&error), "failed to look for Kueue");
-                        AGAIN
+                        debug!(error = %Chain(&error), "failed to discover Kueue");
+                        RETRY_PAUSE
                     }
                 };
                 sleep(pause).await;
@@ -126,90 +129,94 @@ impl Kueue {
         }
     }
 
-    /// Returns where Workloads are served no more, or not to us: how soon to look again. What was
-    /// said of the last error is not said again.
-    async fn watch(&self, api: Api<DynamicObject>, said: &mut Option<String>) -> Duration {
+    /// Returns when Workloads are no longer served, or not to us, with the pause before the next
+    /// discovery. An error that repeats the last one is not logged again.
+    async fn watch(&self, api: Api<DynamicObject>, last_error: &mut Option<String>) -> Duration {
         let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
         loop {
-            // What is said long enough is a change too.
+            // A report that has lasted for its grace is a change too.
             let due = self.table().due();
             let event = tokio::select! {
                 event = events.next() => event,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.change(|table| table.ripen(Instant::now()));
+                    self.change(|table| table.mark_due(Instant::now()));
                     continue;
                 }
             };
             match event {
                 Some(Ok(event)) => {
-                    // It begins anew before it has asked: that says nothing yet.
+                    // It starts again before it has asked the API server.
                     if !matches!(event, watcher::Event::Init) {
-                        *said = None;
+                        *last_error = None;
                     }
                     self.change(|table| table.apply(event, Instant::now()));
                 }
                 Some(Err(error)) => {
                     self.shared.restarts.increment(1);
-                    if let Some(pause) = self.broken(error, said) {
+                    if let Some(pause) = self.on_watch_error(error, last_error) {
                         return pause;
                     }
                 }
-                // A watcher has no end; if it had, we would begin anew.
-                None => return AGAIN,
+                // A watcher never ends; if it did, discovery would start again.
+                None => return RETRY_PAUSE,
             }
         }
     }
 
-    /// The watch broke. It begins anew by itself, unless this says when to look for Kueue instead.
-    fn broken(&self, error: watcher::Error, said: &mut Option<String>) -> Option<Duration> {
+    /// The watch broke. It starts again by itself, unless this returns the pause before a discovery.
+    fn on_watch_error(
+        &self,
+        error: watcher::Error,
+        last_error: &mut Option<String>,
+    ) -> Option<Duration> {
         let error = match error {
             watcher::Error::InitialListFailed(error)
             | watcher::Error::WatchStartFailed(error)
             | watcher::Error::WatchFailed(error) => error,
             watcher::Error::WatchError(status) => Error::Api(status),
-            watcher::Error::NoResourceVersion => return Some(AGAIN),
+            watcher::Error::NoResourceVersion => return Some(RETRY_PAUSE),
         };
         let error = CallError::from(error);
-        let words = error.to_string();
-        let news = said.replace(words.clone()) != Some(words);
+        let text = error.to_string();
+        let is_new = last_error.replace(text.clone()) != Some(text);
         match error {
-            CallError::Gone(_) => Some(AGAIN),
+            CallError::Gone(_) => Some(RETRY_PAUSE),
             CallError::Forbidden(_) => {
-                self.see(Served::Hidden);
-                if news {
+                self.set_visibility(Visibility::Hidden);
+                if is_new {
                     warn!(
                         error = %Chain(&error),
-                        "askers are not told why their questions wait in queues: grant the \
-                         daemon's service account `list` and `watch` on `workloads` (group \
+                        "no rights on Workloads of Kueue: parents are not notified why their \
+                         questions wait in queues; grant the daemon's service account `list` and `watch` on `workloads` (group \
                          `kueue.x-k8s.io`) in the namespace of the questions"
                     );
                 }
-                // Not by the watcher: its own pause starts anew with each try.
-                Some(LOOK)
+                // The watcher would try again at once: its back-off is reset by each list.
+                Some(DISCOVERY_INTERVAL)
             }
             CallError::Refused(_)
             | CallError::Exists(_)
             | CallError::Conflict(_)
             | CallError::Unavailable(_) => {
-                if news {
-                    debug!(error = %Chain(&error), "the watch of workloads begins anew");
+                if is_new {
+                    debug!(error = %Chain(&error), "watch of Workloads broke; starting it again");
                 }
                 None
             }
         }
     }
 
-    fn see(&self, served: Served) {
-        self.change(|table| table.see(served));
+    fn set_visibility(&self, visibility: Visibility) {
+        self.change(|table| table.set_visibility(visibility));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Table)) {
+    fn change(&self, change: impl FnOnce(&mut WorkloadTable)) {
         change(&mut self.table());
         self.shared.changed.notify_one();
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing is left half done where the lock is held.
+    fn table(&self) -> MutexGuard<'_, WorkloadTable> {
+        // The table is never left half changed, so a poisoned lock is usable.
         self.shared.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -221,7 +228,7 @@ impl Default for Kueue {
 }
 
 /// The newest served version of Workloads that we can read.
-async fn find(client: &Client) -> kube::Result<Option<ApiResource>> {
+async fn discover(client: &Client) -> kube::Result<Option<ApiResource>> {
     let group = match discovery::group(client, GROUP).await {
         Ok(group) => group,
         Err(Error::Discovery(_)) => return Ok(None),

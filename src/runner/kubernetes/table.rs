@@ -14,9 +14,10 @@ mod entry;
 mod tests;
 
 use crate::event::{RunId, Timestamp};
-use crate::runner::kubernetes::failure::{PodState, Stuck};
+use crate::runner::cause::Cause;
+use crate::runner::kubernetes::failure::{PodState, Stall};
 use crate::runner::kubernetes::job::{JobIdentity, StopRecord};
-use crate::runner::{EndReason, RunEnd, RunState};
+use crate::runner::{RunEnd, RunState};
 use entry::Entry;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -82,7 +83,7 @@ pub struct PodBrief {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// End a Job, for a reason that it does not know itself.
-    Stop(Uuid, EndReason, String),
+    Stop(Uuid, Cause),
     /// End a Job that is marked as stopped, but got its turn all the same.
     Enforce(Uuid),
     /// Put on record that a pod was taken away from a Job.
@@ -234,20 +235,20 @@ impl Table {
     }
 
     /// What events say of a Job that does not go on; none where they say nothing.
-    pub fn stuck(&mut self, uid: Uuid, stuck: Option<Stuck>) {
+    pub fn stalled(&mut self, uid: Uuid, stall: Option<Stall>) {
         if let Some(entry) = self.entries.get_mut(&uid) {
-            entry.from_events = stuck;
+            entry.from_events = stall;
             self.changed.insert(uid);
         }
     }
 
     /// What its queue says of a Job that waits, where that is something else than before.
-    pub fn waits(&mut self, uid: Uuid, why: &str, stuck: Option<(EndReason, String)>) {
+    pub fn waits(&mut self, uid: Uuid, why: &str, refused: Option<Cause>) {
         if let Some(entry) = self.entries.get_mut(&uid)
-            && (entry.waits != why || entry.refused != stuck)
+            && (entry.waits != why || entry.refused != refused)
         {
             why.clone_into(&mut entry.waits);
-            entry.refused = stuck;
+            entry.refused = refused;
             self.changed.insert(uid);
         }
     }

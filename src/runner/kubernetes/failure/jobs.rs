@@ -1,37 +1,40 @@
-//! A Job that is finished, where no pod says more.
+//! A finished Job whose pods tell no more.
 
 use super::text;
 use crate::event::Timestamp;
+use crate::runner::cause::Cause;
 use crate::runner::{EndReason, RunEnd};
 use k8s_openapi::api::batch::v1::{Job, JobCondition};
 
-/// How a Job of `service` ended, if it has. (One that is to fail, but whose pods still run, has
-/// not.)
-pub fn end(job: &Job, service: &str) -> Option<RunEnd> {
-    let condition = finished(job)?;
-    let (reason, message) = if condition.type_ == "Complete" {
-        let message = format!(
-            "`{service}` ended without an error, but without a result: its code may have ended \
-             early, or the SDK found the question invalid; see its log, and what its code returns"
-        );
-        (EndReason::Exited, message)
+/// How a Job of `service` ended; `None` while it is unfinished. (A Job that is about to fail, but has
+/// pods that run, is unfinished.)
+pub(super) fn end(job: &Job, service: &str) -> Option<RunEnd> {
+    let condition = finished_condition(job)?;
+    let Cause { reason, message } = if condition.type_ == "Complete" {
+        Cause::new(
+            EndReason::Exited,
+            format!(
+                "`{service}` ended without an error, but without a result: its code may have ended \
+                 early, or the SDK found the question invalid; see its log, and what its code \
+                 returns"
+            ),
+        )
     } else {
-        failed(job, condition, service)
+        failure(job, condition, service)
     };
-    let at = when(job, condition);
+    let at = finished_at(job, condition);
     Some(RunEnd { at, started: None, reason, message, tail: Vec::new() })
 }
 
-fn finished(job: &Job) -> Option<&JobCondition> {
+fn finished_condition(job: &Job) -> Option<&JobCondition> {
     let conditions = job.status.as_ref()?.conditions.as_deref()?;
     conditions.iter().find(|condition| {
         matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
     })
 }
 
-fn failed(job: &Job, condition: &JobCondition, service: &str) -> (EndReason, String) {
-    let said = condition.message.as_deref().unwrap_or_default();
-    let quoted = text::aside("it says", said);
+fn failure(job: &Job, condition: &JobCondition, service: &str) -> Cause {
+    let quoted = text::reported("it", condition.message.as_deref().unwrap_or_default());
     match condition.reason.as_deref().unwrap_or_default() {
         "DeadlineExceeded" => {
             let seconds = job.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
@@ -40,14 +43,14 @@ fn failed(job: &Job, condition: &JobCondition, service: &str) -> (EndReason, Str
                 "`{service}` was ended because its Job lasted longer than its deadline{deadline}, \
                  in which its waiting counts; ask for less at once, or raise the Job's deadline"
             );
-            (EndReason::Deadline, message)
+            Cause::new(EndReason::Deadline, message)
         }
         "BackoffLimitExceeded" => {
             let message = format!(
-                "the pod of `{service}` failed and is no longer there, so nobody can say how it \
+                "the pod of `{service}` failed and is no longer there, so nobody can tell how it \
                  ended{quoted}; ask again"
             );
-            (EndReason::Failed, message)
+            Cause::new(EndReason::Failed, message)
         }
         reason => {
             let reason = text::quote(reason);
@@ -55,17 +58,17 @@ fn failed(job: &Job, condition: &JobCondition, service: &str) -> (EndReason, Str
                 "the Job of `{service}` failed with `{reason}`{quoted}; see its pod in the \
                  cluster, or ask again"
             );
-            (EndReason::Failed, message)
+            Cause::new(EndReason::Failed, message)
         }
     }
 }
 
-/// When the Job finished: always the same moment, whoever looks.
-fn when(job: &Job, condition: &JobCondition) -> Timestamp {
+/// When the Job finished: the same time for every observer.
+fn finished_at(job: &Job, condition: &JobCondition) -> Timestamp {
     let status = job.status.as_ref();
-    text::moment(status.and_then(|status| status.completion_time.as_ref()))
-        .or_else(|| text::moment(condition.last_transition_time.as_ref()))
-        .or_else(|| text::moment(status.and_then(|status| status.start_time.as_ref())))
-        .or_else(|| text::moment(job.metadata.creation_timestamp.as_ref()))
+    text::timestamp(status.and_then(|status| status.completion_time.as_ref()))
+        .or_else(|| text::timestamp(condition.last_transition_time.as_ref()))
+        .or_else(|| text::timestamp(status.and_then(|status| status.start_time.as_ref())))
+        .or_else(|| text::timestamp(job.metadata.creation_timestamp.as_ref()))
         .unwrap_or(Timestamp(0))
 }

@@ -1,14 +1,12 @@
-//! What is said of a whole pod that was ended, taken away or refused.
+//! Pods that were ended, evicted or refused as a whole.
 
-use super::pods::Subject;
+use super::pods::PodContext;
 use super::text;
 use crate::runner::EndReason;
+use crate::runner::cause::Cause;
 
-/// A reason, and words for the asker.
-pub type Verdict = (EndReason, String);
-
-/// With what names a kubelet says that its node is the wrong one.
-const WRONG_NODE: [&str; 7] = [
+/// The reasons with which a kubelet refuses a pod that does not fit its node.
+const MISPLACED: [&str; 7] = [
     "NodeAffinity",
     "MatchNodeSelector",
     "NodeName",
@@ -18,53 +16,61 @@ const WRONG_NODE: [&str; 7] = [
     "PodOSSelectorNodeLabelDoesNotMatch",
 ];
 
-/// That the pod was taken away, and by what, where it was.
-pub fn taken(subject: Subject) -> Option<Verdict> {
-    let condition = subject.disruption()?;
-    let said = condition.message.as_deref().unwrap_or_default();
-    let by = match condition.reason.as_deref().unwrap_or_default() {
+/// Why the pod was evicted, if it was (`DisruptionTarget`).
+pub(super) fn eviction(pod: PodContext) -> Option<Cause> {
+    let condition = pod.disruption()?;
+    let message = condition.message.as_deref().unwrap_or_default();
+    let why = match condition.reason.as_deref().unwrap_or_default() {
         "PreemptionByScheduler" => "to make room for a pod of higher priority",
         "EvictionByEvictionAPI" => "because the node is drained: an upgrade, or a scale-down",
         "DeletionByTaintManager" => "because the node does not answer, or takes no pods any more",
         "DeletionByPodGC" => "because the node no longer exists",
-        "TerminationByKubelet" => return Some((EndReason::Evicted, pressed(subject, said))),
+        "TerminationByKubelet" => {
+            return Some(Cause::new(EndReason::Evicted, node_pressure(pod, message)));
+        }
         _ => "by something in the cluster",
     };
-    Some((EndReason::Evicted, off(subject, by, said)))
+    Some(Cause::new(EndReason::Evicted, removal(pod, why, message)))
 }
 
-/// That somebody deleted the pod.
-pub fn deleted(subject: Subject) -> Verdict {
-    let service = subject.service;
-    let message =
-        format!("the pod of `{service}` was deleted in the cluster, by hand or with its Job");
-    (EndReason::Deleted, message)
+/// That a client deleted the pod.
+pub(super) fn deletion(pod: PodContext) -> Cause {
+    let service = pod.service;
+    Cause::new(
+        EndReason::Deleted,
+        format!("the pod of `{service}` was deleted in the cluster, by hand or with its Job"),
+    )
 }
 
-/// What the kubelet says of the whole pod, where it ended or refused it.
-pub fn by_kubelet(subject: Subject) -> Option<Verdict> {
-    let status = subject.status?;
-    let said = status.message.as_deref().unwrap_or_default();
+/// Why the kubelet ended or refused the pod, where it reports that of the whole pod.
+pub(super) fn by_kubelet(pod: PodContext) -> Option<Cause> {
+    let status = pod.status?;
+    let message = status.message.as_deref().unwrap_or_default();
     Some(match status.reason.as_deref().unwrap_or_default() {
         "" => return None,
         "Evicted"
-            if text::says(said, &["storage limit", "exceeds the total limit", "emptydir"]) =>
+            if text::contains_any(
+                message,
+                &["storage limit", "exceeds the total limit", "emptydir"],
+            ) =>
         {
-            storage(subject, said)
+            storage(pod, message)
         }
-        "Evicted" => (EndReason::Evicted, pressed(subject, said) + "; ask again"),
-        "Preempting" | "Preempted" => off_once(subject, "to make room for a critical pod", said),
+        "Evicted" => Cause::new(EndReason::Evicted, node_pressure(pod, message) + "; ask again"),
+        "Preempting" | "Preempted" => {
+            final_removal(pod, "to make room for a critical pod", message)
+        }
         "Terminated" | "NodeShutdown" | "Shutdown" => {
-            off_once(subject, "because the node was shut down", said)
+            final_removal(pod, "because the node was shut down", message)
         }
-        "NodeLost" => off_once(subject, "because the node does not answer", said),
-        "DeadlineExceeded" => deadline(subject),
-        reason => return refused(subject, reason, said),
+        "NodeLost" => final_removal(pod, "because the node does not answer", message),
+        "DeadlineExceeded" => deadline(pod),
+        reason => return refusal(pod, reason, message),
     })
 }
 
-/// What a kubelet says that does not take a pod which the scheduler gave it.
-fn refused(subject: Subject, reason: &str, said: &str) -> Option<Verdict> {
+/// Why a kubelet does not take a pod that the scheduler gave it.
+fn refusal(pod: PodContext, reason: &str, message: &str) -> Option<Cause> {
     let (reason, why, remedy) = match reason {
         "VolumeAttachmentLimitExceeded" => {
             (EndReason::Volume, "can attach no more volumes".to_owned(), "ask again")
@@ -72,16 +78,16 @@ fn refused(subject: Subject, reason: &str, said: &str) -> Option<Verdict> {
         _ if reason.starts_with("OutOf") => {
             let what = text::quote(reason.trim_start_matches("OutOf"));
             let why = format!(
-                "had not enough `{what}` left when it came, though the scheduler had thought so"
+                "had not enough `{what}` left when it came, although the scheduler had counted on it"
             );
             (EndReason::Unschedulable, why, "ask again")
         }
-        _ if WRONG_NODE.contains(&reason) => (
+        _ if MISPLACED.contains(&reason) => (
             EndReason::Unschedulable,
             "does not fit what its settings want of a node".to_owned(),
             "ask again, and see the node selector and the tolerations in the service's settings",
         ),
-        _ if reason.ends_with("Error") || text::says(said, &["pod was rejected"]) => (
+        _ if reason.ends_with("Error") || text::contains_any(message, &["pod was rejected"]) => (
             EndReason::NotStarted,
             format!("refused its pod with `{}`", text::quote(reason)),
             "ask again, and where that does not help, see the node's devices and the kubelet's log",
@@ -90,80 +96,78 @@ fn refused(subject: Subject, reason: &str, said: &str) -> Option<Verdict> {
     };
     let message = format!(
         "`{}` could not start: {} {why}{}; {remedy}",
-        subject.service,
-        subject.place(),
-        text::aside("it says", said)
+        pod.service,
+        pod.node_name(),
+        text::reported("it", message)
     );
-    Some((reason, message))
+    Some(Cause { reason, message })
 }
 
-fn storage(subject: Subject, said: &str) -> Verdict {
-    let resources = subject.container.and_then(|container| container.resources.as_ref());
+fn storage(pod: PodContext, message: &str) -> Cause {
+    let resources = pod.container.and_then(|container| container.resources.as_ref());
     let limit = text::limit(resources, "ephemeral-storage");
     let limit = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
-    let message = if text::says(said, &["emptydir"]) {
+    let quoted = text::reported("its node", message);
+    let service = pod.service;
+    let message = if text::contains_any(message, &["emptydir"]) {
         format!(
-            "`{}` was ended because it wrote more to a volume than that may hold{}; raise the \
-             volume's size in the service's settings, or write less",
-            subject.service,
-            text::aside("its node says", said)
+            "`{service}` was ended because it wrote more to a volume than that may hold{quoted}; \
+             raise the volume's size in the service's settings, or write less"
         )
     } else {
         format!(
-            "`{}` was ended because it wrote more to its disk than its limit{limit}{}; ask again \
-             with more `ephemeral_storage`, or raise the limit in the service's settings",
-            subject.service,
-            text::aside("its node says", said)
+            "`{service}` was ended because it wrote more to its disk than its limit{limit}{quoted}; \
+             ask again with more `ephemeral_storage`, or raise the limit in the service's settings"
         )
     };
-    (EndReason::Storage, message)
+    Cause::new(EndReason::Storage, message)
 }
 
-fn deadline(subject: Subject) -> Verdict {
-    let seconds = subject.spec.and_then(|spec| spec.active_deadline_seconds);
+fn deadline(pod: PodContext) -> Cause {
+    let seconds = pod.spec.and_then(|spec| spec.active_deadline_seconds);
     let deadline = seconds.map_or_else(String::new, |seconds| format!(" of {seconds} s"));
-    let message = if subject.started().is_some() {
+    let service = pod.service;
+    let message = if pod.started().is_some() {
         format!(
-            "`{}` was ended because it ran for longer than its deadline{deadline}; ask for less at \
-             once, or raise the deadline in the service's settings",
-            subject.service
+            "`{service}` was ended because it ran for longer than its deadline{deadline}; ask for \
+             less at once, or raise the deadline in the service's settings"
         )
     } else {
         format!(
-            "`{}` was ended because it had a node for longer than its deadline{deadline}, and did \
-             not start: see its image and its volumes, or raise the deadline in the service's \
-             settings",
-            subject.service
+            "`{service}` was ended because it had a node for longer than its deadline{deadline}, \
+             and did not start: see its image and its volumes, or raise the deadline in the \
+             service's settings"
         )
     };
-    (EndReason::Deadline, message)
+    Cause::new(EndReason::Deadline, message)
 }
 
-/// That the pod's node had too little left.
-fn pressed(subject: Subject, said: &str) -> String {
-    let (by, remedy) = if text::says(said, &["memory"]) {
+/// That the pod's node had too little of something left.
+fn node_pressure(pod: PodContext, message: &str) -> String {
+    let (why, resource) = if text::contains_any(message, &["memory"]) {
         ("because the node ran low on memory", "`memory`")
-    } else if text::says(said, &["ephemeral-storage", "diskpressure", "inodes"]) {
+    } else if text::contains_any(message, &["ephemeral-storage", "diskpressure", "inodes"]) {
         ("because the node ran low on disk", "`ephemeral_storage`")
-    } else if text::says(said, &["critical pod"]) {
-        return off(subject, "to make room for a critical pod", said);
-    } else if text::says(said, &["shutdown", "shutting down"]) {
-        return off(subject, "because the node was shut down", said);
+    } else if text::contains_any(message, &["critical pod"]) {
+        return removal(pod, "to make room for a critical pod", message);
+    } else if text::contains_any(message, &["shutdown", "shutting down"]) {
+        return removal(pod, "because the node was shut down", message);
     } else {
-        return off(subject, "because the node ran low on something", said);
+        return removal(pod, "because the node ran low on something", message);
     };
-    let told = off(subject, by, said);
-    format!("{told}; where it used more than it requested, ask with more {remedy}")
+    let removal = removal(pod, why, message);
+    format!("{removal}; where it used more than it requested, ask with more {resource}")
 }
 
 /// That the pod was taken off its node.
-fn off(subject: Subject, by: &str, said: &str) -> String {
-    let how = if text::says(said, &["pod was rejected"]) { "not taken by" } else { "taken off" };
-    let said = text::aside("the cluster says", said);
-    format!("`{}` was {how} {} {by}{said}", subject.service, subject.place())
+fn removal(pod: PodContext, why: &str, message: &str) -> String {
+    let rejected = text::contains_any(message, &["pod was rejected"]);
+    let how = if rejected { "not taken by" } else { "taken off" };
+    let quoted = text::reported("the cluster", message);
+    format!("`{}` was {how} {} {why}{quoted}", pod.service, pod.node_name())
 }
 
-/// The same, where the Job makes no other pod.
-fn off_once(subject: Subject, by: &str, said: &str) -> Verdict {
-    (EndReason::Evicted, off(subject, by, said) + "; ask again")
+/// That the pod was taken off its node, and the Job creates no other.
+fn final_removal(pod: PodContext, why: &str, message: &str) -> Cause {
+    Cause::new(EndReason::Evicted, removal(pod, why, message) + "; ask again")
 }

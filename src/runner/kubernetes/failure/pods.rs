@@ -1,42 +1,52 @@
 //! A pod: whether it waits, runs or has ended.
 
-use super::{PASSES, PodState, Stuck, ended, pod_level, scheduling, text, waiting};
+use super::symptoms::PASSES;
+use super::{PodState, Stall, ended, pod_level, scheduling, text, volumes, waiting};
 use crate::event::Timestamp;
+use crate::runner::cause::Cause;
 use crate::runner::{EndReason, RunEnd};
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStatus, Pod, PodCondition, PodSpec, PodStatus,
 };
 use std::time::Duration;
 
-/// Which container is the one that people mean: service meshes set it where they put their own
+/// The annotation that names the main container: service meshes set it where they put their own
 /// container first.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
-/// A pod, and what of it matters most. Any part may be missing.
+/// How long a container that runs beside the service may take to see that it is alone.
+const SIDECAR_GRACE: Duration = Duration::from_secs(60);
+
+/// The longest termination grace period that is counted: longer than anybody's, and a sum with it
+/// cannot overflow.
+const LONGEST_GRACE_SECONDS: u64 = 7 * 24 * 3600;
+
+/// A pod, and the parts of it that matter most. Any part may be missing.
 #[derive(Clone, Copy)]
-pub struct Subject<'a> {
-    /// What answers.
-    pub service: &'a str,
-    pub pod: &'a Pod,
-    pub spec: Option<&'a PodSpec>,
-    pub status: Option<&'a PodStatus>,
-    /// The service's container as it was asked for.
-    pub container: Option<&'a Container>,
-    /// The service's container as it is.
-    pub main: Option<&'a ContainerStatus>,
+pub(super) struct PodContext<'a> {
+    /// The service revision that answers.
+    pub(super) service: &'a str,
+    pub(super) pod: &'a Pod,
+    pub(super) spec: Option<&'a PodSpec>,
+    pub(super) status: Option<&'a PodStatus>,
+    /// The spec of the service's container.
+    pub(super) container: Option<&'a Container>,
+    /// The status of the service's container.
+    pub(super) main: Option<&'a ContainerStatus>,
 }
 
-/// What a pod of `service` says.
-pub fn state(pod: &Pod, service: &str) -> PodState {
-    let subject = Subject::new(pod, service);
-    match subject.phase() {
-        "Succeeded" | "Failed" => ended::ended(subject),
-        _ => alive(subject),
+/// The state of a pod of `service`.
+pub(super) fn state(pod: &Pod, service: &str) -> PodState {
+    let context = PodContext::new(pod, service);
+    match context.phase() {
+        "Succeeded" | "Failed" => ended::pod_end(context),
+        _ => unfinished(context),
     }
 }
 
-/// What is to be told of a pod that is gone.
-pub fn vanished(last: Option<&PodState>, at: Timestamp, service: &str) -> RunEnd {
+/// The end of a run whose pod, or whole Job, vanished. `last` is the state in which the pod was last
+/// seen.
+pub(super) fn vanished(last: Option<&PodState>, at: Timestamp, service: &str) -> RunEnd {
     let (started, reason, message) = match last {
         Some(PodState::Ended { end, .. }) => return end.clone(),
         Some(PodState::Running { since, .. }) => (
@@ -44,9 +54,12 @@ pub fn vanished(last: Option<&PodState>, at: Timestamp, service: &str) -> RunEnd
             EndReason::Deleted,
             format!("the run of `{service}` was deleted in the cluster while it ran; ask again"),
         ),
-        Some(PodState::Waiting { why, stuck, .. }) => {
-            let why = stuck.as_ref().map_or(why, |stuck| &stuck.message);
-            let before = text::aside("it waited", why);
+        Some(PodState::Waiting { why, stall, .. }) => {
+            let why = stall.as_ref().map_or(why, |stall| &stall.cause.message);
+            let before = match text::quote(why) {
+                quoted if quoted.is_empty() => String::new(),
+                quoted => format!(" (it waited: {quoted})"),
+            };
             let message = format!(
                 "the run of `{service}` was deleted in the cluster before it began{before}; ask \
                  again"
@@ -65,88 +78,88 @@ pub fn vanished(last: Option<&PodState>, at: Timestamp, service: &str) -> RunEnd
     RunEnd { at, started, reason, message, tail: Vec::new() }
 }
 
-/// A pod that has not ended.
-fn alive(subject: Subject) -> PodState {
-    let state = subject.main.and_then(|main| main.state.as_ref());
+/// The state of a pod that has not ended.
+fn unfinished(pod: PodContext) -> PodState {
+    let state = pod.main.and_then(|main| main.state.as_ref());
     if let Some(running) = state.and_then(|state| state.running.as_ref()) {
-        let since = text::moment(running.started_at.as_ref());
-        let since = since.unwrap_or_else(|| subject.born());
-        return PodState::Running { since, stuck: leaving(subject) };
+        let since = text::timestamp(running.started_at.as_ref());
+        let since = since.unwrap_or_else(|| pod.created());
+        return PodState::Running { since, stall: stuck_deletion(pod) };
     }
     if let Some(terminated) = state.and_then(|state| state.terminated.as_ref())
-        && let Some(since) = text::moment(terminated.started_at.as_ref())
+        && let Some(since) = text::timestamp(terminated.started_at.as_ref())
     {
-        let stuck = outlived(subject).or_else(|| leaving(subject));
-        return PodState::Running { since, stuck };
+        let stall = lingering_sidecar(pod).or_else(|| stuck_deletion(pod));
+        return PodState::Running { since, stall };
     }
-    let scheduled = subject.node().is_some();
+    let scheduled = pod.node().is_some();
     if !scheduled {
-        return unscheduled(subject);
+        return unscheduled(pod);
     }
-    let stuck = waiting::stuck(subject).or_else(|| leaving(subject));
-    PodState::Waiting { why: waiting::why(subject), scheduled, stuck }
+    let stall = waiting::stall(pod).or_else(|| stuck_deletion(pod));
+    PodState::Waiting { why: waiting::describe_wait(pod), scheduled, stall }
 }
 
-/// A pod that no node has taken.
-fn unscheduled(subject: Subject) -> PodState {
-    let condition = subject.condition("PodScheduled").filter(|told| told.status == "False");
-    let reason = condition.and_then(|told| told.reason.as_deref()).unwrap_or_default();
-    let message = condition.and_then(|told| told.message.as_deref()).unwrap_or_default();
-    let (why, stuck) = match reason {
+/// The state of a pod without a node.
+fn unscheduled(pod: PodContext) -> PodState {
+    let condition = pod.condition("PodScheduled").filter(|scheduled| scheduled.status == "False");
+    let reason = condition.and_then(|scheduled| scheduled.reason.as_deref()).unwrap_or_default();
+    let message = condition.and_then(|scheduled| scheduled.message.as_deref()).unwrap_or_default();
+    let (why, stall) = match reason {
         "SchedulingGated" => (format!("another controller holds its pod back: {reason}"), None),
         "" => ("the scheduler has not looked at it yet".to_owned(), None),
-        _ => (scheduling::why(message), scheduling::claim(subject.service, message)),
+        _ => (scheduling::describe_wait(message), volumes::claim_stall(pod.service, message)),
     };
-    PodState::Waiting { why, scheduled: false, stuck }
+    PodState::Waiting { why, scheduled: false, stall }
 }
 
 /// That the service's container has ended, and another keeps the pod from ending.
-fn outlived(subject: Subject) -> Option<Stuck> {
-    let main = subject.main?;
-    let statuses = subject.status?.container_statuses.as_deref().unwrap_or_default();
+fn lingering_sidecar(pod: PodContext) -> Option<Stall> {
+    let main = pod.main?;
+    let statuses = pod.status?.container_statuses.as_deref().unwrap_or_default();
     let sidecar = statuses.iter().find(|status| {
         let state = status.state.as_ref();
         status.name != main.name && state.is_some_and(|state| state.running.is_some())
     })?;
-    let (reason, message) = ended::container(subject, main)?;
+    let Cause { reason, message } = ended::container_end(pod, main)?;
     let message = format!(
         "{message}; its pod does not end, because the container `{}` still runs: make that one a \
          sidecar (an init container with `restartPolicy: Always`), which ends with the service",
         text::quote(&sidecar.name)
     );
-    // Time for a sidecar to see that it is alone.
-    Some(Stuck { reason, message, patience: Duration::from_secs(60), vague: false })
+    Some(Stall::new(reason, SIDECAR_GRACE, message))
 }
 
-/// That the pod is to go, or lost, and nobody says that it is gone: its node does not answer.
-fn leaving(subject: Subject) -> Option<Stuck> {
-    let lost = subject.phase() == "Unknown"
-        || subject.status.and_then(|status| status.reason.as_deref()) == Some("NodeLost");
-    if subject.pod.metadata.deletion_timestamp.is_none() && !lost {
+/// That the pod is being deleted, or its node lost, and the node does not report that it is gone.
+fn stuck_deletion(pod: PodContext) -> Option<Stall> {
+    let lost = pod.phase() == "Unknown"
+        || pod.status.and_then(|status| status.reason.as_deref()) == Some("NodeLost");
+    if pod.pod.metadata.deletion_timestamp.is_none() && !lost {
         return None;
     }
-    let grace = subject.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
-    // Longer than anybody's grace; and a sum that cannot overflow.
-    let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default().min(604_800));
-    let (reason, what) = match pod_level::taken(subject) {
-        Some(taken) => taken,
+    let grace = pod.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
+    let grace = u64::try_from(grace).unwrap_or_default().min(LONGEST_GRACE_SECONDS);
+    let Cause { reason, message } = match pod_level::eviction(pod) {
+        Some(eviction) => eviction,
         None if lost => {
-            (EndReason::Lost, format!("the pod of `{}` is out of sight", subject.service))
+            let message = format!("the pod of `{}` is out of sight", pod.service);
+            Cause::new(EndReason::Lost, message)
         }
-        None => pod_level::deleted(subject),
+        None => pod_level::deletion(pod),
     };
     let message = format!(
-        "{what}; but {} does not say that it is gone: the node may be down, and something of it \
-         may still run there; ask again",
-        subject.place()
+        "{message}; but {} does not report that it is gone: the node may be down, and something of \
+         it may still run there; ask again",
+        pod.node_name()
     );
-    Some(Stuck { reason, message, patience: PASSES + grace, vague: false })
+    Some(Stall::new(reason, PASSES + Duration::from_secs(grace), message))
 }
 
-// === impl Subject ===
+// === impl PodContext ===
 
-impl<'a> Subject<'a> {
-    pub fn new(pod: &'a Pod, service: &'a str) -> Self {
+impl<'a> PodContext<'a> {
+    /// The parts of a pod of `service`.
+    pub(super) fn new(pod: &'a Pod, service: &'a str) -> Self {
         let spec = pod.spec.as_ref();
         let status = pod.status.as_ref();
         let containers = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
@@ -165,33 +178,33 @@ impl<'a> Subject<'a> {
     }
 
     /// The pod's phase; empty where it has none.
-    pub fn phase(&self) -> &'a str {
+    pub(super) fn phase(&self) -> &'a str {
         self.status.and_then(|status| status.phase.as_deref()).unwrap_or_default()
     }
 
-    /// The node that has taken it.
-    pub fn node(&self) -> Option<&'a str> {
+    /// The name of its node.
+    pub(super) fn node(&self) -> Option<&'a str> {
         self.spec?.node_name.as_deref().filter(|name| !name.is_empty())
     }
 
-    /// Its node, in words.
-    pub fn place(&self) -> String {
+    /// Its node, for messages.
+    pub(super) fn node_name(&self) -> String {
         self.node().map_or_else(|| "its node".to_owned(), |name| format!("its node `{name}`"))
     }
 
     /// The condition of this type, whatever its status.
-    pub fn condition(&self, kind: &str) -> Option<&'a PodCondition> {
+    pub(super) fn condition(&self, kind: &str) -> Option<&'a PodCondition> {
         let conditions = self.status?.conditions.as_deref()?;
         conditions.iter().find(|condition| condition.type_ == kind)
     }
 
-    /// What says that the pod was taken away, where it was.
-    pub fn disruption(&self) -> Option<&'a PodCondition> {
+    /// The condition that the pod was evicted, if it was.
+    pub(super) fn disruption(&self) -> Option<&'a PodCondition> {
         self.condition("DisruptionTarget").filter(|condition| condition.status == "True")
     }
 
-    /// Init containers that must end before the service starts, as they are.
-    pub fn inits(&self) -> impl Iterator<Item = &'a ContainerStatus> {
+    /// The statuses of init containers that must end before the service starts.
+    pub(super) fn init_statuses(&self) -> impl Iterator<Item = &'a ContainerStatus> {
         let spec = self.spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
         let status = self.status.and_then(|status| status.init_container_statuses.as_deref());
         status.unwrap_or_default().iter().filter(move |status| {
@@ -200,15 +213,15 @@ impl<'a> Subject<'a> {
         })
     }
 
-    /// What was asked of a container of this name.
-    pub fn asked(&self, name: &str) -> Option<&'a Container> {
+    /// The spec of the container of this name.
+    pub(super) fn container_spec(&self, name: &str) -> Option<&'a Container> {
         let spec = self.spec?;
         let inits = spec.init_containers.as_deref().unwrap_or_default();
         spec.containers.iter().chain(inits).find(|container| container.name == name)
     }
 
-    /// A container, in words: the service's own is the service.
-    pub fn called(&self, name: &str) -> String {
+    /// A container, for messages: the service's own container is named as the service.
+    pub(super) fn describe_container(&self, name: &str) -> String {
         if self.main.is_some_and(|main| main.name == name) {
             return format!("`{}`", self.service);
         }
@@ -218,19 +231,19 @@ impl<'a> Subject<'a> {
         format!("the {kind} `{}` of `{}`", text::quote(name), self.service)
     }
 
-    /// When the service's container started, if it did.
-    pub fn started(&self) -> Option<Timestamp> {
+    /// When the service's container started; `None` if it did not.
+    pub(super) fn started(&self) -> Option<Timestamp> {
         let state = self.main?.state.as_ref()?;
         let ContainerState { running, terminated, .. } = state;
         let running = running.as_ref().and_then(|running| running.started_at.as_ref());
         let ended = terminated.as_ref().and_then(|terminated| terminated.started_at.as_ref());
-        text::moment(running.or(ended))
+        text::timestamp(running.or(ended))
     }
 
-    /// When the pod began: the earliest that is known of it.
-    pub fn born(&self) -> Timestamp {
+    /// The earliest time that is known of the pod.
+    pub(super) fn created(&self) -> Timestamp {
         let started = self.status.and_then(|status| status.start_time.as_ref());
         let created = self.pod.metadata.creation_timestamp.as_ref();
-        text::moment(started).or_else(|| text::moment(created)).unwrap_or(Timestamp(0))
+        text::timestamp(started).or_else(|| text::timestamp(created)).unwrap_or(Timestamp(0))
     }
 }

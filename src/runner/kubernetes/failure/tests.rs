@@ -1,4 +1,4 @@
-//! Objects as a cluster has them, and what is told of each.
+//! Objects as a cluster has them, and the message for each.
 
 mod ended;
 mod events;
@@ -6,17 +6,18 @@ mod jobs;
 mod arbitrary_objects;
 mod waiting;
 
+use super::symptoms::{BRIEF, CREATED_LATER, NONE, PASSES};
 use super::*;
 use serde_json::{Value, json};
 
 const SERVICE: &str = "octue/example:1.2.0";
 
-/// A pod as ours are, with this status.
+/// One of our pods, with this status.
 fn pod(status: &Value) -> Pod {
     merged(&json!({ "status": status }))
 }
 
-/// A pod as ours are, with this put over it.
+/// One of our pods, with these fields merged into it.
 fn merged(over: &Value) -> Pod {
     let mut pod = json!({
         "apiVersion": "v1",
@@ -38,15 +39,15 @@ fn merged(over: &Value) -> Pod {
         },
         "status": {},
     });
-    put(&mut pod, over);
+    merge(&mut pod, over);
     serde_json::from_value(pod).unwrap()
 }
 
-fn put(onto: &mut Value, over: &Value) {
+fn merge(onto: &mut Value, over: &Value) {
     match (onto, over) {
         (Value::Object(onto), Value::Object(over)) => {
             for (key, value) in over {
-                put(onto.entry(key).or_insert(Value::Null), value);
+                merge(onto.entry(key).or_insert(Value::Null), value);
             }
         }
         (onto, over) => *onto = over.clone(),
@@ -69,8 +70,8 @@ fn at(text: &str) -> Timestamp {
     Timestamp::parse(text).unwrap()
 }
 
-/// That words are the asker's: no line breaks, no double blanks, the service named, its parts there.
-fn spoken(case: &str, message: &str, parts: &[&str]) {
+/// Asserts that a message suits a parent: one line, the service named, each part contained.
+fn assert_message(case: &str, message: &str, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "{case}: no {part:?} in: {message}");
     }

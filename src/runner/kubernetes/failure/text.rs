@@ -1,23 +1,23 @@
-//! Other people's words, made fit to be quoted.
+//! Messages of the cluster, prepared for quoting.
 
 use crate::event::Timestamp;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-/// How much of a message is quoted, in characters: what kubelet and runtimes say is longer only
-/// where it repeats itself.
+/// The longest quote, in characters. Messages of kubelets and runtimes are longer only where they
+/// repeat themselves.
 const QUOTED: usize = 600;
 
-/// How many lines of output are told: what the kubelet keeps of a log.
+/// The most lines of output in a report: as many as the kubelet keeps of a log.
 const TAIL_LINES: usize = 80;
 
-/// How many bytes of output are told. (The kubelet keeps 2 KiB of a log and 4 KiB of a message;
-/// an object made by somebody else can hold more.)
+/// The most bytes of output in a report. (The kubelet keeps 2 KiB of a log and 4 KiB of a message,
+/// but another client can put more into an object.)
 const TAIL_BYTES: usize = 64 * 1024;
 
-/// A message on one line, its middle left out where it is long: schedulers say first what matters,
-/// and runtimes last. Empty where it says nothing.
-pub fn quote(message: &str) -> String {
+/// A message on one line, without its middle where it is long: schedulers put first what matters,
+/// and runtimes last. Empty for an empty message.
+pub(super) fn quote(message: &str) -> String {
     let printed: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let words: Vec<String> = printed.split_whitespace().map(unsigned).collect();
     let line = words.join(" ");
@@ -31,7 +31,7 @@ pub fn quote(message: &str) -> String {
     format!("{first}…{last}")
 }
 
-/// A word without the query of an address: registries redirect to addresses that are signed there.
+/// A word without the query of a URL: registries redirect to URLs that are signed there.
 fn unsigned(word: &str) -> String {
     match word.split_once('?') {
         Some((address, query)) if address.contains("://") => {
@@ -42,16 +42,16 @@ fn unsigned(word: &str) -> String {
     }
 }
 
-/// ` (they say: …)`, to be put behind a statement of ours; empty where nothing is said.
-pub fn aside(who: &str, message: &str) -> String {
+/// ` (the node reports: …)`, to follow a statement of ours. Empty for an empty message.
+pub(super) fn reported(by: &str, message: &str) -> String {
     match quote(message) {
         quoted if quoted.is_empty() => String::new(),
-        quoted => format!(" ({who}: {quoted})"),
+        quoted => format!(" ({by} reports: {quoted})"),
     }
 }
 
 /// The last lines of an output, each with its line feed. Nothing is escaped.
-pub fn tail(output: &str) -> Vec<String> {
+pub(super) fn tail(output: &str) -> Vec<String> {
     let mut from = output.len().saturating_sub(TAIL_BYTES);
     while !output.is_char_boundary(from) {
         from += 1;
@@ -62,51 +62,31 @@ pub fn tail(output: &str) -> Vec<String> {
     lines.into_iter().skip(skipped).map(|line| format!("{line}\n")).collect()
 }
 
-/// Whether a message has one of these in it, whatever the case of its letters.
-pub fn says(message: &str, any: &[&str]) -> bool {
+/// Whether a message contains one of the fragments, which are in lower case.
+pub(super) fn contains_any(message: &str, fragments: &[&str]) -> bool {
     let message = message.to_lowercase();
-    any.iter().any(|part| message.contains(part))
+    fragments.iter().any(|fragment| message.contains(fragment))
 }
 
-/// A moment of the cluster's. What runtimes write for "never" (the year 1970, or 1) is none.
-pub fn moment(time: Option<&Time>) -> Option<Timestamp> {
-    time.map(|time| Timestamp(time.0.as_microsecond())).filter(|moment| moment.0 > 0)
+/// A time of the cluster; `None` for what runtimes write instead of "never" (the year 1970, or 1).
+pub(super) fn timestamp(time: Option<&Time>) -> Option<Timestamp> {
+    time.map(|time| Timestamp(time.0.as_microsecond())).filter(|time| time.0 > 0)
 }
 
-/// What a container requests of a resource, in Kubernetes' own notation.
-pub fn requested<'a>(resources: Option<&'a ResourceRequirements>, name: &str) -> Option<&'a str> {
+/// The request of a container for a resource, as Kubernetes writes it.
+pub(super) fn requested<'a>(
+    resources: Option<&'a ResourceRequirements>,
+    name: &str,
+) -> Option<&'a str> {
     Some(resources?.requests.as_ref()?.get(name)?.0.as_str())
 }
 
-/// What a container may have of a resource at most.
-pub fn limit<'a>(resources: Option<&'a ResourceRequirements>, name: &str) -> Option<&'a str> {
+/// The limit of a container for a resource, as Kubernetes writes it.
+pub(super) fn limit<'a>(
+    resources: Option<&'a ResourceRequirements>,
+    name: &str,
+) -> Option<&'a str> {
     Some(resources?.limits.as_ref()?.get(name)?.0.as_str())
-}
-
-/// A signal's name, as `kill -l` lists it.
-pub fn signal(number: i32) -> &'static str {
-    match number {
-        1 => "SIGHUP",
-        2 => "SIGINT",
-        3 => "SIGQUIT",
-        4 => "SIGILL",
-        5 => "SIGTRAP",
-        6 => "SIGABRT",
-        7 => "SIGBUS",
-        8 => "SIGFPE",
-        9 => "SIGKILL",
-        10 => "SIGUSR1",
-        11 => "SIGSEGV",
-        12 => "SIGUSR2",
-        13 => "SIGPIPE",
-        14 => "SIGALRM",
-        15 => "SIGTERM",
-        24 => "SIGXCPU",
-        25 => "SIGXFSZ",
-        26 => "SIGVTALRM",
-        31 => "SIGSYS",
-        _ => "another signal",
-    }
 }
 
 #[cfg(test)]

@@ -1,140 +1,124 @@
-//! A container that waits: for what, and whether it will wait for ever.
+//! Containers that wait: for what, and whether they will wait for ever.
 
-use super::pods::Subject;
-use super::{
-    AT_ONCE, MADE_LATER, PASSES, SOON, Stuck, container_start, ended, images, text, volumes,
-};
+use super::pods::PodContext;
+use super::symptoms::{self, NONE, PASSES};
+use super::{Stall, container_start, ended, images, text, volumes};
 use crate::runner::EndReason;
+use crate::runner::cause::Cause;
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, ContainerStatus};
 use std::time::Duration;
 
-/// What a pod waits for that has a node.
-pub fn why(subject: Subject) -> String {
-    let place = subject.place();
-    let init = subject
-        .inits()
+/// What a pod on a node waits for.
+pub(super) fn describe_wait(pod: PodContext) -> String {
+    let node = pod.node_name();
+    let running_init = pod
+        .init_statuses()
         .find(|init| init.state.as_ref().is_some_and(|state| state.running.is_some()));
-    if let Some(init) = init {
+    if let Some(init) = running_init {
         return format!("its init container `{}` runs", text::quote(&init.name));
     }
-    let Some((_, waiting)) = statuses(subject).find_map(waits) else {
-        return format!("{place} has not begun with it yet");
+    let Some((_, waiting)) = statuses(pod).find_map(waiting) else {
+        return format!("{node} has not begun with it yet");
     };
     match waiting.reason.as_deref().unwrap_or_default() {
         "" | "ContainerCreating" | "PodInitializing" => {
-            format!("{place} fetches its image and prepares its volumes")
+            format!("{node} fetches its image and prepares its volumes")
         }
         reason => {
-            let said = text::aside("it says", waiting.message.as_deref().unwrap_or_default());
-            format!("{place} cannot start it yet: {}{said}", text::quote(reason))
+            let message = waiting.message.as_deref().unwrap_or_default();
+            let quoted = text::reported("it", message);
+            format!("{node} cannot start it yet: {}{quoted}", text::quote(reason))
         }
     }
 }
 
-/// Why a pod that has a node will not go on by itself, where one of its containers says so.
-pub fn stuck(subject: Subject) -> Option<Stuck> {
-    statuses(subject).filter_map(waits).find_map(|(status, waiting)| held(subject, status, waiting))
+/// Why a pod on a node makes no progress, where one of its containers reports that.
+pub(super) fn stall(pod: PodContext) -> Option<Stall> {
+    statuses(pod)
+        .filter_map(waiting)
+        .find_map(|(status, waiting)| container_stall(pod, status, waiting))
 }
 
-fn held(
-    subject: Subject,
+fn container_stall(
+    pod: PodContext,
     status: &ContainerStatus,
     waiting: &ContainerStateWaiting,
-) -> Option<Stuck> {
-    let who = subject.called(&status.name);
-    let said = waiting.message.as_deref().unwrap_or_default();
-    let asked = subject.asked(&status.name).and_then(|container| container.image.as_deref());
-    let image = asked.unwrap_or(&status.image);
-    let (reason, patience, message) = match waiting.reason.as_deref()? {
+) -> Option<Stall> {
+    let container = pod.describe_container(&status.name);
+    let message = waiting.message.as_deref().unwrap_or_default();
+    let spec = pod.container_spec(&status.name);
+    let image = spec.and_then(|spec| spec.image.as_deref()).unwrap_or(&status.image);
+    Some(match waiting.reason.as_deref()? {
         "" | "ContainerCreating" | "PodInitializing" => return None,
-        "CrashLoopBackOff" => return Some(loops(subject, status, said)),
+        "CrashLoopBackOff" => crash_loop(pod, status, message),
         reason @ ("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError") => {
-            return Some(unmade(&who, image, reason, said));
+            not_created(&container, image, reason, message)
         }
-        reason if images::KUBELET.contains(&reason) => {
-            return Some(images::refused(&who, image, reason, said));
+        reason if images::WAITING_STATES.contains(&reason) => {
+            images::stall(&container, image, reason, message)
         }
         reason @ ("PostStartHookError" | "PreStartHookError" | "PreCreateHookError") => {
-            let message = format!(
-                "{who} could not be started: a hook around its start failed with `{reason}`{}; see \
-                 the hooks in the service's settings",
-                text::aside("its node says", said)
-            );
-            (EndReason::NotStarted, MADE_LATER, message)
+            let message = format!("{reason}: {message}");
+            volumes::not_started(&container, &symptoms::HOOK, "its node", &message)
         }
         reason => {
             let message = format!(
-                "{who} does not start: {} holds it with `{}`{}; ask again, and where that does not \
-                 help, see the node",
-                subject.place(),
+                "{container} does not start: {} holds it with `{}`{}; ask again, and where that \
+                 does not help, see the node",
+                pod.node_name(),
                 text::quote(reason),
-                text::aside("it says", said)
+                text::reported("it", message)
             );
-            (EndReason::NotStarted, PASSES, message)
+            Stall::new(EndReason::NotStarted, PASSES, message)
         }
-    };
-    Some(Stuck::new(reason, patience, message))
+    })
 }
 
-/// A container that its node could not make, or not start.
-fn unmade(who: &str, image: &str, reason: &str, said: &str) -> Stuck {
-    if text::says(said, &["runasnonroot"]) {
-        let message = format!(
-            "{who} could not be started: the image `{}` runs as root, or does not say as whom by \
-             number, and the cluster lets nothing run as root{}; set a numeric user in the image \
-             (`USER 1000`)",
-            text::quote(image),
-            text::aside("its node says", said)
-        );
-        return Stuck::new(EndReason::NotStarted, SOON, message);
+/// A container that its node could not create, or not start.
+fn not_created(container: &str, image: &str, reason: &str, message: &str) -> Stall {
+    if symptoms::RUNS_AS_ROOT.matches(message) {
+        let symptom = &symptoms::RUNS_AS_ROOT;
+        let described = container_start::describe(container, image, symptom, message);
+        return Stall::from_symptom(symptom, described);
     }
-    if let Some(missing) = volumes::missing(who, said) {
+    if let Some(missing) = volumes::missing_object(container, message) {
         return missing;
     }
-    // The same container is being made by an earlier call, on a node that is slow.
-    let slow = text::says(said, &["context deadline exceeded", "failed to reserve container name"]);
-    let (reason, message) = match reason {
-        "CreateContainerConfigError" => (
-            EndReason::NotStarted,
-            format!(
-                "{who} could not be started: what its settings want cannot be had{}; see its \
-                 environment, secrets and volumes in the service's settings",
-                text::aside("its node says", said)
-            ),
-        ),
-        _ => container_start::refused(who, image, said),
-    };
-    Stuck::new(reason, if slow { PASSES } else { MADE_LATER }, message)
+    if reason == "CreateContainerConfigError" {
+        let symptom = symptoms::classify(symptoms::CONTAINER_CONFIG, message);
+        return volumes::not_started(container, symptom, "its node", message);
+    }
+    let symptom = container_start::symptom(message);
+    Stall::from_symptom(symptom, container_start::describe(container, image, symptom, message))
 }
 
-/// A container that is started again and again: none of ours, which are never restarted, but the
-/// reference's Jobs and what a cluster adds may be.
-fn loops(subject: Subject, status: &ContainerStatus, said: &str) -> Stuck {
+/// A container that is restarted again and again. Ours never are, but those of the reference's Jobs
+/// and those that a cluster adds may be.
+fn crash_loop(pod: PodContext, status: &ContainerStatus, message: &str) -> Stall {
     let restarts = status.restart_count;
-    let again = format!("it was started {restarts} times again, and ended each time");
     let last = ContainerStatus { state: status.last_state.clone(), ..status.clone() };
-    let (reason, message) = ended::container(subject, &last).unwrap_or_else(|| {
-        let who = subject.called(&status.name);
-        let message =
-            format!("{who} ends soon after it starts{}", text::aside("its node says", said));
-        (EndReason::Failed, message)
+    let Cause { reason, message } = ended::container_end(pod, &last).unwrap_or_else(|| {
+        let container = pod.describe_container(&status.name);
+        let quoted = text::reported("its node", message);
+        Cause::new(EndReason::Failed, format!("{container} ends soon after it starts{quoted}"))
     });
-    let patience = if restarts < 3 { Duration::from_secs(60) } else { AT_ONCE };
-    Stuck::new(reason, patience, format!("{message}; {again}"))
+    let grace = if restarts < 3 { Duration::from_secs(60) } else { NONE };
+    let message = format!("{message}; it was restarted {restarts} times, and ended each time");
+    Stall::new(reason, grace, message)
 }
 
-/// All containers that can hold the pod: first those that come first.
-fn statuses<'a>(subject: Subject<'a>) -> impl Iterator<Item = &'a ContainerStatus> {
-    let status = subject.status;
+/// All containers that can hold the pod, in the order in which they start.
+fn statuses<'a>(pod: PodContext<'a>) -> impl Iterator<Item = &'a ContainerStatus> {
+    let status = pod.status;
     let inits = status.and_then(|status| status.init_container_statuses.as_deref());
     let all = status.and_then(|status| status.container_statuses.as_deref());
     let others = all
         .unwrap_or_default()
         .iter()
-        .filter(move |other| subject.main.is_none_or(|main| main.name != other.name));
-    inits.unwrap_or_default().iter().chain(subject.main).chain(others)
+        .filter(move |other| pod.main.is_none_or(|main| main.name != other.name));
+    inits.unwrap_or_default().iter().chain(pod.main).chain(others)
 }
 
-fn waits(status: &ContainerStatus) -> Option<(&ContainerStatus, &ContainerStateWaiting)> {
+fn waiting(status: &ContainerStatus) -> Option<(&ContainerStatus, &ContainerStateWaiting)> {
     Some((status, status.state.as_ref()?.waiting.as_ref()?))
 }

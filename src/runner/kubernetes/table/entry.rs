@@ -1,7 +1,8 @@
 //! One Job and its pods: the phase of its run, and what is to be done about it.
 
 use crate::event::Timestamp;
-use crate::runner::kubernetes::failure::{self, PodState, Stuck};
+use crate::runner::cause::Cause;
+use crate::runner::kubernetes::failure::{self, PodState, Stall};
 use crate::runner::kubernetes::table::{Action, EVICTIONS, JobBrief, PodBrief, is_older};
 use crate::runner::{EndReason, RunEnd, RunPhase, RunState};
 use std::collections::HashSet;
@@ -41,15 +42,15 @@ pub struct Entry {
     /// What it waits for, as its queue says.
     pub waits: String,
     /// Why its queue will never have room for it.
-    pub refused: Option<(EndReason, String)>,
+    pub refused: Option<Cause>,
     /// What events say.
-    pub from_events: Option<Stuck>,
+    pub from_events: Option<Stall>,
     /// Its pods, oldest first.
     pods: Vec<Seen>,
     /// What was told, and how many evictions with it.
     told: Option<(RunPhase, usize)>,
-    /// What it is stuck with, and since when.
-    stuck: Option<(Stuck, Timestamp)>,
+    /// What it is stalled by, and since when.
+    stall: Option<(Stall, Timestamp)>,
     /// Until when it ran, as far as was seen here.
     ran: Option<Timestamp>,
     /// When events were last looked at.
@@ -79,7 +80,7 @@ impl Entry {
             from_events: None,
             pods: Vec::new(),
             told: None,
-            stuck: None,
+            stall: None,
             ran: None,
         }
     }
@@ -203,7 +204,7 @@ impl Entry {
                 RunPhase::Starting { since: launched, why: why(text) }
             }
             Some(PodState::Ended { .. }) | None => {
-                let events = self.from_events.as_ref().map_or("", |stuck| &*stuck.message);
+                let events = self.from_events.as_ref().map_or("", |stall| &*stall.cause.message);
                 RunPhase::Starting { since: launched, why: why(events) }
             }
         })
@@ -251,13 +252,14 @@ impl Entry {
     /// The end that we gave it ourselves.
     fn stopped(&self, at: Timestamp) -> Option<RunEnd> {
         let stopped = self.job.stopped.as_ref()?;
+        let Cause { reason, message } = stopped.cause();
         let own = self.own_end();
         let (started, tail) = own.map_or((None, Vec::new()), |own| (own.started, own.tail.clone()));
         Some(RunEnd {
             at: at.max(Timestamp(stopped.at)),
             started: started.or_else(|| self.pods.iter().find_map(Seen::started)),
-            reason: EndReason::from_label(&stopped.reason).unwrap_or(EndReason::Lost),
-            message: stopped.message.clone(),
+            reason,
+            message,
             tail,
         })
     }
@@ -310,8 +312,8 @@ impl Entry {
             }
             return None;
         }
-        if let Some((reason, message)) = self.hopeless(patience, now) {
-            actions.push(Action::Stop(uid, reason, message));
+        if let Some(cause) = self.hopeless(patience, now) {
+            actions.push(Action::Stop(uid, cause));
             return None;
         }
         self.wants_a_look(now).then_some(self.events)
@@ -333,7 +335,7 @@ impl Entry {
     }
 
     /// Why it is to be ended, where it will not come to an end by itself.
-    fn hopeless(&mut self, patience: Duration, now: Timestamp) -> Option<(EndReason, String)> {
+    fn hopeless(&mut self, patience: Duration, now: Timestamp) -> Option<Cause> {
         if self.job.evicted.len() > EVICTIONS {
             let times = self.job.evicted.len();
             let message = format!(
@@ -341,7 +343,7 @@ impl Entry {
                  machine went. It is not started again. Ask again later, or have it run where that \
                  does not happen (a node pool without spot machines, a higher priority)."
             );
-            return Some((EndReason::Evicted, message));
+            return Some(Cause::new(EndReason::Evicted, message));
         }
         if self.job.suspended
             && let Some(refused) = &self.refused
@@ -356,29 +358,29 @@ impl Entry {
                 "The question waited for {patience}, which is all that the network allows, \
                  and did not start. {waits} Ask again when there is more room."
             );
-            return Some((EndReason::Waited, message));
+            return Some(Cause::new(EndReason::Waited, message));
         }
-        let stuck = match self.live().map(|pod| &pod.state) {
-            Some(PodState::Running { stuck, .. }) => stuck.as_ref(),
-            Some(PodState::Waiting { stuck: Some(stuck), .. }) => Some(stuck),
+        let stall = match self.live().map(|pod| &pod.state) {
+            Some(PodState::Running { stall, .. }) => stall.as_ref(),
+            Some(PodState::Waiting { stall: Some(stall), .. }) => Some(stall),
             _ if self.job.suspended => None,
             _ => self.from_events.as_ref(),
         };
-        let Some(stuck) = stuck.cloned() else {
-            self.stuck = None;
+        let Some(stall) = stall.cloned() else {
+            self.stall = None;
             return None;
         };
-        let (stuck, since) = match self.stuck.take() {
+        let (stall, since) = match self.stall.take() {
             Some((before, since)) => {
-                let stuck = stuck.after(Some(before.clone()));
-                let since = if stuck.reason == before.reason { since } else { now };
-                (stuck, since)
+                let stall = stall.after(Some(before.clone()));
+                let since = if stall.cause.reason == before.cause.reason { since } else { now };
+                (stall, since)
             }
-            None => (stuck, now),
+            None => (stall, now),
         };
-        let hopeless = now.seconds_since(since) >= stuck.patience.as_secs_f64();
-        let told = hopeless.then(|| (stuck.reason, stuck.message.clone()));
-        self.stuck = Some((stuck, since));
+        let hopeless = now.seconds_since(since) >= stall.grace.as_secs_f64();
+        let told = hopeless.then(|| stall.cause.clone());
+        self.stall = Some((stall, since));
         told
     }
 
@@ -398,7 +400,7 @@ impl Entry {
     /// Whether it has had its turn for a while, and neither runs nor says why not.
     fn wants_a_look(&self, now: Timestamp) -> bool {
         let waits = match self.live().map(|pod| &pod.state) {
-            Some(PodState::Waiting { stuck, .. }) => stuck.is_none(),
+            Some(PodState::Waiting { stall, .. }) => stall.is_none(),
             Some(PodState::Running { .. }) => false,
             Some(PodState::Ended { .. }) | None => !self.job.suspended,
         };

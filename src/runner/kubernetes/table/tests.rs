@@ -1,6 +1,6 @@
 use super::*;
 use crate::event::SruidBuf;
-use crate::runner::{RunEnd, RunPhase};
+use crate::runner::{EndReason, RunEnd, RunPhase};
 use std::sync::Arc;
 
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -49,12 +49,12 @@ fn pod(number: u128, state: PodState) -> PodBrief {
     PodBrief { uid, name: format!("pod-{number}"), created, deleting: None, version, state }
 }
 
-fn waiting(stuck: Option<Stuck>) -> PodState {
-    PodState::Waiting { why: "It waits.".into(), scheduled: true, stuck }
+fn waiting(stall: Option<Stall>) -> PodState {
+    PodState::Waiting { why: "It waits.".into(), scheduled: true, stall }
 }
 
 fn running(seconds: i64) -> PodState {
-    PodState::Running { since: at(seconds), stuck: None }
+    PodState::Running { since: at(seconds), stall: None }
 }
 
 fn ended(seconds: i64, reason: EndReason, disrupted: bool) -> PodState {
@@ -156,15 +156,15 @@ fn a_pod_that_outlives_its_job_is_known_by_its_own_uid_and_heard_to_its_end() {
 fn what_is_stuck_is_ended_when_its_patience_is_over() {
     let patience = Duration::from_secs(30);
     let (reason, message) = (EndReason::Image, "no image".to_owned());
-    let stuck = Stuck { reason, message, patience, vague: false };
-    let vague = Stuck { reason: EndReason::Image, message: "?".into(), vague: true, patience };
+    let stuck = Stall::new(reason, patience, message);
+    let vague = Stall { vague: true, ..Stall::new(EndReason::Image, patience, "?".into()) };
     let mut table = table();
     table.job(job(JOB, 0));
     table.pod(JOB, pod(1, waiting(Some(stuck))), at(1));
     assert_eq!(table.actions(at(1)), []);
     table.pod(JOB, pod(1, waiting(Some(vague))), at(20));
     assert_eq!(table.actions(at(30)), []);
-    let stop = Action::Stop(JOB, EndReason::Image, "no image".into());
+    let stop = Action::Stop(JOB, Cause::new(EndReason::Image, "no image"));
     assert_eq!(table.actions(at(31)), [stop], "for the cause that was seen");
     // Until it shows that it was done.
     assert_eq!(table.actions(at(32)).len(), 1);
@@ -175,12 +175,8 @@ fn what_is_stuck_is_ended_when_its_patience_is_over() {
 
 #[test]
 fn what_got_going_in_time_is_not_ended() {
-    let stuck = Stuck {
-        reason: EndReason::Unschedulable,
-        message: "no node".into(),
-        patience: Duration::from_secs(30),
-        vague: false,
-    };
+    let grace = Duration::from_secs(30);
+    let stuck = Stall::new(EndReason::Unschedulable, grace, "no node".into());
     let mut table = table();
     table.job(job(JOB, 0));
     table.pod(JOB, pod(1, waiting(Some(stuck.clone()))), at(1));
@@ -234,7 +230,10 @@ fn evictions_are_put_on_record_and_the_fourth_ends_it() {
         assert!(matches!(state.phase, RunPhase::Starting { .. }));
     }
     let actions = table.actions(at(11));
-    assert!(matches!(&actions[..], [Action::Stop(_, EndReason::Evicted, _)]), "{actions:?}");
+    assert!(
+        matches!(&actions[..], [Action::Stop(_, Cause { reason: EndReason::Evicted, .. })]),
+        "{actions:?}"
+    );
 }
 
 #[test]
@@ -254,14 +253,19 @@ fn a_question_waits_no_longer_than_it_may() {
     table.job(JobBrief { suspended: true, ..job(JOB, 0) });
     assert_eq!(table.actions(at(3600)), []);
     let actions = table.actions(at(3601));
-    assert!(matches!(&actions[..], [Action::Stop(_, EndReason::Waited, _)]), "{actions:?}");
+    assert!(
+        matches!(&actions[..], [Action::Stop(_, Cause { reason: EndReason::Waited, .. })]),
+        "{actions:?}"
+    );
 }
 
 #[test]
 fn what_ran_for_long_and_was_taken_away_may_wait_anew() {
     let evicted = vec![Uuid::from_u128(1)];
     let waits = JobBrief { suspended: true, evicted, ..job(JOB, 0) };
-    let is_over = |actions: &[Action]| matches!(actions, [Action::Stop(_, EndReason::Waited, _)]);
+    let is_over = |actions: &[Action]| {
+        matches!(actions, [Action::Stop(_, Cause { reason: EndReason::Waited, .. })])
+    };
     let mut table = table();
     table.job(job(JOB, 0));
     table.pod(JOB, pod(1, running(5)), at(5));
@@ -468,7 +472,7 @@ fn the_time_that_a_question_may_wait_is_told_in_words() {
         table.job(JobBrief { suspended: true, ..job(JOB, 0) });
         let late = i64::try_from(seconds).unwrap() + 1;
         let actions = table.actions(at(late));
-        let [Action::Stop(_, EndReason::Waited, message)] = &*actions else {
+        let [Action::Stop(_, Cause { reason: EndReason::Waited, message })] = &*actions else {
             panic!("{actions:?}")
         };
         assert!(message.starts_with(&format!("The question waited for {words}, which")));

@@ -1,9 +1,9 @@
-//! What nobody meant: no object, however odd, makes it panic.
+//! Arbitrary objects: none of them causes a panic.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Texts of every kind: known words among anything.
+/// Arbitrary texts, with known fragments among them.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
@@ -122,7 +122,7 @@ fn odd_pod() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn any_pod_is_told_in_bounded_words(pod in odd_pod(), service in text()) {
+    fn every_pod_has_a_bounded_message(pod in odd_pod(), service in text()) {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let state = pod_state(&pod, &service);
         let end = vanished_end(Some(&state), Timestamp(0), &service);
@@ -132,7 +132,7 @@ proptest! {
     }
 
     #[test]
-    fn any_event_and_job_is_told(
+    fn every_event_and_job_is_read(
         reason in text(),
         message in text(),
         condition in condition(),
@@ -150,7 +150,7 @@ proptest! {
 }
 
 #[test]
-fn nothing_at_all_is_a_pod_that_waits() {
+fn an_empty_pod_waits() {
     let state = pod_state(&Pod::default(), SERVICE);
-    assert!(matches!(state, PodState::Waiting { scheduled: false, stuck: None, .. }), "{state:?}");
+    assert!(matches!(state, PodState::Waiting { scheduled: false, stall: None, .. }), "{state:?}");
 }

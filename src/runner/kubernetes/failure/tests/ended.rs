@@ -35,16 +35,16 @@ fn taken(reason: &str, message: &str) -> Pod {
     }))
 }
 
-fn told(case: &str, pod: &Pod, reason: EndReason, disrupted: bool, parts: &[&str]) -> RunEnd {
+fn pod_end(case: &str, pod: &Pod, reason: EndReason, disrupted: bool, parts: &[&str]) -> RunEnd {
     let state = pod_state(pod, SERVICE);
     let PodState::Ended { end, disrupted: was } = state else { panic!("{case}: {state:?}") };
     assert_eq!((end.reason, was), (reason, disrupted), "{case}: {}", end.message);
-    spoken(case, &end.message, parts);
+    assert_message(case, &end.message, parts);
     end
 }
 
 #[test]
-fn each_way_in_which_a_container_ends_has_its_words() {
+fn each_end_of_a_container_has_its_message() {
     for (code, why, message, reason, parts) in [
         (3, "Error", "boom\n", EndReason::Failed, &["exit code 3", "last lines"][..]),
         (1, "Error", "Traceback\n", EndReason::Failed, &["exit code 1;"]),
@@ -60,7 +60,7 @@ fn each_way_in_which_a_container_ends_has_its_words() {
         (137, "Error", "", EndReason::Killed, &["SIGKILL", "137", "memory"]),
         (139, "Error", "", EndReason::Killed, &["SIGSEGV", "machine code"]),
         (134, "Error", "", EndReason::Killed, &["SIGABRT", "last lines"]),
-        (143, "Error", "", EndReason::Killed, &["SIGTERM", "told it to stop"]),
+        (143, "Error", "", EndReason::Killed, &["SIGTERM", "asked it to stop"]),
         (132, "Error", "", EndReason::Killed, &["SIGILL", "another processor"]),
         (159, "Error", "", EndReason::Killed, &["SIGSYS", "system call"]),
         (192, "Error", "", EndReason::Killed, &["signal 64", "another signal"]),
@@ -103,12 +103,12 @@ fn each_way_in_which_a_container_ends_has_its_words() {
             &["does not know how", "restarted"],
         ),
     ] {
-        told(why, &failed(code, why, message), reason, false, parts);
+        pod_end(why, &failed(code, why, message), reason, false, parts);
     }
 }
 
 #[test]
-fn a_container_that_could_not_start_is_told_by_what_its_runtime_says() {
+fn a_container_that_could_not_start_is_explained_by_its_runtime() {
     let containerd = "failed to create containerd task: failed to create shim task: OCI runtime \
                       create failed: runc create failed: unable to start container process: error \
                       during container init: ";
@@ -171,14 +171,14 @@ fn a_container_that_could_not_start_is_told_by_what_its_runtime_says() {
         }});
         let pod = pod(&json!({ "phase": "Failed", "containerStatuses": container(&state) }));
 
-        let end = told(said, &pod, expected, false, parts);
+        let end = pod_end(said, &pod, expected, false, parts);
 
         assert_eq!((end.started, end.tail.len()), (None, 0), "{said}");
     }
 }
 
 #[test]
-fn a_memory_limit_is_told_with_its_number() {
+fn a_memory_limit_is_reported_with_its_number() {
     let pod = merged(&json!({
         "spec": { "containers": [{
             "name": "question",
@@ -187,7 +187,7 @@ fn a_memory_limit_is_told_with_its_number() {
         "status": { "phase": "Failed", "containerStatuses": terminated(137, "OOMKilled", "") },
     }));
 
-    let end = told("limit", &pod, EndReason::Memory, false, &[]);
+    let end = pod_end("limit", &pod, EndReason::Memory, false, &[]);
 
     assert_eq!(
         end.message,
@@ -198,7 +198,7 @@ fn a_memory_limit_is_told_with_its_number() {
 }
 
 #[test]
-fn what_is_taken_away_is_no_failure() {
+fn an_eviction_is_no_failure() {
     for (reason, message, parts) in [
         (
             "PreemptionByScheduler",
@@ -241,23 +241,23 @@ fn what_is_taken_away_is_no_failure() {
             &["something in the cluster", "Kueue: preempted"],
         ),
     ] {
-        let end = told(reason, &taken(reason, message), EndReason::Evicted, true, parts);
+        let end = pod_end(reason, &taken(reason, message), EndReason::Evicted, true, parts);
         assert_eq!(end.tail, ["bye\n"], "{reason}");
     }
 }
 
 #[test]
-fn a_good_end_while_it_was_taken_away_is_a_good_end() {
+fn a_success_during_an_eviction_is_a_success() {
     let pod = pod(&json!({
         "phase": "Succeeded",
         "conditions": [{ "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC" }],
         "containerStatuses": terminated(0, "Completed", ""),
     }));
-    told("good", &pod, EndReason::Exited, false, &[]);
+    pod_end("good", &pod, EndReason::Exited, false, &[]);
 }
 
 #[test]
-fn what_the_kubelet_ends_or_refuses_is_told_with_its_words() {
+fn a_pod_that_the_kubelet_ends_or_refuses_has_its_message() {
     for (why, said, reason, parts) in [
         (
             "Evicted",
@@ -355,24 +355,24 @@ fn what_the_kubelet_ends_or_refuses_is_told_with_its_words() {
         ),
         ("NodeLost", "Node node-a is unresponsive", EndReason::Evicted, &["does not answer"]),
     ] {
-        told(why, &by_kubelet(why, said), reason, false, parts);
+        pod_end(why, &by_kubelet(why, said), reason, false, parts);
     }
 }
 
 #[test]
-fn a_deadline_that_a_run_outlived_is_told_with_its_number() {
+fn an_exceeded_deadline_is_reported_with_its_number() {
     let pod = pod(&json!({
         "phase": "Failed",
         "reason": "DeadlineExceeded",
         "containerStatuses": terminated(143, "Error", "almost\n"),
     }));
     let parts = ["ran for longer than its deadline of 604800 s"];
-    let end = told("deadline", &pod, EndReason::Deadline, false, &parts);
+    let end = pod_end("deadline", &pod, EndReason::Deadline, false, &parts);
     assert_eq!(end.tail, ["almost\n"]);
 }
 
 #[test]
-fn a_pod_deleted_by_hand_is_told_so_and_one_removed_after_its_end_is_not() {
+fn a_deletion_counts_only_if_it_came_before_the_end() {
     let of = |deletion: &str, grace, code| {
         merged(&json!({
             "metadata": { "deletionTimestamp": deletion, "deletionGracePeriodSeconds": grace },
@@ -380,22 +380,33 @@ fn a_pod_deleted_by_hand_is_told_so_and_one_removed_after_its_end_is_not() {
         }))
     };
     let deleted = |deletion: &str, code| of(deletion, 3, code);
-    let end =
-        told("hand", &deleted("2026-11-25T12:01:00Z", 143), EndReason::Deleted, false, &["hand"]);
+    let end = pod_end(
+        "hand",
+        &deleted("2026-11-25T12:01:00Z", 143),
+        EndReason::Deleted,
+        false,
+        &["hand"],
+    );
     assert_eq!(end.tail, ["x\n"]);
     // As it is seen at last: the container ended within the second in which that was asked for.
-    told("last", &of("2026-11-25T12:01:01Z", 0, 143), EndReason::Deleted, false, &["hand"]);
-    told("later", &deleted("2026-11-25T12:05:00Z", 3), EndReason::Failed, false, &["exit code 3"]);
+    pod_end("last", &of("2026-11-25T12:01:01Z", 0, 143), EndReason::Deleted, false, &["hand"]);
+    pod_end(
+        "later",
+        &deleted("2026-11-25T12:05:00Z", 3),
+        EndReason::Failed,
+        false,
+        &["exit code 3"],
+    );
 
     let never = merged(&json!({
         "metadata": { "deletionTimestamp": "2026-11-25T12:05:00Z" },
         "status": { "phase": "Failed" },
     }));
-    told("never ran", &never, EndReason::Deleted, false, &[]);
+    pod_end("never ran", &never, EndReason::Deleted, false, &[]);
 }
 
 #[test]
-fn an_init_container_that_fails_is_named_and_its_output_told() {
+fn a_failed_init_container_is_named_and_its_output_reported() {
     let with = |reason: &str, code: i32| {
         merged(&json!({
             "spec": { "initContainers": [{ "name": "fetch", "image": "busybox" }] },
@@ -414,10 +425,10 @@ fn an_init_container_that_fails_is_named_and_its_output_told() {
         }))
     };
     let parts = ["init container `fetch`", "exit code 2", "was not started"];
-    let end = told("init", &with("Error", 2), EndReason::NotStarted, false, &parts);
+    let end = pod_end("init", &with("Error", 2), EndReason::NotStarted, false, &parts);
     assert_eq!((end.started, end.at), (None, at("2026-11-25T12:00:30Z")));
     assert_eq!(end.tail, ["no bucket\n"]);
-    told(
+    pod_end(
         "init",
         &with("OOMKilled", 137),
         EndReason::Memory,
@@ -427,17 +438,23 @@ fn an_init_container_that_fails_is_named_and_its_output_told() {
 }
 
 #[test]
-fn a_sidecar_that_failed_beside_a_good_end_is_named() {
+fn a_sidecar_that_failed_beside_a_success_is_named() {
     let mut statuses = terminated(0, "Completed", "");
     let mut proxy = terminated(1, "Error", "")[0].clone();
     proxy["name"] = json!("istio-proxy");
     statuses.as_array_mut().unwrap().push(proxy);
     let pod = pod(&json!({ "phase": "Failed", "containerStatuses": statuses }));
-    told("proxy", &pod, EndReason::Exited, false, &["beside it", "`istio-proxy`", "exit code 1"]);
+    pod_end(
+        "proxy",
+        &pod,
+        EndReason::Exited,
+        false,
+        &["beside it", "`istio-proxy`", "exit code 1"],
+    );
 }
 
 #[test]
-fn the_service_is_the_container_that_people_mean_and_else_the_first() {
+fn the_service_is_the_default_container_or_else_the_first() {
     let statuses = |first: i32, second: i32| {
         let mut proxy = terminated(first, "Error", "")[0].clone();
         proxy["name"] = json!("proxy");
@@ -448,31 +465,31 @@ fn the_service_is_the_container_that_people_mean_and_else_the_first() {
         "spec": { "containers": [{ "name": "proxy" }, { "name": "question" }] },
         "status": { "phase": "Failed", "containerStatuses": statuses(4, 5) },
     }));
-    told("named", &pod, EndReason::Failed, false, &["exit code 5"]);
+    pod_end("named", &pod, EndReason::Failed, false, &["exit code 5"]);
 }
 
 #[test]
-fn a_pod_that_says_nothing_is_lost_or_has_ended_well() {
-    told("lost", &pod(&json!({ "phase": "Failed" })), EndReason::Lost, false, &["nobody says"]);
-    told("well", &pod(&json!({ "phase": "Succeeded" })), EndReason::Exited, false, &["code 0"]);
+fn a_pod_without_any_report_is_lost_or_has_succeeded() {
+    pod_end("lost", &pod(&json!({ "phase": "Failed" })), EndReason::Lost, false, &["nobody knows"]);
+    pod_end("well", &pod(&json!({ "phase": "Succeeded" })), EndReason::Exited, false, &["code 0"]);
 }
 
 #[test]
-fn an_end_has_the_same_moment_whoever_looks() {
-    let end = told("ended", &failed(3, "Error", "a\nb"), EndReason::Failed, false, &[]);
+fn an_end_has_the_same_time_for_every_observer() {
+    let end = pod_end("ended", &failed(3, "Error", "a\nb"), EndReason::Failed, false, &[]);
     assert_eq!(end.started, Some(at("2026-11-25T12:00:10Z")));
     assert_eq!(end.at, at("2026-11-25T12:01:00Z"));
     assert_eq!(end.tail, ["a\n", "b\n"]);
-    let end = told("taken", &by_kubelet("OutOfcpu", ""), EndReason::Unschedulable, false, &[]);
+    let end = pod_end("taken", &by_kubelet("OutOfcpu", ""), EndReason::Unschedulable, false, &[]);
     assert_eq!(end.at, at("2026-11-25T12:00:00Z"));
 }
 
 #[test]
 fn the_tail_of_an_output_is_bounded() {
     let long = "é".repeat(100_000) + "\n" + &"line\n".repeat(500);
-    let end = told("long", &failed(3, "Error", &long), EndReason::Failed, false, &[]);
+    let end = pod_end("long", &failed(3, "Error", &long), EndReason::Failed, false, &[]);
     assert_eq!(end.tail.len(), 80);
     let end =
-        told("wide", &failed(3, "Error", &"é".repeat(100_000)), EndReason::Failed, false, &[]);
+        pod_end("wide", &failed(3, "Error", &"é".repeat(100_000)), EndReason::Failed, false, &[]);
     assert!(end.tail.concat().len() <= 64 * 1024 + 1);
 }

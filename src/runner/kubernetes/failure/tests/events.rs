@@ -14,8 +14,8 @@ fn event(reason: &str, message: &str, source: &str) -> Event {
 }
 
 #[test]
-fn each_event_that_stands_in_the_way_has_its_words() {
-    for (why, said, reason, patience, part) in [
+fn each_event_that_reports_a_stall_has_its_message() {
+    for (why, said, reason, grace, part) in [
         (
             "NotTriggerScaleUp",
             "pod didn't trigger scale-up (it wouldn't fit if a new node is added): 2 Insufficient cpu",
@@ -35,28 +35,28 @@ fn each_event_that_stands_in_the_way_has_its_words() {
             "FailedScheduling",
             "0/1 nodes are available: persistentvolumeclaim \"cache\" not found",
             EndReason::Volume,
-            MADE_LATER,
+            CREATED_LATER,
             "cache",
         ),
         (
             "FailedMount",
             "MountVolume.SetUp failed for volume \"key\" : secret \"api-key\" not found",
             EndReason::Volume,
-            MADE_LATER,
+            CREATED_LATER,
             "api-key",
         ),
         (
             "FailedMount",
             "MountVolume.SetUp failed for volume \"places\" : configmap \"places\" not found",
             EndReason::Volume,
-            MADE_LATER,
+            CREATED_LATER,
             "ConfigMap",
         ),
         (
             "FailedMount",
             "MountVolume.SetUp failed for volume \"key\" : references non-existent secret key: token",
             EndReason::Volume,
-            MADE_LATER,
+            CREATED_LATER,
             "a secret, or a key of it",
         ),
         (
@@ -70,7 +70,7 @@ fn each_event_that_stands_in_the_way_has_its_words() {
             "FailedMount",
             "MountVolume.SetUp failed for volume \"bucket\" : rpc error: code = PermissionDenied",
             EndReason::Volume,
-            MADE_LATER,
+            CREATED_LATER,
             "service account",
         ),
         (
@@ -107,7 +107,7 @@ fn each_event_that_stands_in_the_way_has_its_words() {
             "FailedCreatePodSandBox",
             "Failed to create pod sandbox: no runtime for \"gvisor\" is configured",
             EndReason::NotStarted,
-            MADE_LATER,
+            CREATED_LATER,
             "runtime class",
         ),
         (
@@ -115,7 +115,7 @@ fn each_event_that_stands_in_the_way_has_its_words() {
             "Failed to create pod sandbox: runc create failed: container init was OOM-killed (memory \
              limit too low?)",
             EndReason::Memory,
-            SOON,
+            BRIEF,
             "more `memory`",
         ),
         (
@@ -132,41 +132,41 @@ fn each_event_that_stands_in_the_way_has_its_words() {
             "Failed to pull image \"registry.example.com/x:1\": rpc error: code = NotFound desc = \
              failed to resolve reference: not found",
             EndReason::NoImage,
-            SOON,
+            BRIEF,
             "`registry.example.com/x:1`",
         ),
     ] {
-        let stuck = event_stall(&event(why, said, "kubelet"), SERVICE).unwrap();
-        assert_eq!((stuck.reason, stuck.patience), (reason, patience), "{said}");
-        spoken(said, &stuck.message, &[part]);
-        assert_eq!(stuck.vague, said.contains("unmounted volumes="), "{said}");
+        let stall = event_stall(&event(why, said, "kubelet"), SERVICE).unwrap();
+        assert_eq!((stall.cause.reason, stall.grace), (reason, grace), "{said}");
+        assert_message(said, &stall.cause.message, &[part]);
+        assert_eq!(stall.vague, said.contains("unmounted volumes="), "{said}");
     }
 }
 
 #[test]
-fn each_rule_that_keeps_a_pod_from_being_made_has_its_words() {
-    for (said, patience, part) in [
+fn each_rule_that_denies_a_pod_has_its_message() {
+    for (said, grace, part) in [
         (
             "exceeded quota: team, requested: requests.cpu=4, used: requests.cpu=8, limited: \
              requests.cpu=10",
             PASSES,
             "ResourceQuota",
         ),
-        ("failed quota: team: must specify limits.cpu for: question", SOON, "wants requests"),
+        ("failed quota: team: must specify limits.cpu for: question", BRIEF, "wants requests"),
         (
             "violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false",
-            SOON,
+            BRIEF,
             "pod security",
         ),
         (
             "error looking up service account default/runner: serviceaccount \"runner\" not found",
-            MADE_LATER,
+            CREATED_LATER,
             "service account that it wants",
         ),
-        ("maximum cpu usage per Container is 2, but limit is 4", SOON, "LimitRange"),
-        ("no PriorityClass with name urgent was found", MADE_LATER, "priority class"),
-        ("pod rejected: RuntimeClass \"gvisor\" not found", MADE_LATER, "runtime class"),
-        ("admission webhook \"p.example.com\" denied the request: no", SOON, "a policy"),
+        ("maximum cpu usage per Container is 2, but limit is 4", BRIEF, "LimitRange"),
+        ("no PriorityClass with name urgent was found", CREATED_LATER, "priority class"),
+        ("pod rejected: RuntimeClass \"gvisor\" not found", CREATED_LATER, "runtime class"),
+        ("admission webhook \"p.example.com\" denied the request: no", BRIEF, "a policy"),
         (
             "Internal error occurred: failed calling webhook \"p.example.com\": connection refused",
             PASSES,
@@ -174,21 +174,21 @@ fn each_rule_that_keeps_a_pod_from_being_made_has_its_words() {
         ),
         (
             "unable to create new content in namespace x because it is being terminated",
-            SOON,
+            BRIEF,
             "being deleted",
         ),
-        ("Pod \"x\" is invalid: spec: Invalid value: \"4\"", SOON, "finds it invalid"),
+        ("Pod \"x\" is invalid: spec: Invalid value: \"4\"", BRIEF, "finds it invalid"),
         ("of a new kind", PASSES, "does not take it"),
     ] {
         let said = format!("Error creating: pods \"question-1-\" is forbidden: {said}");
-        let stuck = event_stall(&event("FailedCreate", &said, "job-controller"), SERVICE).unwrap();
-        assert_eq!((stuck.reason, stuck.patience), (EndReason::Denied, patience), "{said}");
-        spoken(&said, &stuck.message, &[part]);
+        let stall = event_stall(&event("FailedCreate", &said, "job-controller"), SERVICE).unwrap();
+        assert_eq!((stall.cause.reason, stall.grace), (EndReason::Denied, grace), "{said}");
+        assert_message(&said, &stall.cause.message, &[part]);
     }
 }
 
 #[test]
-fn an_autoscaler_that_cannot_help_now_is_waited_for() {
+fn an_autoscaler_that_cannot_help_now_stalls_nothing() {
     for said in [
         "pod didn't trigger scale-up: 1 max node group size reached, 2 Insufficient cpu",
         "pod didn't trigger scale-up: 1 in backoff after failed scale-up",
@@ -202,18 +202,18 @@ fn an_autoscaler_that_cannot_help_now_is_waited_for() {
 }
 
 #[test]
-fn a_scheduler_without_room_is_waited_for_but_one_that_makes_nodes_is_believed() {
+fn a_full_cluster_stalls_nothing_unless_karpenter_gives_up() {
     let said = "0/3 nodes are available: 3 Insufficient cpu.";
     assert_eq!(event_stall(&event("FailedScheduling", said, "default-scheduler"), SERVICE), None);
 
     let said = "Failed to schedule pod, incompatible with nodepool \"default\", no instance type \
                 satisfied resources";
-    let stuck = event_stall(&event("FailedScheduling", said, "karpenter"), SERVICE).unwrap();
-    assert_eq!(stuck.reason, EndReason::Unschedulable);
+    let stall = event_stall(&event("FailedScheduling", said, "karpenter"), SERVICE).unwrap();
+    assert_eq!(stall.cause.reason, EndReason::Unschedulable);
 }
 
 #[test]
-fn good_news_ends_bad_news_and_is_none_itself() {
+fn events_of_progress_report_no_stall() {
     for reason in ["TriggeredScaleUp", "Scheduled", "Pulled", "Started", "SuccessfulCreate"] {
         let event = event(reason, "", "x");
         assert!(shows_progress(&event), "{reason}");

@@ -24,7 +24,7 @@ fn job(kind: &str, reason: &str, message: &str) -> Job {
 }
 
 #[test]
-fn each_end_of_a_job_has_its_words() {
+fn each_end_of_a_job_has_its_message() {
     for (kind, why, said, reason, part) in [
         ("Complete", "CompletionsReached", "", EndReason::Exited, "without a result"),
         (
@@ -53,12 +53,12 @@ fn each_end_of_a_job_has_its_words() {
     ] {
         let end = job_end(&job(kind, why, said), SERVICE).unwrap();
         assert_eq!((end.reason, end.at), (reason, at("2026-11-25T12:02:00Z")), "{why}");
-        spoken(why, &end.message, &[part]);
+        assert_message(why, &end.message, &[part]);
     }
 }
 
 #[test]
-fn a_job_whose_pods_still_go_has_not_ended() {
+fn a_job_with_running_pods_has_not_ended() {
     assert_eq!(job_end(&job("FailureTarget", "DeadlineExceeded", ""), SERVICE), None);
     assert_eq!(job_end(&job("SuccessCriteriaMet", "", ""), SERVICE), None);
     assert_eq!(job_end(&Job::default(), SERVICE), None);

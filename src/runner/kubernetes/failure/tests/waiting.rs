@@ -18,29 +18,29 @@ fn unscheduled(message: &str) -> Pod {
     }))
 }
 
-fn stuck(case: &str, pod: &Pod) -> Stuck {
+fn stall(case: &str, pod: &Pod) -> Stall {
     match pod_state(pod, SERVICE) {
-        PodState::Waiting { scheduled: true, stuck: Some(stuck), why } => {
+        PodState::Waiting { scheduled: true, stall: Some(stall), why } => {
             assert!(!why.is_empty(), "{case}");
-            stuck
+            stall
         }
         state => panic!("{case}: {state:?}"),
     }
 }
 
 #[test]
-fn each_way_in_which_an_image_cannot_be_had_has_its_words() {
+fn each_failure_of_a_pull_has_its_message() {
     let resolve = format!(
         r#"rpc error: code = Unknown desc = failed to pull and unpack image "{IMAGE}": failed to resolve reference "{IMAGE}": "#
     );
     let head = "unexpected status from HEAD request to https://registry.example.com/v2/octue/x: ";
-    for (said, reason, patience, part) in [
-        (format!("{resolve}{IMAGE}: not found"), EndReason::NoImage, SOON, "there is no such image"),
-        (format!("{resolve}{head}404 Not Found"), EndReason::NoImage, SOON, "no such image"),
+    for (said, reason, grace, part) in [
+        (format!("{resolve}{IMAGE}: not found"), EndReason::NoImage, BRIEF, "there is no such image"),
+        (format!("{resolve}{head}404 Not Found"), EndReason::NoImage, BRIEF, "no such image"),
         (
             "manifest unknown: manifest unknown".to_owned(),
             EndReason::NoImage,
-            SOON,
+            BRIEF,
             "push the image",
         ),
         (
@@ -49,11 +49,11 @@ fn each_way_in_which_an_image_cannot_be_had_has_its_words() {
                  authorization: server message: insufficient_scope: authorization failed"
             ),
             EndReason::Image,
-            MADE_LATER,
+            CREATED_LATER,
             "pull secret",
         ),
-        (format!("{resolve}{head}401 Unauthorized"), EndReason::Image, MADE_LATER, "does not let"),
-        (format!("{resolve}{head}403 Forbidden"), EndReason::Image, MADE_LATER, "does not let"),
+        (format!("{resolve}{head}401 Unauthorized"), EndReason::Image, CREATED_LATER, "does not let"),
+        (format!("{resolve}{head}403 Forbidden"), EndReason::Image, CREATED_LATER, "does not let"),
         (format!("{resolve}{head}429 Too Many Requests"), EndReason::Image, PASSES, "no more pulls"),
         (format!("{resolve}{head}503 Service Unavailable"), EndReason::Image, PASSES, "be reached"),
         (
@@ -75,7 +75,7 @@ fn each_way_in_which_an_image_cannot_be_had_has_its_words() {
             "failed to pull and unpack image: no match for platform in manifest: not found"
                 .to_owned(),
             EndReason::Image,
-            SOON,
+            BRIEF,
             "not built for the processor",
         ),
         (
@@ -97,7 +97,7 @@ fn each_way_in_which_an_image_cannot_be_had_has_its_words() {
              supported since containerd v2.0, please rebuild the image"
                 .to_owned(),
             EndReason::Image,
-            SOON,
+            BRIEF,
             "format",
         ),
         ("failed in a way of its own".to_owned(), EndReason::Image, PASSES, "a way of its own"),
@@ -107,22 +107,22 @@ fn each_way_in_which_an_image_cannot_be_had_has_its_words() {
             ("ErrImagePull", said.clone()),
             ("ImagePullBackOff", format!("Back-off pulling image \"{IMAGE}\": ErrImagePull: {said}")),
         ] {
-            let stuck = stuck(&said, &waiting(state, &said));
-            assert_eq!((stuck.reason, stuck.patience), (reason, patience), "{said}");
-            assert!(!stuck.vague, "{said}");
-            spoken(&said, &stuck.message, &[part, IMAGE]);
-            let named = stuck.message.matches(IMAGE).count();
-            assert!(named <= 2, "{}", stuck.message);
+            let stall = stall(&said, &waiting(state, &said));
+            assert_eq!((stall.cause.reason, stall.grace), (reason, grace), "{said}");
+            assert!(!stall.vague, "{said}");
+            assert_message(&said, &stall.cause.message, &[part, IMAGE]);
+            let named = stall.cause.message.matches(IMAGE).count();
+            assert!(named <= 2, "{}", stall.cause.message);
         }
     }
 }
 
 #[test]
-fn a_bare_back_off_does_not_hide_the_cause_that_was_seen_before() {
-    let cause = stuck("cause", &waiting("ErrImagePull", "manifest unknown"));
+fn a_bare_back_off_does_not_replace_a_cause() {
+    let cause = stall("cause", &waiting("ErrImagePull", "manifest unknown"));
     let bare = waiting("ImagePullBackOff", &format!("Back-off pulling image \"{IMAGE}\""));
-    let bare = stuck("bare", &bare);
-    assert_eq!((bare.reason, bare.patience, bare.vague), (EndReason::Image, PASSES, true));
+    let bare = stall("bare", &bare);
+    assert_eq!((bare.cause.reason, bare.grace, bare.vague), (EndReason::Image, PASSES, true));
 
     assert_eq!(bare.clone().after(Some(cause.clone())), cause);
     assert_eq!(cause.clone().after(Some(bare.clone())), cause);
@@ -130,7 +130,7 @@ fn a_bare_back_off_does_not_hide_the_cause_that_was_seen_before() {
 }
 
 #[test]
-fn an_images_own_name_is_no_cause() {
+fn the_name_of_an_image_is_no_cause() {
     let image = "registry.example.com/denied/timeout-not found:1";
     let pod = merged(&json!({
         "spec": { "containers": [{ "name": "question", "image": image }] },
@@ -142,24 +142,24 @@ fn an_images_own_name_is_no_cause() {
             }})),
         },
     }));
-    assert_eq!(stuck("name", &pod).reason, EndReason::NoImage);
+    assert_eq!(stall("name", &pod).cause.reason, EndReason::NoImage);
 }
 
 #[test]
-fn each_way_in_which_a_container_is_held_has_its_words() {
-    for (state, said, reason, patience, parts) in [
+fn each_waiting_state_has_its_message() {
+    for (state, said, reason, grace, parts) in [
         (
             "InvalidImageName",
             "Failed to apply default image tag \"Octue/x\": couldn't parse image name",
             EndReason::NoImage,
-            AT_ONCE,
+            NONE,
             &["no name of an image"][..],
         ),
         (
             "ErrImageNeverPull",
             "Container image \"x\" is not present with pull policy of Never",
             EndReason::Image,
-            SOON,
+            BRIEF,
             &["`Never`"],
         ),
         (
@@ -173,42 +173,42 @@ fn each_way_in_which_a_container_is_held_has_its_words() {
             "SignatureValidationFailed",
             "image pull failed for x because the signature validation failed",
             EndReason::Image,
-            SOON,
+            BRIEF,
             &["signature"],
         ),
         (
             "CreateContainerConfigError",
             "secret \"api-key\" not found",
             EndReason::Volume,
-            MADE_LATER,
+            CREATED_LATER,
             &["a secret", "api-key"],
         ),
         (
             "CreateContainerConfigError",
             "couldn't find key token in Secret default/api-key",
             EndReason::Volume,
-            MADE_LATER,
+            CREATED_LATER,
             &["a key of it", "token"],
         ),
         (
             "CreateContainerConfigError",
             "configmap \"places\" not found",
             EndReason::Volume,
-            MADE_LATER,
+            CREATED_LATER,
             &["ConfigMap", "places"],
         ),
         (
             "CreateContainerConfigError",
             "container has runAsNonRoot and image will run as root (pod: \"x\", container: question)",
             EndReason::NotStarted,
-            SOON,
+            BRIEF,
             &["runs as root", "USER 1000"],
         ),
         (
             "CreateContainerConfigError",
             "failed to sync secret cache: timed out waiting for the condition",
             EndReason::NotStarted,
-            MADE_LATER,
+            CREATED_LATER,
             &["cannot be had"],
         ),
         (
@@ -216,14 +216,14 @@ fn each_way_in_which_a_container_is_held_has_its_words() {
             "container create failed: executable file `octue` not found in $PATH: No such file or \
              directory",
             EndReason::NotStarted,
-            MADE_LATER,
+            CREATED_LATER,
             &["command is not in it"],
         ),
         (
             "CreateContainerError",
             "failed to generate container spec: no command specified",
             EndReason::NotStarted,
-            MADE_LATER,
+            CREATED_LATER,
             &["it names no command"],
         ),
         ("CreateContainerError", "context deadline exceeded", EndReason::NotStarted, PASSES, &[]),
@@ -231,14 +231,14 @@ fn each_way_in_which_a_container_is_held_has_its_words() {
             "RunContainerError",
             "exec: \"octue\": executable file not found in $PATH: unknown",
             EndReason::NotStarted,
-            MADE_LATER,
+            CREATED_LATER,
             &["entry point"],
         ),
         (
             "PostStartHookError",
             "hook said no",
             EndReason::NotStarted,
-            MADE_LATER,
+            CREATED_LATER,
             &["hook said no"],
         ),
         (
@@ -249,14 +249,14 @@ fn each_way_in_which_a_container_is_held_has_its_words() {
             &["SomethingNew", "of tomorrow"],
         ),
     ] {
-        let stuck = stuck(said, &waiting(state, said));
-        assert_eq!((stuck.reason, stuck.patience), (reason, patience), "{said}");
-        spoken(said, &stuck.message, parts);
+        let stall = stall(said, &waiting(state, said));
+        assert_eq!((stall.cause.reason, stall.grace), (reason, grace), "{said}");
+        assert_message(said, &stall.cause.message, parts);
     }
 }
 
 #[test]
-fn an_init_container_that_is_held_is_named() {
+fn an_init_container_that_stalls_is_named() {
     let pod = merged(&json!({
         "spec": { "initContainers": [{ "name": "fetch", "image": "busybox:9" }] },
         "status": {
@@ -269,29 +269,29 @@ fn an_init_container_that_is_held_is_named() {
             "containerStatuses": container(&json!({ "waiting": { "reason": "PodInitializing" } })),
         },
     }));
-    let stuck = stuck("init", &pod);
-    assert_eq!(stuck.reason, EndReason::NoImage);
-    spoken("init", &stuck.message, &["init container `fetch`", "busybox:9"]);
+    let stall = stall("init", &pod);
+    assert_eq!(stall.cause.reason, EndReason::NoImage);
+    assert_message("init", &stall.cause.message, &["init container `fetch`", "busybox:9"]);
 }
 
 #[test]
-fn a_container_that_is_started_again_and_again_is_told_by_its_last_end() {
+fn a_crash_loop_is_explained_by_the_last_end() {
     let mut statuses = container(&json!({ "waiting": { "reason": "CrashLoopBackOff" } }));
     statuses[0]["restartCount"] = json!(4);
     statuses[0]["lastState"] = json!({ "terminated": { "exitCode": 3, "reason": "Error" } });
     let pod = pod(&json!({ "phase": "Pending", "containerStatuses": statuses }));
-    let stuck = stuck("loop", &pod);
-    assert_eq!((stuck.reason, stuck.patience), (EndReason::Failed, AT_ONCE));
-    spoken("loop", &stuck.message, &["exit code 3", "4 times"]);
+    let stall = stall("loop", &pod);
+    assert_eq!((stall.cause.reason, stall.grace), (EndReason::Failed, NONE));
+    assert_message("loop", &stall.cause.message, &["exit code 3", "4 times"]);
 }
 
 #[test]
-fn what_is_on_its_way_is_not_stuck() {
+fn a_pod_that_is_being_created_does_not_stall() {
     let creating = waiting("ContainerCreating", "");
     let fresh = pod(&json!({ "phase": "Pending" }));
     for pod in [creating, fresh] {
         let state = pod_state(&pod, SERVICE);
-        let PodState::Waiting { why, scheduled: true, stuck: None } = state else {
+        let PodState::Waiting { why, scheduled: true, stall: None } = state else {
             panic!("{state:?}")
         };
         assert!(why.contains("`node-a`"), "{why}");
@@ -299,7 +299,7 @@ fn what_is_on_its_way_is_not_stuck() {
 }
 
 #[test]
-fn a_pod_without_a_node_waits_and_says_what_for() {
+fn a_pod_without_a_node_reports_what_it_waits_for() {
     for (said, parts) in [
         (
             "0/3 nodes are available: 3 Insufficient cpu. preemption: 0/3 nodes are available: 3 \
@@ -323,7 +323,7 @@ fn a_pod_without_a_node_waits_and_says_what_for() {
         ("0/9 nodes are available: 9 of a new kind.", &["no node has taken it", "new kind"]),
     ] {
         let state = pod_state(&unscheduled(said), SERVICE);
-        let PodState::Waiting { why, scheduled: false, stuck: None } = state else {
+        let PodState::Waiting { why, scheduled: false, stall: None } = state else {
             panic!("{said}: {state:?}")
         };
         for part in parts {
@@ -333,46 +333,49 @@ fn a_pod_without_a_node_waits_and_says_what_for() {
 }
 
 #[test]
-fn a_volume_claim_that_is_not_there_is_told_before_there_is_a_node() {
-    for (said, patience) in [
+fn a_missing_volume_claim_is_reported_before_the_pod_has_a_node() {
+    for (said, grace) in [
         (
             "0/1 nodes are available: persistentvolumeclaim \"cache\" not found. not found",
-            MADE_LATER,
+            CREATED_LATER,
         ),
         ("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.", PASSES),
     ] {
         let state = pod_state(&unscheduled(said), SERVICE);
-        let PodState::Waiting { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
-        assert_eq!((stuck.reason, stuck.patience), (EndReason::Volume, patience));
-        spoken(said, &stuck.message, &["volume claim"]);
+        let PodState::Waiting { stall: Some(stall), .. } = state else { panic!("{state:?}") };
+        assert_eq!((stall.cause.reason, stall.grace), (EndReason::Volume, grace));
+        assert_message(said, &stall.cause.message, &["volume claim"]);
     }
 }
 
 #[test]
-fn a_pod_that_is_to_go_runs_until_it_is_gone() {
+fn a_pod_that_is_being_deleted_runs_until_it_is_gone() {
     let running = json!({ "running": { "startedAt": "2026-11-25T12:00:10Z" } });
     let status = json!({ "phase": "Running", "containerStatuses": container(&running) });
     let since = at("2026-11-25T12:00:10Z");
-    assert_eq!(pod_state(&pod(&status), SERVICE), PodState::Running { since, stuck: None });
+    assert_eq!(pod_state(&pod(&status), SERVICE), PodState::Running { since, stall: None });
 
     let going = merged(&json!({
         "metadata": { "deletionTimestamp": "2026-11-25T12:05:00Z", "deletionGracePeriodSeconds": 3 },
         "status": status,
     }));
     let state = pod_state(&going, SERVICE);
-    let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
-    assert_eq!((stuck.reason, stuck.patience), (EndReason::Deleted, Duration::from_secs(903)));
-    spoken("going", &stuck.message, &["`node-a` does not say that it is gone"]);
+    let PodState::Running { stall: Some(stall), .. } = state else { panic!("{state:?}") };
+    assert_eq!(
+        (stall.cause.reason, stall.grace),
+        (EndReason::Deleted, Duration::from_secs(903))
+    );
+    assert_message("going", &stall.cause.message, &["`node-a` does not report that it is gone"]);
 }
 
 #[test]
-fn a_node_that_is_out_of_sight_is_told_in_time() {
+fn a_lost_node_stalls_its_pods() {
     let running = json!({ "running": { "startedAt": "2026-11-25T12:00:10Z" } });
     let lost = pod(&json!({ "phase": "Unknown", "containerStatuses": container(&running) }));
     let state = pod_state(&lost, SERVICE);
-    let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
-    assert_eq!((stuck.reason, stuck.patience), (EndReason::Lost, PASSES));
-    spoken("lost", &stuck.message, &["out of sight"]);
+    let PodState::Running { stall: Some(stall), .. } = state else { panic!("{state:?}") };
+    assert_eq!((stall.cause.reason, stall.grace), (EndReason::Lost, PASSES));
+    assert_message("lost", &stall.cause.message, &["out of sight"]);
 }
 
 #[test]
@@ -386,23 +389,27 @@ fn a_sidecar_that_outlives_the_service_is_named() {
     statuses.as_array_mut().unwrap().push(proxy);
     let state =
         pod_state(&pod(&json!({ "phase": "Running", "containerStatuses": statuses })), SERVICE);
-    let PodState::Running { stuck: Some(stuck), .. } = state else { panic!("{state:?}") };
-    assert_eq!(stuck.reason, EndReason::Exited);
-    spoken("sidecar", &stuck.message, &["`istio-proxy` still runs", "restartPolicy"]);
+    let PodState::Running { stall: Some(stall), .. } = state else { panic!("{state:?}") };
+    assert_eq!(stall.cause.reason, EndReason::Exited);
+    assert_message(
+        "sidecar",
+        &stall.cause.message,
+        &["`istio-proxy` still runs", "restartPolicy"],
+    );
 }
 
 #[test]
-fn what_vanished_is_told_by_what_was_seen_last() {
+fn a_vanished_run_is_explained_by_its_last_state() {
     let now = Timestamp(9);
-    let running = PodState::Running { since: Timestamp(1), stuck: None };
+    let running = PodState::Running { since: Timestamp(1), stall: None };
     let end = vanished_end(Some(&running), now, SERVICE);
     assert_eq!((end.at, end.started, end.reason), (now, Some(Timestamp(1)), EndReason::Deleted));
-    spoken("ran", &end.message, &["while it ran"]);
+    assert_message("ran", &end.message, &["while it ran"]);
 
     let held = pod_state(&waiting("ErrImagePull", "manifest unknown"), SERVICE);
     let end = vanished_end(Some(&held), now, SERVICE);
     assert_eq!(end.reason, EndReason::Deleted);
-    spoken("held", &end.message, &["before it began", "no such image"]);
+    assert_message("held", &end.message, &["before it began", "no such image"]);
 
     assert_eq!(vanished_end(None, now, SERVICE).reason, EndReason::Lost);
 

@@ -42,45 +42,45 @@ fn workload(version: &str, conditions: &[[&str; 4]]) -> Value {
     workload
 }
 
-fn brief(workload: Value) -> Brief {
-    Brief::of(serde_json::from_value(workload).unwrap()).unwrap()
+fn brief(workload: Value) -> WorkloadBrief {
+    WorkloadBrief::from_object(serde_json::from_value(workload).unwrap()).unwrap()
 }
 
-fn pending(version: &str, message: &str) -> Brief {
+fn pending(version: &str, message: &str) -> WorkloadBrief {
     brief(workload(version, &[["QuotaReserved", "False", "Pending", message]]))
 }
 
 #[test]
-fn both_versions_are_read() {
+fn workloads_of_both_versions_are_read() {
     let message = "couldn't assign flavors to pod set main: insufficient unused quota for cpu in \
                    flavor default, 1 more needed";
     for version in ["v1beta1", "v1beta2"] {
         let brief = pending(version, message);
         assert_eq!((&*brief.job, &*brief.queue, brief.priority), ("j1", "questions", 5));
         assert_eq!(
-            brief.why(Some(3)),
+            brief.describe_wait(Some(3)),
             "It waits in queue `questions` behind 3 others: insufficient unused quota for cpu in \
              flavor default, 1 more needed."
         );
-        assert_eq!(brief.stuck(), None);
+        assert_eq!(brief.stall(), None);
     }
     let fresh = brief(workload("v1beta2", &[]));
-    assert_eq!(fresh.why(Some(0)), "It is the first in queue `questions`.");
-    assert_eq!(fresh.why(Some(1)), "It waits in queue `questions` behind 1 other.");
-    assert_eq!(fresh.why(None), "It waits in queue `questions`.");
+    assert_eq!(fresh.describe_wait(Some(0)), "It is the first in queue `questions`.");
+    assert_eq!(fresh.describe_wait(Some(1)), "It waits in queue `questions` behind 1 other.");
+    assert_eq!(fresh.describe_wait(None), "It waits in queue `questions`.");
 }
 
 #[test]
-fn what_is_no_jobs_is_not_kept() {
+fn a_workload_without_a_job_is_ignored() {
     let mut pods = workload("v1beta1", &[]);
     pods["metadata"]["ownerReferences"][0]["kind"] = json!("Pod");
-    assert_eq!(Brief::of(serde_json::from_value(pods).unwrap()), None);
+    assert_eq!(WorkloadBrief::from_object(serde_json::from_value(pods).unwrap()), None);
 }
 
 #[test]
-fn a_request_over_the_maximum_of_every_flavor_is_stuck_in_the_words_of_both_versions() {
+fn a_request_over_the_maximum_of_every_flavor_stalls_in_both_versions() {
     let set = "couldn't assign flavors to pod set main: ";
-    for (message, stuck) in [
+    for (message, stalled) in [
         ("insufficient quota for cpu in flavor default, request > maximum capacity (10 > 8)", true),
         (
             "insufficient quota for cpu in flavor default, previously considered podsets requests \
@@ -117,35 +117,35 @@ fn a_request_over_the_maximum_of_every_flavor_is_stuck_in_the_words_of_both_vers
             false,
         ),
     ] {
-        let found = pending("v1beta1", &format!("{set}{message}")).stuck();
-        assert_eq!(found.is_some(), stuck, "{message}");
+        let found = pending("v1beta1", &format!("{set}{message}")).stall();
+        assert_eq!(found.is_some(), stalled, "{message}");
     }
     let message = format!(
         "{set}insufficient quota for cpu in flavor default, request > maximum \
                            capacity (10 > 8)"
     );
-    let stuck = pending("v1beta1", &message).stuck().unwrap();
-    assert_eq!((stuck.reason, stuck.patience), (EndReason::Queue, SETTLES));
+    let stall = pending("v1beta1", &message).stall().unwrap();
+    assert_eq!((stall.cause.reason, stall.grace), (EndReason::Queue, GRACE));
     assert_eq!(
-        stuck.message,
+        stall.cause.message,
         "Queue `questions` can never run it: insufficient quota for cpu in flavor default, request \
          > maximum capacity (10 > 8). Ask for less, or have the queue's quota raised."
     );
 }
 
 #[test]
-fn a_queue_that_is_not_there_is_stuck_and_one_that_is_stopped_is_not() {
-    for (message, patience) in [
-        ("LocalQueue questions doesn't exist", Some(SETTLES)),
-        ("ClusterQueue all doesn't exist", Some(QUEUES_COME)),
-        ("ClusterQueue all not found", Some(QUEUES_COME)),
-        ("Workload namespace doesn't match ClusterQueue selector", Some(SETTLES)),
+fn a_missing_queue_stalls_and_a_stopped_queue_does_not() {
+    for (message, grace) in [
+        ("LocalQueue questions doesn't exist", Some(GRACE)),
+        ("ClusterQueue all doesn't exist", Some(CLUSTER_QUEUE_GRACE)),
+        ("ClusterQueue all not found", Some(CLUSTER_QUEUE_GRACE)),
+        ("Workload namespace doesn't match ClusterQueue selector", Some(GRACE)),
         (
             "resource validation failed: podSets.main.containers[0][cpu] requests exceed it's \
              limits",
-            Some(SETTLES),
+            Some(GRACE),
         ),
-        ("didn't satisfy LimitRange constraints: podSets.main[0] exceeds the max", Some(SETTLES)),
+        ("didn't satisfy LimitRange constraints: podSets.main[0] exceeds the max", Some(GRACE)),
         ("LocalQueue questions is inactive", None),
         ("LocalQueue questions is stopped", None),
         ("ClusterQueue  doesn't exist", None),
@@ -157,12 +157,12 @@ fn a_queue_that_is_not_there_is_stuck_and_one_that_is_stopped_is_not() {
     ] {
         let conditions = [["QuotaReserved", "False", "Inadmissible", message]];
         let brief = brief(workload("v1beta1", &conditions));
-        assert_eq!(brief.stuck().map(|stuck| stuck.patience), patience, "{message}");
+        assert_eq!(brief.stall().map(|stall| stall.grace), grace, "{message}");
     }
 }
 
 #[test]
-fn what_kueue_has_switched_off_is_stuck_and_what_a_person_has_is_held() {
+fn deactivation_by_kueue_stalls_and_deactivation_by_a_person_waits() {
     let off = |reason, message| {
         let mut workload = workload(
             "v1beta1",
@@ -188,20 +188,20 @@ fn what_kueue_has_switched_off_is_stuck_and_what_a_person_has_is_held() {
             EndReason::Deadline,
         ),
     ] {
-        let stuck = off(reason, message).stuck().unwrap();
-        assert_eq!(stuck.reason, expected);
-        assert!(stuck.message.ends_with(&format!("(queue `questions`): {message}.")));
+        let stall = off(reason, message).stall().unwrap();
+        assert_eq!(stall.cause.reason, expected);
+        assert!(stall.cause.message.ends_with(&format!("(queue `questions`): {message}.")));
     }
     let held = off("Deactivated", "The workload is deactivated");
-    assert_eq!(held.stuck(), None);
+    assert_eq!(held.stall(), None);
     assert_eq!(
-        held.why(Some(0)),
+        held.describe_wait(Some(0)),
         "An operator holds it back from queue `questions`: The workload is deactivated."
     );
 }
 
 #[test]
-fn what_was_taken_back_stands_behind_those_that_came_meanwhile() {
+fn an_evicted_workload_goes_behind_those_that_came_meanwhile() {
     let message = "Exceeded the PodsReady timeout questions/job-question-1-2f1ab";
     let conditions = [
         ["QuotaReserved", "False", "Pending", message],
@@ -213,13 +213,13 @@ fn what_was_taken_back_stands_behind_those_that_came_meanwhile() {
     assert_eq!(brief(workload.clone()).order, created + 5_000_000);
     workload["status"]["requeueState"] = json!({"count": 1, "requeueAt": "2026-11-25T20:01:05Z"});
     assert_eq!(
-        brief(workload).why(Some(0)),
-        format!("It was taken back, and will be in queue `questions` again: {message}.")
+        brief(workload).describe_wait(Some(0)),
+        format!("It was evicted from queue `questions`, and will be queued again: {message}.")
     );
 }
 
 #[test]
-fn with_quota_it_waits_for_its_checks_and_then_for_nothing() {
+fn with_quota_a_workload_waits_for_its_checks_and_then_for_nothing() {
     let reserved = ["QuotaReserved", "True", "QuotaReserved", "Quota reserved in ClusterQueue all"];
     let mut checks = workload("v1beta1", &[reserved]);
     checks["status"]["admissionChecks"] = json!([
@@ -227,13 +227,13 @@ fn with_quota_it_waits_for_its_checks_and_then_for_nothing() {
         {"name": "prov", "state": "Pending", "message": "waiting for capacity"},
     ]);
     assert_eq!(
-        brief(checks).why(Some(0)),
+        brief(checks).describe_wait(Some(0)),
         "It has its place of queue `questions`, and waits for checks: `prov` (waiting for capacity)."
     );
     let admitted = ["Admitted", "True", "Admitted", "The workload is admitted"];
     let brief = brief(workload("v1beta1", &[reserved, admitted]));
-    assert_eq!(brief.state, State::Admitted);
+    assert_eq!(brief.state, WorkloadState::Admitted);
     let finished = ["Finished", "True", "Succeeded", "Job finished successfully"];
     let brief = self::brief(workload("v1beta1", &[reserved, admitted, finished]));
-    assert_eq!(brief.state, State::Finished);
+    assert_eq!(brief.state, WorkloadState::Finished);
 }
