@@ -153,7 +153,7 @@ async fn runner(settings: &ServeSettings, choice: &Choice<'_>, looker: Looker) -
         Choice::Processes(args) => return nothing(folders(args)),
         Choice::Pods(kubernetes, services) => (kubernetes, services),
     };
-    let wanted = preflight::Wanted {
+    let wanted = preflight::ClusterRequirements {
         network: &parts::network(settings, kubernetes, Vec::new()),
         settings: services,
         service_account: &kubernetes.service_account,
@@ -161,8 +161,8 @@ async fn runner(settings: &ServeSettings, choice: &Choice<'_>, looker: Looker) -
         is_daemon: looker == Looker::Daemon,
     };
     // Calls of many kinds make it large.
-    let looked = Box::pin(preflight::look(wanted)).await;
-    let preflight::Findings { mut checks, google_account } = looked;
+    let looked = Box::pin(preflight::check_cluster(wanted)).await;
+    let preflight::ClusterFindings { mut checks, google_account } = looked;
     checks.extend(reach(settings));
     Findings { checks, google_account }
 }

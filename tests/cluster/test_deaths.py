@@ -27,11 +27,11 @@ REAL = {
     "is-killed": Way("RuntimeError", "signal 9 (SIGKILL; exit code 137)",
                      "for lack of memory of the node"),
     "is-told-to-stop": Way("RuntimeError", "signal 15 (SIGTERM; exit code 143)",
-                           "somebody told it to stop"),
+                           "asked it to stop"),
     "crashes": Way("RuntimeError", "signal 11 (SIGSEGV; exit code 139)", "a compiled package"),
     "aborts": Way("RuntimeError", "signal 6 (SIGABRT; exit code 134)", "last lines"),
     "wants-another-processor": Way("RuntimeError", "signal 4 (SIGILL; exit code 132)",
-                                   "wants another processor"),
+                                   "needs another processor"),
     # It takes more than it may.
     "eats-memory": Way("MemoryError", "its limit is 32Mi", "ask again with more `memory`", **SMALL),
     "child-eats-memory": Way("MemoryError", "its limit is 32Mi", "with more `memory`", **SMALL),
@@ -93,7 +93,7 @@ FAKE = {
                              "Threshold quantity: 100Mi, available: 7Mi."}),
     "gave-way": ("InterruptedError", "to make room for a critical pod", "ask again",
                  {"reason": "Preempting", "message": "Preempted in order to admit critical pod"}),
-    "failed-in-silence": ("RuntimeError", "failed, and nobody says how", "ask again", {}),
+    "failed-in-silence": ("RuntimeError", "failed, and nobody knows how", "ask again", {}),
 }
 FAKE_WAYS = {
     name: Way(exception, says, remedy, **on_fake_nodes(start="never"))

@@ -282,7 +282,7 @@ def test_without_rights_on_workloads_askers_are_not_told_what_they_wait_for(fake
             told = lambda: [words for parent in both for words in parent.logs()]  # noqa: E731
             pods = lambda: any(fake.pods(parent.question_uuid) for parent in both)  # noqa: E731
             wait_for(pods, "one of them runs")
-            hidden = "askers are not told why their questions wait"
+            hidden = "parents are not notified why their questions wait"
             wait_for(lambda: hidden in daemon.log.read_text(), "it says so")
             assert not any("queue" in words for words in told())
             check = fake.doctor()["rights on workloads"]

@@ -1,7 +1,7 @@
-//! Looks at a cluster before we work in it: what is there, and what we may do.
+//! Checks a cluster before the daemon works in it: what exists, and what the daemon may do.
 //!
-//! Nothing is changed: rights are asked for by reviews, and the one Job that is made is a dry run.
-//! Each finding that stands in the way says how to mend it, in lines that can be copied.
+//! The checks change nothing: rights are asked for by reviews, and the one Job is a dry run. Each
+//! check that fails has a remedy, in commands that can be copied.
 
 mod rights;
 
@@ -17,52 +17,53 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PostParams};
 use kube::{Api, Client, Config};
-use rights::Subject;
+use rights::ApiUser;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How long one answer may take.
+/// The longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The oldest minor version of Kubernetes 1 whose Jobs can tell an eviction from a failure without
-/// being set up for it (`podFailurePolicy`).
+/// The oldest minor version of Kubernetes 1 in which `podFailurePolicy`, by which a Job tells an
+/// eviction from a failure, is enabled by default.
 const OLDEST_MINOR: u32 = 26;
 
-/// The group of Kueue's objects.
+/// The API group of Kueue.
 const KUEUE: &str = "kueue.x-k8s.io";
 
-/// On a service account: which one of Google's it stands for.
+/// The annotation of a service account that names its account of Google.
 const GOOGLE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
 
-/// What the daemon is to work with.
+/// What the daemon needs of a cluster.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
-    /// What all questions have in common, where they run among it.
+pub struct ClusterRequirements<'a> {
+    /// What all Jobs have in common, the namespace included.
     pub network: &'a JobDefaults,
-    /// What each service may have.
+    /// The settings of the services.
     pub settings: &'a NetworkSettings,
-    /// As whom questions run.
+    /// The service account of questions.
     pub service_account: &'a str,
-    /// The local queue that they wait in.
+    /// The local queue in which questions wait.
     pub queue: Option<&'a str>,
-    /// Whether it is the daemon that looks, whoever it is: a person's rights are not the daemon's.
+    /// Whether the daemon runs the checks, as whatever user: the rights of a person are not those of
+    /// the daemon.
     pub is_daemon: bool,
 }
 
-/// What was found.
+/// The results of the checks of a cluster.
 #[derive(Clone, Debug)]
-pub struct Findings {
-    /// All that was looked at.
+pub struct ClusterFindings {
+    /// All checks.
     pub checks: Vec<Check>,
-    /// The account of Google that questions are, where it can be told.
+    /// The account of Google that questions run as, if it is known.
     pub google_account: Option<String>,
 }
 
-/// Looks at the cluster that the process is set up for.
-pub async fn look(wanted: Wanted<'_>) -> Findings {
-    let mut findings = Findings { checks: Vec::new(), google_account: None };
+/// Checks the cluster that the process is configured for.
+pub async fn check_cluster(required: ClusterRequirements<'_>) -> ClusterFindings {
+    let mut findings = ClusterFindings { checks: Vec::new(), google_account: None };
     let client = match client().await {
         Ok(client) => client,
         Err(check) => {
@@ -76,15 +77,15 @@ pub async fn look(wanted: Wanted<'_>) -> Findings {
     if !reached {
         return findings;
     }
-    let subject = subject(&client, wanted.is_daemon).await;
-    findings.checks.push(subject.asker().check("Kubernetes"));
+    let user = api_user(&client, required.is_daemon).await;
+    findings.checks.push(user.asker().check("Kubernetes"));
     let kueue = kueue_version(&client).await;
     let served = matches!(kueue, Ok(Some(_)));
     let (namespace, rights, (account, google), queue) = tokio::join!(
-        namespace(&client, wanted),
-        rights::checks(&client, &wanted.network.namespace, &subject, served),
-        account(&client, wanted),
-        queue(&client, wanted, kueue),
+        namespace(&client, required),
+        rights::checks(&client, &required.network.namespace, &user, served),
+        account(&client, required),
+        queue(&client, required, kueue),
     );
     findings.checks.push(namespace);
     findings.checks.extend(rights);
@@ -97,11 +98,11 @@ pub async fn look(wanted: Wanted<'_>) -> Findings {
 async fn client() -> Result<Client, Check> {
     let remedy = "set KUBECONFIG to the file of a cluster's access, or run in a pod whose service \
                   account token is mounted";
-    let fail = |words: String| Check::fail("kubernetes", words, remedy);
+    let fail = |found: String| Check::fail("kubernetes", found, remedy);
     let mut config = Config::infer().await.map_err(|error| fail(Chain(&error).to_string()))?;
     config.connect_timeout = Some(TIMEOUT);
     config.read_timeout = Some(TIMEOUT);
-    Client::try_from(config).map_err(|error| fail(words(&error)))
+    Client::try_from(config).map_err(|error| fail(message(&error)))
 }
 
 async fn version(client: &Client) -> Check {
@@ -109,13 +110,13 @@ async fn version(client: &Client) -> Check {
         Ok(info) => judge_version(&info.git_version, &info.minor),
         Err(error) => Check::fail(
             "kubernetes",
-            format!("the API server does not answer: {}", words(&error)),
+            format!("the API server does not answer: {}", message(&error)),
             "see that it runs and that this host reaches it: kubectl version",
         ),
     }
 }
 
-/// (Some clouds write a minor version such as `33+`.)
+/// Judges the version of the API server. (Some clouds write a minor version such as `33+`.)
 fn judge_version(version: &str, minor: &str) -> Check {
     let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
     match digits.parse::<u32>() {
@@ -129,20 +130,20 @@ fn judge_version(version: &str, minor: &str) -> Check {
     }
 }
 
-/// Who we are there.
-async fn subject(client: &Client, is_daemon: bool) -> Subject {
+/// The user as whom the API server knows us.
+async fn api_user(client: &Client, is_daemon: bool) -> ApiUser {
     let reviews: Api<SelfSubjectReview> = Api::all(client.clone());
     let review = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await;
     let user = review.ok().and_then(|review| review.status).and_then(|status| status.user_info);
-    Subject::new(user.and_then(|user| user.username), is_daemon)
+    ApiUser::new(user.and_then(|user| user.username), is_daemon)
 }
 
-/// Whether the namespace is there, and takes Jobs such as ours: by a dry run, for a Role in one
+/// Checks that the namespace exists and accepts our Jobs: by a dry run, because a Role in one
 /// namespace gives no right to read namespaces.
-async fn namespace(client: &Client, wanted: Wanted<'_>) -> Check {
-    let JobDefaults { namespace, .. } = wanted.network;
+async fn namespace(client: &Client, required: ClusterRequirements<'_>) -> Check {
+    let JobDefaults { namespace, .. } = required.network;
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
-    let job = match sample(wanted) {
+    let job = match sample_job(required) {
         Ok(job) => job,
         Err(refusal) => {
             let found = format!("no Job to try: {refusal}");
@@ -156,26 +157,26 @@ async fn namespace(client: &Client, wanted: Wanted<'_>) -> Check {
 fn judge_namespace(namespace: &str, tried: Result<(), kube::Error>) -> Check {
     let name = namespace_name(namespace);
     match tried {
-        Ok(()) => Check::ok(name, "it is there, and takes Jobs (a dry run)"),
+        Ok(()) => Check::ok(name, "it exists, and accepts Jobs (a dry run)"),
         Err(kube::Error::Api(status)) if status.code == 404 => Check::fail(
             name,
             status.message,
             format!("kubectl create namespace {namespace}\nor choose another with `--namespace`"),
         ),
-        // A daemon that works holds its questions meanwhile, so one that starts need not end. A
-        // right that is missing is found by its own check.
+        // A running daemon holds its questions meanwhile, so a daemon that starts need not exit. A
+        // missing right is found by its own check.
         Err(kube::Error::Api(status)) if status.code == 403 => Check::warn(
             name,
-            format!("it takes no Job now, so questions are held: {}", status.message),
+            format!("it accepts no Job now, so questions are held: {}", status.message),
             format!(
-                "a quota that is used up, or a policy, says no; if not, a right is missing\n\
+                "its quota is exhausted, or a policy denies the Job; if not, a right is missing\n\
                  kubectl describe resourcequota -n {namespace}"
             ),
         ),
         Err(error) => Check::warn(
             name,
-            format!("a dry run of a Job failed: {}", words(&error)),
-            "a webhook of the cluster that does not take dry runs is the usual cause",
+            format!("a dry run of a Job failed: {}", message(&error)),
+            "the usual cause is a webhook of the cluster that does not support dry runs",
         ),
     }
 }
@@ -184,10 +185,9 @@ fn namespace_name(namespace: &str) -> String {
     format!("namespace {namespace}")
 }
 
-/// The Job of a question that asks for nothing, to a service of whose settings none are its own: a
-/// policy that takes what we make takes this.
-fn sample(wanted: Wanted<'_>) -> Result<Job, LaunchRefusal> {
-    let Wanted { network, settings, .. } = wanted;
+/// The Job of a question with defaults only: a policy that accepts it accepts our Jobs.
+fn sample_job(required: ClusterRequirements<'_>) -> Result<Job, LaunchRefusal> {
+    let ClusterRequirements { network, settings, .. } = required;
     let recipient: SruidBuf = "twined/check:check".parse().expect("it is an SRUID");
     let question = Uuid::new_v4();
     let attributes = HashMap::from([
@@ -213,17 +213,18 @@ fn sample(wanted: Wanted<'_>) -> Result<Job, LaunchRefusal> {
     })
 }
 
-/// Whether the service account of questions is there; and which of Google's it stands for.
-async fn account(client: &Client, wanted: Wanted<'_>) -> (Check, Option<String>) {
-    let Wanted { network: JobDefaults { namespace, .. }, service_account, .. } = wanted;
+/// Checks that the service account of questions exists, and returns its account of Google.
+async fn account(client: &Client, required: ClusterRequirements<'_>) -> (Check, Option<String>) {
+    let ClusterRequirements { network: JobDefaults { namespace, .. }, service_account, .. } =
+        required;
     let name = format!("service account {service_account}");
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     match accounts.get_opt(service_account).await {
         Ok(Some(account)) => {
             let google = account.metadata.annotations.unwrap_or_default().remove(GOOGLE_ACCOUNT);
             let found = match &google {
-                Some(google) => format!("it is there, as {google}"),
-                None => "it is there".to_owned(),
+                Some(google) => format!("it exists, as {google}"),
+                None => "it exists".to_owned(),
             };
             (Check::ok(name, found), google)
         }
@@ -232,18 +233,18 @@ async fn account(client: &Client, wanted: Wanted<'_>) -> (Check, Option<String>)
                 "kubectl create serviceaccount {service_account} -n {namespace}\n\
                  or name another with `--service-account`"
             );
-            (Check::fail(name, format!("not there, in namespace {namespace}"), remedy), None)
+            (Check::fail(name, format!("it does not exist in namespace {namespace}"), remedy), None)
         }
-        // The daemon needs no such right, so that it has none is as it should be.
+        // The daemon needs no right to read it, so a missing right is no fault.
         Err(error) => {
-            let found = format!("we may not look: {}", words(&error));
+            let found = format!("no right to read it: {}", message(&error));
             let look = format!("kubectl get serviceaccount {service_account} -n {namespace}");
             (Check::unknown(name, found, look), None)
         }
     }
 }
 
-/// The version of Kueue's objects that is served; none where Kueue is not there.
+/// The version of Kueue's API; `None` if Kueue is not installed.
 async fn kueue_version(client: &Client) -> Result<Option<String>, kube::Error> {
     let groups = client.list_api_groups().await?.groups;
     let kueue = groups.into_iter().find(|group| group.name == KUEUE);
@@ -254,25 +255,25 @@ async fn kueue_version(client: &Client) -> Result<Option<String>, kube::Error> {
 
 async fn queue(
     client: &Client,
-    wanted: Wanted<'_>,
+    required: ClusterRequirements<'_>,
     kueue: Result<Option<String>, kube::Error>,
 ) -> Check {
-    let (queue, version) = match (wanted.queue, kueue) {
-        (None, _) => return Check::ok("queue", "none is asked for: Kueue is not used"),
+    let (queue, version) = match (required.queue, kueue) {
+        (None, _) => return Check::ok("queue", "not configured: Kueue is not used"),
         (Some(queue), Err(error)) => {
-            let found = format!("cannot tell whether Kueue is there: {}", words(&error));
+            let found = format!("cannot tell whether Kueue is installed: {}", message(&error));
             return Check::unknown(format!("queue {queue}"), found, "kubectl api-versions");
         }
         (Some(queue), Ok(None)) => {
             return Check::fail(
                 format!("queue {queue}"),
-                "Kueue is not there: Jobs would wait for ever",
+                "Kueue is not installed: Jobs would wait for ever",
                 "install Kueue, or leave `--queue` and KUEUE_LOCAL_QUEUE out",
             );
         }
         (Some(queue), Ok(Some(version))) => (queue, version),
     };
-    let JobDefaults { namespace, .. } = wanted.network;
+    let JobDefaults { namespace, .. } = required.network;
     let kind = GroupVersionKind::gvk(KUEUE, &version, "LocalQueue");
     let resource = ApiResource::from_gvk_with_plural(&kind, "localqueues");
     let queues: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
@@ -288,16 +289,16 @@ fn judge_queue(
     let name = format!("queue {queue}");
     match found {
         Ok(Some(object)) => match inactive(&object.data) {
-            None => Check::ok(name, format!("it is there (Kueue {version})")),
+            None => Check::ok(name, format!("it exists (Kueue {version})")),
             Some(why) => Check::warn(
                 name,
-                format!("it takes nothing now: {why}"),
+                format!("it is not active, so Jobs wait: {why}"),
                 format!("kubectl describe localqueues.{KUEUE} {queue} -n {namespace}"),
             ),
         },
         Ok(None) => Check::fail(
             name,
-            format!("not there, in namespace {namespace}"),
+            format!("it does not exist in namespace {namespace}"),
             format!(
                 "kubectl apply -f - <<'END'\n\
                  apiVersion: {KUEUE}/{version}\n\
@@ -305,29 +306,29 @@ fn judge_queue(
                  metadata: {{name: {queue}, namespace: {namespace}}}\n\
                  spec: {{clusterQueue: NAME OF YOUR CLUSTER QUEUE}}\n\
                  END\n\
-                 see which there are: kubectl get localqueues.{KUEUE} -n {namespace}"
+                 list those that exist: kubectl get localqueues.{KUEUE} -n {namespace}"
             ),
         ),
         Err(error) => Check::unknown(
             name,
-            format!("we may not look: {}", words(&error)),
+            format!("no right to read it: {}", message(&error)),
             format!("kubectl get localqueues.{KUEUE} {queue} -n {namespace}"),
         ),
     }
 }
 
-/// Why a queue is not active; none where it is, or does not say.
+/// Why a queue is not active; `None` if it is, or if that is unknown.
 fn inactive(queue: &Value) -> Option<String> {
     let conditions = queue.pointer("/status/conditions")?.as_array()?;
     let active = conditions.iter().find(|condition| condition["type"] == "Active")?;
     (active["status"] == "False").then(|| active["message"].as_str().unwrap_or("?").to_owned())
 }
 
-/// What an error says, once: an answer of the API server by its message alone.
-fn words(error: &kube::Error) -> String {
+/// The message of an error, without repetitions: for a status of the API server its message alone.
+fn message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
-        // Their texts repeat their sources.
+        // The texts of other errors contain those of their sources.
         other => other.to_string(),
     }
 }
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_cluster_is_refused_and_a_cloud_s_version_is_read() {
+    fn an_old_cluster_fails_and_the_version_of_a_cloud_is_read() {
         for (minor, verdict) in [
             ("25", Verdict::Fail),
             ("26", Verdict::Ok),
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_takes_nothing_says_why() {
+    fn an_inactive_queue_is_a_warning_with_its_reason() {
         let condition =
             json!({ "type": "Active", "status": "False", "message": "no cluster queue" });
         let stopped = queue(json!({ "status": { "conditions": [condition] } }));
@@ -373,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn the_job_that_is_tried_is_as_those_of_questions_are() {
+    fn the_job_of_the_dry_run_is_like_those_of_questions() {
         let network = JobDefaults {
             namespace: "n".into(),
             images: "host/repository".into(),
@@ -387,9 +388,15 @@ mod tests {
         };
         let settings = NetworkSettings::read(text, base).unwrap();
         let (network, settings, service_account) = (&network, &settings, "s");
-        let wanted = Wanted { network, settings, service_account, queue: None, is_daemon: true };
+        let required = ClusterRequirements {
+            network,
+            settings,
+            service_account,
+            queue: None,
+            is_daemon: true,
+        };
 
-        let job = sample(wanted).unwrap();
+        let job = sample_job(required).unwrap();
 
         let pod = job.spec.unwrap().template.spec.unwrap();
         assert_eq!(pod.service_account_name.as_deref(), Some("s"));
@@ -402,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_that_takes_no_job_now_does_not_keep_the_daemon_from_starting() {
+    fn a_namespace_with_an_exhausted_quota_is_a_warning() {
         let refused = |code, message: &str| {
             let status = Status { code, message: message.to_owned(), ..Status::default() };
             judge_namespace("n", Err(kube::Error::Api(Box::new(status))))

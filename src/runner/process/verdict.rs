@@ -1,9 +1,15 @@
-//! The record of an end in words for the asker: pure.
+//! The end of a process, described for the parent: pure.
 
 use crate::event::Timestamp;
+use crate::runner::cause::{Cause, SignalSenders};
 use crate::runner::process::record::{Ending, How, Order};
 use crate::runner::{EndReason, RunEnd};
-use rustix::process::Signal;
+
+/// Who sends signals to a process of this machine.
+const SENDERS: SignalSenders = SignalSenders {
+    kill: "by hand, or by the kernel for lack of memory (see `dmesg`)",
+    terminate: "by hand",
+};
 
 /// Says how the run of a service ended, what happened, and what to do about it.
 pub fn end(service: &str, ending: &Ending, started: Option<i64>, tail: Vec<String>) -> RunEnd {
@@ -40,7 +46,11 @@ fn reason(service: &str, ending: &Ending) -> (EndReason, String) {
                  its output"
             ),
         ),
-        How::Signal(number) => (EndReason::Killed, killed(service, *number)),
+        How::Signal(number) => {
+            let process = format!("the process of `{service}`");
+            let Cause { reason, message } = Cause::killed(&process, *number, None, SENDERS);
+            (reason, message)
+        }
         How::NotStarted(why) => {
             (EndReason::NotStarted, format!("`{service}` could not be started: {why}"))
         }
@@ -52,47 +62,6 @@ fn reason(service: &str, ending: &Ending) -> (EndReason, String) {
             ),
         ),
     }
-}
-
-fn killed(service: &str, number: i32) -> String {
-    let name = name(number);
-    let why = match Signal::from_named_raw(number) {
-        Some(Signal::KILL) => "by hand, or by the kernel for lack of memory (`dmesg` tells)",
-        Some(Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT) => "by hand",
-        Some(Signal::SEGV | Signal::BUS | Signal::ILL | Signal::FPE | Signal::SYS) => {
-            "a fault in its machine code, often that of a compiled package"
-        }
-        Some(Signal::ABORT) => "it gave up by itself; see the last lines of its output",
-        _ => "see the last lines of its output",
-    };
-    format!("the process of `{service}` was killed by signal {number} ({name}): {why}")
-}
-
-/// A signal's name, as `kill -l` lists it.
-fn name(number: i32) -> &'static str {
-    const NAMES: [(Signal, &str); 19] = [
-        (Signal::HUP, "SIGHUP"),
-        (Signal::INT, "SIGINT"),
-        (Signal::QUIT, "SIGQUIT"),
-        (Signal::ILL, "SIGILL"),
-        (Signal::TRAP, "SIGTRAP"),
-        (Signal::ABORT, "SIGABRT"),
-        (Signal::BUS, "SIGBUS"),
-        (Signal::FPE, "SIGFPE"),
-        (Signal::KILL, "SIGKILL"),
-        (Signal::USR1, "SIGUSR1"),
-        (Signal::SEGV, "SIGSEGV"),
-        (Signal::USR2, "SIGUSR2"),
-        (Signal::PIPE, "SIGPIPE"),
-        (Signal::ALARM, "SIGALRM"),
-        (Signal::TERM, "SIGTERM"),
-        (Signal::XCPU, "SIGXCPU"),
-        (Signal::XFSZ, "SIGXFSZ"),
-        (Signal::VTALARM, "SIGVTALRM"),
-        (Signal::SYS, "SIGSYS"),
-    ];
-    let named = NAMES.iter().find(|(signal, _)| signal.as_raw() == number);
-    named.map_or("another signal", |(_, name)| name)
 }
 
 #[cfg(test)]
@@ -128,7 +97,7 @@ mod tests {
         assert_eq!(
             message,
             "the process of `a/b:c` was killed by signal 9 (SIGKILL): by hand, or by the kernel \
-             for lack of memory (`dmesg` tells)"
+             for lack of memory (see `dmesg`)"
         );
         assert!(told(How::Signal(64), None).1.contains("signal 64 (another signal)"));
     }

@@ -1,4 +1,4 @@
-//! What the daemon may do in its namespace, verb by verb.
+//! The rights of the daemon in its namespace, verb by verb.
 
 use crate::check::{Asker, Check};
 use futures_util::future::join_all;
@@ -8,12 +8,12 @@ use k8s_openapi::api::authorization::v1::{
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-/// What the daemon's Role grants: each verb is used, and no other is.
+/// The rights that the daemon's Role grants: exactly those that the daemon uses.
 const RIGHTS: [Right; 5] = [
     Right::needed("batch", "jobs", &["create", "get", "list", "watch", "patch", "delete"]),
     Right::needed("", "pods", &["list", "watch"]),
     Right {
-        without: Some("askers are not told why a pod does not start"),
+        without: Some("parents are not notified why a pod does not start"),
         ..Right::needed("", "events", &["list"])
     },
     Right {
@@ -23,43 +23,43 @@ const RIGHTS: [Right; 5] = [
     Right::needed("coordination.k8s.io", "leases", &["get", "create", "patch"]),
 ];
 
-/// What it grants where Kueue is.
+/// The rights that the Role grants where Kueue is installed.
 const KUEUE_RIGHTS: [Right; 2] = [
     Right {
-        without: Some("askers are not told what their question waits for in its queue"),
+        without: Some("parents are not notified what their question waits for in its queue"),
         ..Right::needed("kueue.x-k8s.io", "workloads", &["list", "watch"])
     },
     Right {
-        without: Some("a queue that does not exist is not told to askers"),
+        without: Some("the preflight check cannot find a queue that does not exist"),
         ..Right::needed("kueue.x-k8s.io", "localqueues", &["get"])
     },
 ];
 
-/// What may be done with one kind of object.
+/// Verbs on one kind of object.
 #[derive(Clone, Copy, Debug)]
 struct Right {
     group: &'static str,
     resource: &'static str,
     verbs: &'static [&'static str],
-    /// What does not work without it; none where nothing does.
+    /// What does not work without it; `None` if nothing works.
     without: Option<&'static str>,
 }
 
-/// What the name of a service account begins with.
-const ACCOUNT: &str = "system:serviceaccount:";
+/// The prefix of the user name of a service account.
+const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 
-/// Who asks, and whom rights are granted to.
+/// The user as whom we ask, to whom rights are granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subject {
+pub(super) struct ApiUser {
     user: Option<String>,
     is_daemon: bool,
 }
 
-/// Whether each right is there.
-pub async fn checks(
+/// Checks each right.
+pub(super) async fn checks(
     client: &Client,
     namespace: &str,
-    subject: &Subject,
+    subject: &ApiUser,
     kueue: bool,
 ) -> Vec<Check> {
     let kueue: &[Right] = if kueue { &KUEUE_RIGHTS } else { &[] };
@@ -67,23 +67,23 @@ pub async fn checks(
     join_all(rights.map(|right| check(client, namespace, subject, right))).await
 }
 
-async fn check(client: &Client, namespace: &str, subject: &Subject, right: &Right) -> Check {
-    let asked = right.verbs.iter().map(|verb| may(client, namespace, right, verb));
-    let answers: Result<Vec<bool>, kube::Error> = join_all(asked).await.into_iter().collect();
+async fn check(client: &Client, namespace: &str, subject: &ApiUser, right: &Right) -> Check {
+    let reviews = right.verbs.iter().map(|verb| is_allowed(client, namespace, right, verb));
+    let answers: Result<Vec<bool>, kube::Error> = join_all(reviews).await.into_iter().collect();
     match answers {
         Ok(answers) => {
-            let missing = right.verbs.iter().zip(answers).filter(|(_, may)| !may);
+            let missing = right.verbs.iter().zip(answers).filter(|(_, allowed)| !allowed);
             right.judge(namespace, subject, &missing.map(|(verb, _)| *verb).collect::<Vec<_>>())
         }
         Err(error) => Check::unknown(
             right.name(),
-            format!("the API server does not say: {error}"),
+            format!("the API server does not answer the review: {error}"),
             format!("kubectl auth can-i --list -n {namespace}"),
         ),
     }
 }
 
-async fn may(
+async fn is_allowed(
     client: &Client,
     namespace: &str,
     right: &Right,
@@ -121,48 +121,48 @@ impl Right {
         format!("rights on {}", self.resource)
     }
 
-    /// As kubectl names the kind.
-    fn qualified(&self) -> String {
+    /// The kind, as kubectl names it.
+    fn qualified_resource(&self) -> String {
         match self.group {
             "" => self.resource.to_owned(),
             group => format!("{}.{group}", self.resource),
         }
     }
 
-    fn judge(&self, namespace: &str, subject: &Subject, missing: &[&str]) -> Check {
+    fn judge(&self, namespace: &str, subject: &ApiUser, missing: &[&str]) -> Check {
         let Asker { name, is_daemon } = subject.asker();
         if !is_daemon {
             let found = match missing.is_empty() {
                 true => format!("{name} may: {}", self.verbs.join(", ")),
                 false => format!("{name} may not: {}", missing.join(", ")),
             };
-            return Check::unknown(self.name(), found, self.ask(namespace));
+            return Check::unknown(self.name(), found, self.review_command(namespace));
         }
         if missing.is_empty() {
             return Check::ok(self.name(), self.verbs.join(", "));
         }
         let found = format!("missing: {}", missing.join(", "));
-        let remedy = self.grant(namespace, subject);
+        let remedy = self.grant_commands(namespace, subject);
         match self.without {
             Some(without) => Check::warn(self.name(), format!("{found}; {without}"), remedy),
             None => Check::fail(self.name(), found, remedy),
         }
     }
 
-    /// A line that asks for it as the daemon's account.
-    fn ask(&self, namespace: &str) -> String {
-        let (verbs, kind) = (self.verbs.join(" "), self.qualified());
+    /// A command that asks for the right as the daemon's account.
+    fn review_command(&self, namespace: &str) -> String {
+        let (verbs, kind) = (self.verbs.join(" "), self.qualified_resource());
         format!(
             "for verb in {verbs}; do kubectl auth can-i $verb {kind} -n {namespace} \
-             --as {ACCOUNT}NAMESPACE:NAME; done"
+             --as {ACCOUNT_PREFIX}NAMESPACE:NAME; done"
         )
     }
 
-    /// Lines that grant it, however often they are run.
-    fn grant(&self, namespace: &str, subject: &Subject) -> String {
+    /// Commands that grant the right, and may be run again.
+    fn grant_commands(&self, namespace: &str, subject: &ApiUser) -> String {
         let role = format!("twined-{}", self.resource);
         let apply = "--dry-run=client -o yaml | kubectl apply -f -";
-        let (verbs, kind) = (self.verbs.join(","), self.qualified());
+        let (verbs, kind) = (self.verbs.join(","), self.qualified_resource());
         let subject = subject.flag();
         format!(
             "kubectl create role {role} -n {namespace} --verb={verbs} --resource={kind} {apply}\n\
@@ -171,29 +171,30 @@ impl Right {
     }
 }
 
-// === impl Subject ===
+// === impl ApiUser ===
 
-impl Subject {
-    /// Of the name by which the API server knows us, if it says; and whether we are the daemon.
-    pub fn new(user: Option<String>, is_daemon: bool) -> Self {
+impl ApiUser {
+    /// The user of this name, if the API server reports one. `is_daemon` tells whether the daemon asks.
+    pub(super) fn new(user: Option<String>, is_daemon: bool) -> Self {
         Self { user, is_daemon }
     }
 
-    /// Who asks. A daemon in a cluster is a service account, so that another may be the daemon's.
-    pub fn asker(&self) -> Asker {
+    /// The user, for checks. In a cluster the daemon is a service account, so a check that runs as
+    /// any service account speaks for the daemon.
+    pub(super) fn asker(&self) -> Asker {
         let Self { user, is_daemon } = self;
-        let account = user.as_deref().is_some_and(|user| user.starts_with(ACCOUNT));
+        let account = user.as_deref().is_some_and(|user| user.starts_with(ACCOUNT_PREFIX));
         let name = match user {
             Some(user) => format!("`{user}`"),
-            None => "somebody whom the API server does not name".to_owned(),
+            None => "a user that the API server does not name".to_owned(),
         };
         Asker { name, is_daemon: *is_daemon || account }
     }
 
-    /// As kubectl wants it.
+    /// The flag of kubectl that names the user.
     fn flag(&self) -> String {
         let user = self.user.as_deref();
-        match (user.and_then(|user| user.strip_prefix(ACCOUNT)), user) {
+        match (user.and_then(|user| user.strip_prefix(ACCOUNT_PREFIX)), user) {
             (Some(account), _) => format!("--serviceaccount={account}"),
             (None, Some(user)) => format!("--user='{}'", user.replace('\'', r"'\''")),
             (None, None) => "--serviceaccount=NAMESPACE:NAME".to_owned(),
@@ -206,12 +207,12 @@ mod tests {
     use super::*;
     use crate::check::Verdict;
 
-    fn subject(user: &str, is_daemon: bool) -> Subject {
-        Subject::new(Some(user.to_owned()), is_daemon)
+    fn subject(user: &str, is_daemon: bool) -> ApiUser {
+        ApiUser::new(Some(user.to_owned()), is_daemon)
     }
 
     #[test]
-    fn a_missing_right_is_granted_by_two_lines() {
+    fn a_missing_right_is_granted_by_two_commands() {
         let subject = subject("system:serviceaccount:n:daemon", false);
         let check = RIGHTS[0].judge("n", &subject, &["patch"]);
 
@@ -223,19 +224,19 @@ mod tests {
     }
 
     #[test]
-    fn a_right_that_can_be_done_without_is_a_warning_that_says_what_is_lost() {
-        let check = RIGHTS[2].judge("n", &Subject::new(None, true), &["list"]);
+    fn a_missing_optional_right_is_a_warning_that_names_the_loss() {
+        let check = RIGHTS[2].judge("n", &ApiUser::new(None, true), &["list"]);
         assert_eq!(check.verdict, Verdict::Warn);
-        assert!(check.found.contains("askers are not told"), "{}", check.found);
+        assert!(check.found.contains("parents are not notified"), "{}", check.found);
     }
 
     #[test]
-    fn a_person_is_named_as_kubectl_does() {
+    fn a_person_is_named_as_kubectl_expects() {
         assert_eq!(subject("it's me", true).flag(), r"--user='it'\''s me'");
     }
 
     #[test]
-    fn what_a_person_may_says_nothing_of_the_daemon() {
+    fn the_rights_of_a_person_are_not_those_of_the_daemon() {
         let admin = subject("kubernetes-admin", false);
         for missing in [&[][..], &["patch"]] {
             let check = RIGHTS[0].judge("n", &admin, missing);
@@ -247,7 +248,7 @@ mod tests {
         }
         assert_eq!(admin.asker().check("Kubernetes").verdict, Verdict::Unknown);
 
-        // A daemon on somebody's laptop is that person.
+        // A daemon on a laptop runs as its owner.
         let daemon = subject("kubernetes-admin", true);
         assert_eq!(RIGHTS[0].judge("n", &daemon, &[]).verdict, Verdict::Ok);
         assert_eq!(RIGHTS[0].judge("n", &daemon, &["patch"]).verdict, Verdict::Fail);

@@ -361,10 +361,7 @@ fn a_pod_that_is_being_deleted_runs_until_it_is_gone() {
     }));
     let state = pod_state(&going, SERVICE);
     let PodState::Running { stall: Some(stall), .. } = state else { panic!("{state:?}") };
-    assert_eq!(
-        (stall.cause.reason, stall.grace),
-        (EndReason::Deleted, Duration::from_secs(903))
-    );
+    assert_eq!((stall.cause.reason, stall.grace), (EndReason::Deleted, Duration::from_secs(903)));
     assert_message("going", &stall.cause.message, &["`node-a` does not report that it is gone"]);
 }
 
@@ -391,11 +388,7 @@ fn a_sidecar_that_outlives_the_service_is_named() {
         pod_state(&pod(&json!({ "phase": "Running", "containerStatuses": statuses })), SERVICE);
     let PodState::Running { stall: Some(stall), .. } = state else { panic!("{state:?}") };
     assert_eq!(stall.cause.reason, EndReason::Exited);
-    assert_message(
-        "sidecar",
-        &stall.cause.message,
-        &["`istio-proxy` still runs", "restartPolicy"],
-    );
+    assert_message("sidecar", &stall.cause.message, &["`istio-proxy` still runs", "restartPolicy"]);
 }
 
 #[test]
