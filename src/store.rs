@@ -60,8 +60,39 @@ pub trait View: Debug + Send + Sync {
     /// Whether an event of this uuid is on record.
     async fn has(&self, event: Uuid) -> Result<bool, ReadError>;
 
-    /// Changes whenever something was appended by this process; then is the time to look again.
+    /// The cancelled questions that the view learned of after a position, in pages.
+    ///
+    /// Reports a question whose accepted cancellation came to the view after `after`, and a cancelled
+    /// question of which another question event came after `after`. So it reports a cancellation
+    /// whichever of the two comes second, and again for a later attempt. A cancellation is accepted
+    /// from the parent or the originator that the question names; while the view has no question, from
+    /// those that the cancellation itself names. A question that was reported before it came may turn
+    /// out to name others: before acting on it, check [`RunRecord::cancelled`].
+    ///
+    /// To follow cancellations, call this with the last position whenever [`View::appended`] changes,
+    /// and again for as long as a page has `limit` questions. No question is missed: positions follow
+    /// the order of arrival, and not the senders' clocks.
+    async fn cancelled_questions(
+        &self,
+        after: ViewPosition,
+        limit: u32,
+    ) -> Result<CancelledQuestions, ReadError>;
+
+    /// Changes whenever this process has appended something.
     fn appended(&self) -> watch::Receiver<u64>;
+}
+
+/// How much of a view a reader has seen. Its default is the position before everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ViewPosition(pub(crate) i64);
+
+/// A page of cancelled questions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CancelledQuestions {
+    /// The questions, each once, in the order in which the view learned of them.
+    pub questions: Vec<Uuid>,
+    /// Where the next page begins.
+    pub position: ViewPosition,
 }
 
 /// A message that can never be handled.

@@ -11,7 +11,10 @@
 //! before the store either: what is read from it may be some moments behind what is on record.
 
 use crate::event::{RunId, Timestamp, attributes};
-use crate::store::{EventQuery, EventScope, EventStore, ReadError, RunRecord, View};
+use crate::store::{
+    CancelledQuestions, EventQuery, EventScope, EventStore, ReadError, RunRecord, View,
+    ViewPosition,
+};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -140,6 +143,16 @@ impl View for LayeredView {
         }
         let Some(question) = self.view.question_of(event).await? else { return Ok(true) };
         Ok(self.is_whole(question).await? || self.is_kept(question, event).await?)
+    }
+
+    /// Those of the view alone: a cancellation from before the view began is found with the run's
+    /// record.
+    async fn cancelled_questions(
+        &self,
+        after: ViewPosition,
+        limit: u32,
+    ) -> Result<CancelledQuestions, ReadError> {
+        self.view.cancelled_questions(after, limit).await
     }
 
     fn appended(&self) -> watch::Receiver<u64> {

@@ -21,8 +21,9 @@ mod stored;
 mod writer;
 use crate::event::{RunId, Timestamp};
 use crate::store::{
-    AppendError, EventQuery, EventStore, PartialView, ReadError, RejectedMessage, Row, RunRecord,
-    StoredEvent, UnansweredQuery, UnansweredQuestion, View,
+    AppendError, CancelledQuestions, EventQuery, EventStore, PartialView, ReadError,
+    RejectedMessage, Row, RunRecord, StoredEvent, UnansweredQuery, UnansweredQuestion, View,
+    ViewPosition,
 };
 use async_trait::async_trait;
 use metrics::Metrics;
@@ -350,6 +351,14 @@ impl View for SqliteStore {
 
     async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
         self.look(move |connection| reader::has(connection, event)).await
+    }
+
+    async fn cancelled_questions(
+        &self,
+        after: ViewPosition,
+        limit: u32,
+    ) -> Result<CancelledQuestions, ReadError> {
+        self.look(move |connection| reader::cancelled_questions(connection, after, limit)).await
     }
 
     /// Its value is the number of rows that this store has added since it was opened. It closes

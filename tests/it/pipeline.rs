@@ -23,8 +23,9 @@ use twined::registry::Listed;
 use twined::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError};
 use twined::store::sqlite::{self, SqliteStore};
 use twined::store::{
-    AppendError, EventQuery, EventScope, EventStore, ReadError, RejectedMessage, Row, RunRecord,
-    StoredEvent, UnansweredQuery, UnansweredQuestion, View,
+    AppendError, CancelledQuestions, EventQuery, EventScope, EventStore, ReadError,
+    RejectedMessage, Row, RunRecord, StoredEvent, UnansweredQuery, UnansweredQuestion, View,
+    ViewPosition,
 };
 use uuid::Uuid;
 
@@ -85,6 +86,14 @@ impl View for Flaky {
 
     async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
         self.inner.has(event).await
+    }
+
+    async fn cancelled_questions(
+        &self,
+        after: ViewPosition,
+        limit: u32,
+    ) -> Result<CancelledQuestions, ReadError> {
+        self.inner.cancelled_questions(after, limit).await
     }
 
     fn appended(&self) -> watch::Receiver<u64> {

@@ -12,11 +12,13 @@ use twined::event::{RunId, Timestamp, decode};
 use twined::store::sqlite::{Keep, Options, SqliteStore};
 use twined::store::{
     AppendError, EventQuery, EventScope, EventStore, QuestionCursor, RejectedMessage, Row,
-    RunRecord, StoredEvent, UnansweredQuery, UnansweredQuestion, View,
+    RunRecord, StoredEvent, UnansweredQuery, UnansweredQuestion, View, ViewPosition,
 };
 use uuid::Uuid;
 
+mod cancelled;
 mod unanswered;
+use cancelled::*;
 use unanswered::*;
 
 /// A store with nothing in it, and its view.
@@ -72,6 +74,11 @@ macro_rules! every_claim {
             a_sweep_says_what_was_cancelled
             a_sweep_goes_page_by_page
             a_sweep_has_a_run_once_however_often_its_question_came
+            a_cancellation_is_reported_whichever_of_it_and_its_question_comes_second
+            a_cancellation_that_only_the_question_allows_is_reported_when_the_question_comes
+            a_cancellation_that_is_not_accepted_is_never_reported
+            a_cancelled_question_is_reported_again_for_each_attempt
+            cancelled_questions_come_page_by_page_without_gaps_or_repeats
         }
     };
 }

@@ -1,11 +1,13 @@
 //! The connections that read, on threads where they may wait, beside the one that writes: a reader
 //! sees all that was answered for, and stops nobody.
 
+mod cancelled;
 mod unanswered;
 use crate::event::{RunId, Timestamp};
 use crate::store::sqlite::stored::{self, ATTRIBUTES, CONTENTS, FROM};
 use crate::store::sqlite::{Closed, Options, schema, words};
 use crate::store::{EventQuery, EventScope, ReadError, RunRecord, StoredEvent};
+pub(super) use cancelled::cancelled_questions;
 use rusqlite::{Connection, OptionalExtension, named_params};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -212,19 +214,22 @@ pub(super) fn asked(
 /// What is on record of a run.
 pub(super) fn record(connection: &Connection, run: RunId) -> rusqlite::Result<RunRecord> {
     let Some(question) = id(connection, run.question)? else { return Ok(RunRecord::default()) };
+    Ok(fold(run.retry, &said(connection, question)?))
+}
+
+/// The events that say how far the runs of a question are.
+fn said(connection: &Connection, question: i64) -> rusqlite::Result<Vec<Said>> {
     let mut statement = connection.prepare_cached(&of_run())?;
-    let said = statement
-        .query_map([question], |row| {
-            Ok(Said {
-                kind: row.get(0)?,
-                retry_count: row.get(1)?,
-                sender: row.get(2)?,
-                parent: row.get(3)?,
-                originator: row.get(4)?,
-            })
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    Ok(fold(run.retry, &said))
+    let said = statement.query_map([question], |row| {
+        Ok(Said {
+            kind: row.get(0)?,
+            retry_count: row.get(1)?,
+            sender: row.get(2)?,
+            parent: row.get(3)?,
+            originator: row.get(4)?,
+        })
+    })?;
+    said.collect()
 }
 
 fn of_run() -> String {
@@ -235,26 +240,30 @@ fn of_run() -> String {
     )
 }
 
-/// What all that was said of a question amounts to for one attempt at it.
-///
-/// A cancellation holds for every attempt. It is accepted from whoever asked the question or the
-/// root of its tree, as the question itself says; before the question is on record, as the
-/// cancellation says of itself. That keeps out mistakes, not forgers.
+/// What the events of a question amount to for one attempt. A cancellation holds for every attempt.
 fn fold(retry_count: u32, said: &[Said]) -> RunRecord {
     let of_kind = |kind: &'static str| said.iter().filter(move |said| said.kind == kind);
     let attempt = |kind| of_kind(kind).any(|said| said.retry_count == retry_count);
-    let asked = of_kind("question").next().is_some();
-    let cancelled = of_kind("cancellation").any(|cancellation| {
-        let may = |by: &Said| [&by.parent, &by.originator].contains(&&cancellation.sender);
-        if asked { of_kind("question").any(may) } else { may(cancellation) }
-    });
     RunRecord {
         question: attempt("question"),
         acknowledged: attempt("delivery_acknowledgement"),
         terminal: attempt("result") || attempt("exception"),
         answered: attempt("result"),
-        cancelled,
+        cancelled: is_cancelled(said),
     }
+}
+
+/// Whether a question was cancelled by its parent or the originator of its tree.
+///
+/// The question names both. Until it is on record, the cancellation's own names count. This keeps out
+/// mistakes, not forgers.
+fn is_cancelled(said: &[Said]) -> bool {
+    let of_kind = |kind: &'static str| said.iter().filter(move |said| said.kind == kind);
+    let asked = of_kind("question").next().is_some();
+    of_kind("cancellation").any(|cancellation| {
+        let may = |by: &Said| [&by.parent, &by.originator].contains(&&cancellation.sender);
+        if asked { of_kind("question").any(may) } else { may(cancellation) }
+    })
 }
 
 #[cfg(test)]

@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 
 /// What `PRAGMA application_id` says of a file of ours: `twnd` in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x7477_6e64;
-/// What `PRAGMA user_version` says of a file that we write. Raise it with each change of
-/// `schema.sql`, and bring older files up to it in [`writable`].
-pub(super) const VERSION: i32 = 2;
+/// What `PRAGMA user_version` says of a file that we write. Each change of `schema.sql` raises it, and
+/// adds a migration.
+pub(super) const VERSION: i32 = 1 + MIGRATIONS.len() as i32;
 
 const SCHEMA: &str = include_str!("schema.sql");
-/// What version 2 added to 1.
-const SECOND: &str =
-    "CREATE INDEX events_of_questions ON events (datetime, uuid) WHERE kind = 'question'";
+/// What makes a file of version 1 one of version 2, and so on.
+const MIGRATIONS: [&str; 2] = [
+    "CREATE INDEX events_of_questions ON events (datetime, uuid) WHERE kind = 'question'",
+    include_str!("schema/version_3.sql"),
+];
 /// What a store that forgets has beside: who no longer uses an envelope is found by it.
 const FORGETS: &str = "CREATE INDEX IF NOT EXISTS events_of_envelope ON events (envelope)";
 
@@ -76,7 +78,7 @@ pub(super) fn writable_by(
     if turn.is_some() {
         create(&mut connection).map_err(failed)?.check(path)?;
     }
-    bring_up(&mut connection).map_err(failed)?;
+    migrate(&mut connection).map_err(failed)?;
     if options.keep.is_some() {
         connection.execute_batch(FORGETS).map_err(failed)?;
         // It looks itself whether something is used, by an index. SQLite would look through all.
@@ -170,16 +172,19 @@ fn create(connection: &mut Connection) -> rusqlite::Result<State> {
     Ok(State::Ours(VERSION))
 }
 
-/// Brings a file of an older version up to ours, unless another process has.
-fn bring_up(connection: &mut Connection) -> rusqlite::Result<()> {
-    if State::of(connection)? != State::Ours(1) {
+/// Migrates a file of an older version, unless another process has. Takes some seconds for each
+/// million events.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    if State::of(connection)? == State::Ours(VERSION) {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version == 1 {
-        transaction.execute_batch(SECOND)?;
-        transaction.pragma_update(None, "user_version", VERSION)?;
+    for (from, migration) in (1..).zip(MIGRATIONS) {
+        if from >= version {
+            transaction.execute_batch(migration)?;
+            transaction.pragma_update(None, "user_version", from + 1)?;
+        }
     }
     transaction.commit()
 }

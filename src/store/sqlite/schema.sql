@@ -53,6 +53,8 @@ CREATE INDEX events_of_run ON events (question, kind)
     WHERE kind IN ('question', 'cancellation', 'delivery_acknowledgement', 'exception', 'result');
 -- The questions of a time, for the sweep for runs that vanished. Since version 2.
 CREATE INDEX events_of_questions ON events (datetime, uuid) WHERE kind = 'question';
+-- Questions and cancellations in the order of arrival, for those who follow cancellations.
+CREATE INDEX events_of_cancellable ON events (id) WHERE kind IN ('question', 'cancellation');
 
 CREATE TABLE set_aside (
     id INTEGER PRIMARY KEY,

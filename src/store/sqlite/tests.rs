@@ -1,6 +1,6 @@
 use super::*;
 use crate::chain::Chain;
-use crate::event::{Timestamp, decode};
+use crate::event::{Digest, Timestamp, decode};
 use crate::store::EventScope;
 use crate::store::row::BACKEND;
 use rusqlite::Connection;
@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
 
+const PARENT: &str = "local/local:local";
 const SENDER: &str = "octue/child:1.2.0";
 const DATETIME: &str = "2026-01-31T12:00:00.000007+00:00";
 
@@ -307,16 +308,17 @@ impl World {
 impl Sent {
     fn new(question: u128, kind: &str) -> Self {
         let question = Uuid::from_u128(question).to_string();
-        let sender_type = if kind == "question" { "PARENT" } else { "CHILD" };
+        let down = matches!(kind, "question" | "cancellation");
+        let sender_type = if down { "PARENT" } else { "CHILD" };
         let attributes = [
             ("uuid", &*Uuid::new_v4().to_string()),
             ("datetime", DATETIME),
             ("question_uuid", &question),
             ("originator_question_uuid", &question),
-            ("parent", "local/local:local"),
-            ("originator", "local/local:local"),
+            ("parent", PARENT),
+            ("originator", PARENT),
             ("sender", SENDER),
-            ("recipient", "local/local:local"),
+            ("recipient", PARENT),
             ("sender_type", sender_type),
             ("sender_sdk_version", "0.69.1"),
             ("retry_count", "0"),

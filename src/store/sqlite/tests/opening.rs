@@ -64,7 +64,7 @@ fn a_newer_file_is_refused_and_left_alone() {
     assert_eq!(
         refusal(&world.path),
         format!(
-            "event store `{path}` is of version 3, this twined reads version 2: use the twined \
+            "event store `{path}` is of version 4, this twined reads version 3: use the twined \
              that wrote it or a newer one, or choose another path"
         )
     );
@@ -74,20 +74,68 @@ fn a_newer_file_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_file_of_the_first_version_is_brought_up_and_keeps_all() {
-    let world = World::new();
-    append(&world.store, &Sent::new(1, "question")).await.unwrap();
-    let before = world.read(1).await;
-    world.store.close().await;
-    world.sql("DROP INDEX events_of_questions; PRAGMA user_version = 1");
+async fn a_file_of_an_older_version_is_migrated_and_keeps_all() {
+    let downgrades = ["", "DROP INDEX events_of_questions; PRAGMA user_version = 1;"];
+    for downgrade in downgrades {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.sqlite");
+        let sent = Sent::new(1, "question");
+        write_version_2(&path, &sent, downgrade);
 
-    let store = SqliteStore::open(&world.path, Options::default()).unwrap();
+        let store = SqliteStore::open(&path, Options::default()).unwrap();
 
-    assert_eq!(read(&store, 1).await, before);
-    world.sql("SELECT 1 FROM events INDEXED BY events_of_questions WHERE kind = 'question'");
-    let version: i32 =
-        world.connection().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, schema::VERSION);
+        append(&store, &sent).await.unwrap();
+        let found = read(&store, 1).await;
+        assert_eq!(found.len(), 1, "the event is recognized");
+        assert_eq!(found[0].attributes, sent.attributes.into_iter().collect());
+        append(&store, &Sent::new(1, "cancellation").with("sender", PARENT)).await.unwrap();
+        let cancelled = store.cancelled_questions(ViewPosition::default(), 10).await.unwrap();
+        assert_eq!(cancelled.questions, [Uuid::from_u128(1)]);
+        store.close().await;
+        assert_eq!(definition(&path), definition(&World::new().path));
+    }
+}
+
+/// A file as version 2 wrote it, with one event.
+fn write_version_2(path: &Path, sent: &Sent, downgrade: &str) {
+    let connection = Connection::open(path).unwrap();
+    connection.execute_batch(include_str!("version_2.sql")).unwrap();
+    connection.pragma_update(None, "application_id", schema::APPLICATION_ID).unwrap();
+    connection.pragma_update(None, "user_version", 2).unwrap();
+    let question = &sent.attributes["question_uuid"];
+    connection.execute("INSERT INTO questions (uuid) VALUES (?1)", [question]).unwrap();
+    connection
+        .execute(
+            r#"INSERT INTO envelopes VALUES (1, ?1, ?1, ?2, ?1, 'PARENT', '0.69.1',
+               '{"retry_count":"0"}')"#,
+            [PARENT, SENDER],
+        )
+        .unwrap();
+    connection
+        .execute(
+            "INSERT INTO events VALUES (1, ?1, ?2, ?3, 'question', 1, NULL, 1, 0, 1, NULL, NULL, \
+             '17011', NULL, 1, 19, ?4)",
+            rusqlite::params![
+                sent.uuid().as_bytes(),
+                Digest::of(sent.data.as_bytes()).0,
+                Timestamp::parse(DATETIME).unwrap().0,
+                sent.data.as_bytes(),
+            ],
+        )
+        .unwrap();
+    connection.execute_batch(downgrade).unwrap();
+}
+
+/// The names of all that a file holds, and its indexes to the letter.
+fn definition(path: &Path) -> Vec<(String, Option<String>)> {
+    let connection = Connection::open(path).unwrap();
+    let mut statement = connection
+        .prepare(
+            "SELECT name, CASE type WHEN 'index' THEN sql END FROM sqlite_schema ORDER BY name",
+        )
+        .unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.map(Result::unwrap).collect()
 }
 
 #[test]
