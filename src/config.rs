@@ -108,6 +108,13 @@ pub fn ours(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// The folder of this user for files that can be made again.
+pub fn cache_folder() -> Option<PathBuf> {
+    let given = ours("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = given.or_else(|| Some(PathBuf::from(ours("HOME")?).join(".cache")));
+    folder.map(|folder| folder.join("twined"))
+}
+
 /// The file of credentials that Google's clients find, by themselves; none where there is none.
 pub fn google_credentials() -> Option<PathBuf> {
     let usual = || {

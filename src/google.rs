@@ -14,7 +14,7 @@
 mod account;
 mod token;
 
-pub use account::{AccountError, ServiceAccount};
+pub use account::{AccountError, ServiceAccount, is_account_of};
 
 /// The path under which Google's clients ask a metadata server for its universe domain.
 pub const UNIVERSE_DOMAIN_PATH: &str = "/computeMetadata/v1/universe/universe-domain";

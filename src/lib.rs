@@ -40,6 +40,7 @@ pub mod sdk;
 pub mod google;
 pub mod request_guard;
 pub mod tasks;
+pub mod private_path;
 pub mod telemetry;
 pub mod chain;
 pub mod check;

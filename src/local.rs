@@ -27,7 +27,7 @@ use std::ffi::OsString;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -191,8 +191,7 @@ impl Network {
         let runner = ProcessRunner::start(options, services).await.map_err(LocalError::Runs)?;
         let runner = Arc::new(runner);
 
-        let shim = data.shim();
-        let router = router(readiness, &metrics, &registry, account, &variables, &shim);
+        let router = router(readiness, &metrics, &registry, account, &variables);
         network::serve_http(&mut tasks, http_listener, router, allowed_hosts);
         let work = Work {
             connection: &connection,
@@ -303,9 +302,8 @@ fn router(
     registry: &Arc<dyn ServiceRegistry>,
     account: http::google::Account,
     variables: &BTreeMap<String, String>,
-    shim: &Path,
 ) -> http::Router {
-    let described = json!({ "variables": variables, "shim": shim });
+    let described = json!({ "variables": variables });
     http::admin::router(readiness, metrics.clone())
         .merge(http::google::router(account.clone()))
         .nest("/registry", http::registry::router(Arc::clone(registry)))

@@ -6,7 +6,8 @@
 //! | what a page can do | rule |
 //! |---|---|
 //! | send `GET`, or `POST` with a simple content type | a foreign `Origin` is refused, and so is what the browser itself marks as cross-site; what changes state must be `application/json` |
-//! | read the answers, once its own name resolves to this machine (DNS rebinding) | `Host` is an IP address, `localhost`, or a name that this server was given |
+//! | read the answers, once its own name resolves to this machine (DNS rebinding) | on loopback, `Host` is an IP address, `localhost`, or a name that this server was given |
+//! | show or load an answer as a frame, an object, a script or an image | each answer carries [`HEADERS`] |
 //! | speak gRPC over HTTP/1.1, because servers are lenient | gRPC is HTTP/2 and `application/grpc` only, which no page can send |
 //!
 //! The rules are pure and apply before any route. [`RequestGuard::protect`] puts them in front of
@@ -17,8 +18,7 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, header};
-use std::fmt::{self, Display, Formatter};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +28,19 @@ use tracing::warn;
 
 /// How often a refusal is logged at most: a page may send thousands of requests.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How much of what a client sent is logged and repeated.
+const LONGEST_ECHO: usize = 200;
+
+/// On every answer that is not gRPC: other origins can neither embed it nor guess at its type.
+const HEADERS: [(HeaderName, HeaderValue); 3] = [
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("same-origin"),
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("frame-ancestors 'none'")),
+];
 
 /// Set by browsers, never by a page: how the page that sends a request relates to the server.
 /// (<https://www.w3.org/TR/fetch-metadata/>)
@@ -49,25 +62,38 @@ pub struct HostNameError;
 /// The rules of one server. Clones share the interval between two log lines.
 #[derive(Clone, Debug)]
 pub struct RequestGuard {
-    /// Whether names other than `allowed` are accepted in `Host`.
-    any_host: bool,
+    loopback: bool,
     allowed: Arc<[HostName]>,
     /// Paths that begin so are gRPC and nothing else.
     grpc_prefix: Option<&'static str>,
     /// Paths that take an HTML form, although they are not read-only.
     form_paths: &'static [&'static str],
-    last_logged: Arc<Mutex<Option<Instant>>>,
+    log: Arc<Mutex<RefusalLog>>,
+}
+
+/// Keeps the log short.
+#[derive(Debug, Default)]
+struct RefusalLog {
+    last: Option<Instant>,
+    /// Refusals since then that were not logged.
+    suppressed: u64,
 }
 
 /// Why a request is refused. The text tells the client what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// `Origin` is not this server's own.
-    #[error("a web page of another origin (`{0}`) cannot use this server")]
+    #[error(
+        "a web page of another origin (`{0}`) cannot use this server. A program can; if the page is \
+         this server's own, start it with `--allow-host NAME`"
+    )]
     ForeignOrigin(String),
     /// `Sec-Fetch-Site` is neither `same-origin` nor `none`.
-    #[error("a web page of another site cannot use this server")]
+    #[error("a web page of another site cannot use this server. A program can")]
     CrossSite,
+    /// More than one `Host`.
+    #[error("a request has one `Host`")]
+    TwoHosts,
     /// `Host` is a name that this server does not have.
     #[error(
         "`{0}` is not a known name of this server: use its IP address or `localhost`, or start it \
@@ -104,25 +130,19 @@ impl FromStr for HostName {
     }
 }
 
-impl Display for HostName {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 // === impl RequestGuard ===
 
 impl RequestGuard {
     /// The rules of a server that listens at `address`, whose clients may also reach it by the
-    /// names `allowed`. Beyond loopback every name is accepted in `Host`: pods use names of
-    /// Services, which the server cannot know.
+    /// names `allowed`. Beyond loopback every name is accepted in `Host` where none is given: pods
+    /// use names of Services, which the server cannot know.
     pub fn new(address: SocketAddr, allowed: &[HostName]) -> Self {
         Self {
-            any_host: !address.ip().to_canonical().is_loopback(),
+            loopback: address.ip().to_canonical().is_loopback(),
             allowed: allowed.into(),
             grpc_prefix: None,
             form_paths: &[],
-            last_logged: Arc::default(),
+            log: Arc::default(),
         }
     }
 
@@ -155,9 +175,9 @@ impl RequestGuard {
         check_fetch_metadata(method, headers)?;
         let content_type = ContentType::from_headers(headers);
         let grpc_path = self.grpc_prefix.is_some_and(|prefix| uri.path().starts_with(prefix));
-        if grpc_path || (self.grpc_prefix.is_some() && content_type.is_grpc()) {
+        if grpc_path || (self.grpc_prefix.is_some() && content_type == ContentType::Grpc) {
             // No rule on `Host` here: pods and containers reach the server by many names, and a
-            // page cannot get this far.
+            // page cannot send gRPC.
             return match (version, content_type) {
                 (Version::HTTP_2, ContentType::Grpc) => Ok(()),
                 (Version::HTTP_2, _) => Err(Refusal::GrpcContentType),
@@ -171,8 +191,8 @@ impl RequestGuard {
         }
     }
 
-    /// An origin is this server's own where it is what the client called the server, and is no
-    /// name that anybody's DNS could point here.
+    /// An origin is this server's own where it equals every host that the request names, and is
+    /// no name that anybody's DNS could point here.
     fn check_origin(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let Some(origin) = origins.next() else { return Ok(()) };
@@ -186,7 +206,7 @@ impl RequestGuard {
                 };
                 let origin = host_and_port(authority, default_port);
                 let known = origin.as_ref().is_some_and(|(host, _)| self.knows(host));
-                let mut hosts = hosts(uri, headers).peekable();
+                let mut hosts = named_hosts(uri, headers).peekable();
                 known
                     && hosts.peek().is_some()
                     && hosts.all(|host| {
@@ -195,37 +215,42 @@ impl RequestGuard {
             });
         match own {
             true => Ok(()),
-            false => Err(Refusal::ForeignOrigin(text.to_owned())),
+            false => Err(Refusal::ForeignOrigin(shortened(text))),
         }
     }
 
-    /// Every name in the request must be one of ours. None at all is what HTTP/1.0 clients send;
-    /// browsers always send one.
+    /// Every host that the request names must be known. HTTP/1.0 clients name none; browsers always
+    /// do.
     fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
-        for host in hosts(uri, headers) {
+        if headers.get_all(header::HOST).iter().count() > 1 {
+            return Err(Refusal::TwoHosts);
+        }
+        let any_name = !self.loopback && self.allowed.is_empty();
+        for host in named_hosts(uri, headers) {
             let parsed = host.and_then(|host| host_and_port(host, 80));
-            if !parsed.is_some_and(|(host, _)| self.any_host || self.knows(&host)) {
-                return Err(Refusal::UnknownHost(host.unwrap_or_default().to_owned()));
+            if !parsed.is_some_and(|(host, _)| any_name || self.knows(&host)) {
+                return Err(Refusal::UnknownHost(shortened(host.unwrap_or_default())));
             }
         }
-        match headers.get_all(header::HOST).iter().count() {
-            0 | 1 => Ok(()),
-            _ => Err(Refusal::UnknownHost("two hosts".to_owned())),
-        }
+        Ok(())
     }
 
-    /// Rebinding needs a name: an address says where the client really went, and browsers resolve
-    /// `localhost` to loopback alone.
+    /// Rebinding needs a name, and browsers resolve `localhost` to loopback alone. An address says
+    /// where the client went, except for `0.0.0.0` and IPv6 forms of IPv4: browsers connect them to
+    /// loopback too, and leave `Sec-Fetch-Site` out.
     fn knows(&self, host: &str) -> bool {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let address = match bare {
             Some(bare) => bare.parse::<Ipv6Addr>().map(IpAddr::from),
             None => host.parse::<Ipv4Addr>().map(IpAddr::from),
         };
+        if let Ok(address) = address {
+            let odd = address.is_unspecified() || address.to_canonical() != address;
+            return !(self.loopback && odd);
+        }
+        // Not `localhost.`, which system resolvers ask DNS for.
         let name = host.strip_suffix('.').unwrap_or(host);
-        address.is_ok()
-            || name == "localhost"
-            || self.allowed.iter().any(|HostName(allowed)| allowed == name)
+        host == "localhost" || self.allowed.iter().any(|HostName(allowed)| allowed == name)
     }
 
     /// A page can send `POST` with the content type of a form, of text or with none without asking
@@ -242,25 +267,27 @@ impl RequestGuard {
 
     /// Logs a refusal, at most once in [`LOG_INTERVAL`].
     fn log(&self, refusal: &Refusal, path: &str) {
-        let mut last = self.last_logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.last.is_some_and(|last| last.elapsed() < LOG_INTERVAL) {
+            log.suppressed += 1;
             return;
         }
-        *last = Some(Instant::now());
-        warn!(path, reason = %refusal, "HTTP request refused");
+        let RefusalLog { suppressed, .. } =
+            std::mem::replace(&mut *log, RefusalLog { last: Some(Instant::now()), suppressed: 0 });
+        warn!(path = shortened(path), reason = %refusal, suppressed, "HTTP request refused");
     }
 }
 
-/// What browsers say by themselves, for requests that carry no `Origin` (images, scripts, `no-cors`
-/// reads). A link that a person follows to one of our pages is welcome.
+/// Reads what browsers add to requests that carry no `Origin` (images, scripts, `no-cors` reads).
+/// A page may navigate to an answer of ours, because it cannot read what the browser then shows.
 fn check_fetch_metadata(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
     let value = |name| headers.get(name).map(|value| value.as_bytes());
-    let followed_link = matches!(*method, Method::GET | Method::HEAD)
+    let navigation = matches!(*method, Method::GET | Method::HEAD)
         && value(SEC_FETCH_MODE) == Some(b"navigate")
         && value(SEC_FETCH_DEST) == Some(b"document");
     match value(SEC_FETCH_SITE) {
         None | Some(b"none" | b"same-origin") => Ok(()),
-        Some(_) if followed_link => Ok(()),
+        Some(_) if navigation => Ok(()),
         Some(_) => Err(Refusal::CrossSite),
     }
 }
@@ -268,18 +295,31 @@ fn check_fetch_metadata(method: &Method, headers: &HeaderMap) -> Result<(), Refu
 async fn enforce(State(guard): State<RequestGuard>, request: Request, next: Next) -> Response {
     let checked =
         guard.check(request.version(), request.method(), request.uri(), request.headers());
-    match checked {
+    let mut response = match checked {
+        Ok(()) if is_grpc(request.headers()) => return next.run(request).await,
         Ok(()) => next.run(request).await,
         Err(refusal) => {
             guard.log(&refusal, request.uri().path());
             refusal.into_response()
         }
-    }
+    };
+    response.headers_mut().extend(HEADERS);
+    response
 }
 
-/// All that a request calls the server, `None` where it is no text: `:authority` in HTTP/2, the
-/// whole URL that a client of a proxy sends, and `Host`.
-fn hosts<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> impl Iterator<Item = Option<&'a str>> {
+/// Whether a request says that it is gRPC.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    ContentType::from_headers(headers) == ContentType::Grpc
+}
+
+/// The first characters of what a client sent.
+fn shortened(text: &str) -> String {
+    text.chars().take(LONGEST_ECHO).collect()
+}
+
+/// Every host that a request names, `None` where it is not text: `:authority` of HTTP/2, the host of
+/// an absolute URL, and `Host`.
+fn named_hosts<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> impl Iterator<Item = Option<&'a str>> {
     let authority = uri.authority().map(|authority| Some(authority.as_str()));
     let headers = headers.get_all(header::HOST).iter().map(|host| host.to_str().ok());
     authority.into_iter().chain(headers)
@@ -288,10 +328,13 @@ fn hosts<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> impl Iterator<Item = Optio
 /// The host in lower case, and the port.
 fn host_and_port(authority: &str, default_port: u16) -> Option<(String, u16)> {
     let parsed: Authority = authority.parse().ok()?;
-    // What is left is the port; or a user's name, which no client sends.
-    let port = match authority.strip_prefix(parsed.host())? {
-        "" => default_port,
-        port => port.strip_prefix(':')?.parse().ok()?,
+    // A user name before the host ends here: no client sends one.
+    let rest = authority.strip_prefix(parsed.host())?;
+    let port = match rest.strip_prefix(':') {
+        None if rest.is_empty() => default_port,
+        Some("") => default_port,
+        Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => port.parse().ok()?,
+        _ => return None,
     };
     Some((parsed.host().to_ascii_lowercase(), port))
 }
@@ -312,7 +355,7 @@ impl ContentType {
     fn from_headers(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(header::CONTENT_TYPE).iter();
         let Some(value) = values.next() else { return Self::None };
-        // Of two, nobody knows which one the browser went by.
+        // With two values, server and browser may disagree about which one counts.
         if values.next().is_some() {
             return Self::Other;
         }
@@ -325,10 +368,6 @@ impl ContentType {
             _ => Self::Other,
         }
     }
-
-    fn is_grpc(self) -> bool {
-        self == Self::Grpc
-    }
 }
 
 // === impl Refusal ===
@@ -339,6 +378,7 @@ impl Refusal {
             Self::ForeignOrigin(_) | Self::CrossSite | Self::UnknownHost(_) => {
                 StatusCode::FORBIDDEN
             }
+            Self::TwoHosts => StatusCode::BAD_REQUEST,
             Self::ContentType | Self::GrpcContentType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::GrpcVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         }
@@ -347,9 +387,9 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        // It repeats what the client sent: text, whatever a browser would guess.
-        let plain = [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
-        (self.status(), plain, format!("request refused: {self}\n")).into_response()
+        // An open connection would let a page use up the server's descriptors.
+        let close = [(header::CONNECTION, "close")];
+        (self.status(), close, format!("request refused: {self}\n")).into_response()
     }
 }
 

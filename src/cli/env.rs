@@ -1,10 +1,14 @@
 //! `twined env`: what makes Google's clients and the SDK use the local network.
 
-use crate::cli::network::{Described, NetworkArgs};
+use crate::cli::network::NetworkArgs;
 use crate::cli::{Failure, OK, UNREACHABLE, terminal};
-use crate::config::ours;
+use crate::config::{cache_folder, ours};
+use crate::google;
+use crate::http::google::TOKEN_PATH;
+use crate::private_path::{self, PathError};
 use crate::sdk::{shim, variables};
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +16,9 @@ const PYTHONPATH: &str = "PYTHONPATH";
 
 /// Google's clients would send what is for this machine to a proxy, if there is one.
 const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
+
+/// The largest file of credentials that is read. One has some 2,400 bytes.
+const LARGEST_CREDENTIALS: u64 = 64 * 1024;
 
 /// What no proxy is to have.
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
@@ -47,50 +54,61 @@ enum Shell {
     Powershell,
 }
 
-/// A folder that is not put on `PYTHONPATH`.
+/// A file of credentials that Google's clients are not given.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "`{}` is not this version's shim, or other users can write it: start the network with this \
-     `twined`, as the same user, and name it with `--url`", .folder.display()
-)]
-struct ShimError {
-    folder: PathBuf,
-    #[source]
-    source: Option<io::Error>,
+enum CredentialsError {
+    #[error(
+        "the network's credentials cannot be used from here: use a network of this machine, started \
+         by the same user, with its `--data` in a folder of theirs"
+    )]
+    Path(#[source] PathError),
+    #[error("failed to read the network's credentials `{}`", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    #[error("`{}` is not a service account of this network", .0.display())]
+    Foreign(PathBuf),
 }
+
+/// There is no folder for the shim.
+#[derive(Debug, thiserror::Error)]
+#[error("no folder for the shim: set HOME or XDG_CACHE_HOME")]
+struct NoCacheFolder;
 
 /// Prints it.
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let Args { shell, shim, network } = args;
-    let Described { variables, shim: folder } = network.describe().await?;
-    let untrusted = |error| Failure::new(UNREACHABLE, error);
-    let (mut variables, unknown) = variables::split_known(variables).map_err(untrusted)?;
-    if !unknown.is_empty() {
-        let names = terminal::safe(&unknown.join(", "));
-        terminal::note(&format!("twined: left out what this version does not know: {names}"));
-    }
+    let mut variables = network.describe().await?;
+    let credentials =
+        check_credentials(&variables).map_err(|error| Failure::new(UNREACHABLE, error))?;
+    let credentials = credentials.to_string_lossy().into_owned();
+    variables.insert(variables::GOOGLE_APPLICATION_CREDENTIALS.into(), credentials);
     for name in NO_PROXY {
         variables.insert(name.into(), no_proxy(ours(name).as_deref()));
     }
     if shim {
-        check_shim(&folder).map_err(|error| Failure::new(UNREACHABLE, error))?;
+        let cache = cache_folder().ok_or_else(|| Failure::failed(NoCacheFolder))?;
+        let folder = shim::install(&cache).map_err(Failure::failed)?;
         variables.insert(PYTHONPATH.into(), python_path(&folder, ours(PYTHONPATH).as_deref()));
     }
     terminal::answer(&shell.print(&variables)).map_err(Failure::failed)?;
     Ok(OK)
 }
 
-/// What a network calls its shim must be one: Python runs what is on `PYTHONPATH`.
-fn check_shim(folder: &Path) -> Result<(), ShimError> {
-    let failed = |source| ShimError { folder: folder.to_owned(), source };
-    let path = folder.to_str().filter(|text| variables::is_path(text) && !text.contains(':'));
-    if path.is_none() {
-        return Err(failed(Some(io::Error::other("no absolute path that PYTHONPATH can hold"))));
+/// The file of the network's service account, which nobody else can replace. Google's clients do what
+/// such a file says, so it must be one whose tokens come from the network itself.
+fn check_credentials(described: &BTreeMap<String, String>) -> Result<PathBuf, CredentialsError> {
+    let variable = |name: &str| described.get(name).map(String::as_str).unwrap_or_default();
+    let path = Path::new(variable(variables::GOOGLE_APPLICATION_CREDENTIALS));
+    let path = private_path::resolve(path).map_err(CredentialsError::Path)?;
+    let failed = |error| CredentialsError::Read(path.clone(), error);
+    let metadata = fs::symlink_metadata(&path).map_err(failed)?;
+    if !metadata.is_file() || metadata.len() > LARGEST_CREDENTIALS {
+        return Err(CredentialsError::Foreign(path));
     }
-    match shim::is_own(folder) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(failed(None)),
-        Err(error) => Err(failed(Some(error))),
+    let http = variable(variables::GCE_METADATA_HOST);
+    let token_uri = format!("http://{http}{TOKEN_PATH}");
+    match google::is_account_of(&fs::read(&path).map_err(failed)?, &token_uri) {
+        true => Ok(path),
+        false => Err(CredentialsError::Foreign(path)),
     }
 }
 
@@ -118,7 +136,7 @@ impl Shell {
                 format!("set -gx {name} '{}'", value.replace('\\', r"\\").replace('\'', r"\'"))
             }
             Self::Powershell => {
-                // It takes typographic quotation marks for its own, and each, doubled, for itself.
+                // PowerShell also ends a string at a typographic quotation mark; doubled, it stands for itself.
                 let quote = |c| ['\'', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'].contains(&c);
                 let doubled = |c| std::iter::repeat_n(c, if quote(c) { 2 } else { 1 });
                 format!("$env:{name} = '{}'", value.chars().flat_map(doubled).collect::<String>())

@@ -1,16 +1,22 @@
 //! Where the network is that a person's commands talk to.
 
-use crate::cli::{Failure, UNREACHABLE};
+use crate::cli::{Failure, UNREACHABLE, terminal};
 use crate::config::{DEFAULT_PROJECT, DEFAULT_TOPIC, DEFAULT_URL, ours};
 use crate::pubsub::Connection;
 use crate::sdk::variables;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::error::Error;
 use std::time::Duration;
 
 /// How long a network on this machine may take to say what it is.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The largest description that is read. One has some 600 bytes.
+const LARGEST_DESCRIPTION: usize = 64 * 1024;
+
+/// How many unknown variables are named.
+const LONGEST_LIST: usize = 10;
 
 /// Which network is meant.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,25 +28,34 @@ pub struct NetworkArgs {
     url: Option<String>,
 }
 
-/// What a network on this machine says of itself: what `/env` answers.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Described {
-    /// What makes Google's clients and the SDK use it.
-    pub variables: BTreeMap<String, String>,
-    /// The folder of the shim that stands in for the JSON schemas that the SDK downloads.
-    pub shim: PathBuf,
+/// A network's description of itself: the answer of `/env`.
+#[derive(Deserialize)]
+struct Description {
+    variables: BTreeMap<String, String>,
 }
 
-/// No network answers.
+/// Why a network cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "no network answers at {url}: start one with `twined local`, or name one with `--url` or \
-     PUBSUB_EMULATOR_HOST"
-)]
-struct Silent {
-    url: String,
-    #[source]
-    source: reqwest::Error,
+enum DescribeError {
+    #[error(
+        "no network answers at {url}: start one with `twined local`, or name one with `--url` or \
+         PUBSUB_EMULATOR_HOST"
+    )]
+    Silent {
+        url: String,
+        #[source]
+        source: reqwest::Error,
+    },
+    #[error(
+        "{url} is not a network of `twined local`: HTTP status {status}. Name one with `--url`"
+    )]
+    Status { url: String, status: u16 },
+    #[error("{url} is not a network of `twined local`. Name one with `--url`")]
+    Answer {
+        url: String,
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
 }
 
 /// Where to ask.
@@ -59,19 +74,46 @@ impl NetworkArgs {
         self.url.as_deref().unwrap_or(DEFAULT_URL)
     }
 
-    /// Asks the network what it is.
-    pub async fn describe(&self) -> Result<Described, Failure> {
-        let silent = |source: reqwest::Error| {
-            let url = self.url().to_owned();
-            Failure::new(UNREACHABLE, Silent { url, source: source.without_url() })
+    /// Asks the network for its variables. Those that this version does not know are left out, with a
+    /// note to the person.
+    pub async fn describe(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let failed = |error| Failure::new(UNREACHABLE, error);
+        let (known, unknown) = self.variables().await.map_err(failed)?;
+        if !unknown.is_empty() {
+            let names = unknown.iter().take(LONGEST_LIST).map(|name| format!("{name:?}"));
+            let names = terminal::safe(&names.collect::<Vec<_>>().join(", "));
+            let count = unknown.len();
+            terminal::note(&format!("twined: {count} unknown variables left out, such as {names}"));
+        }
+        Ok(known)
+    }
+
+    async fn variables(&self) -> Result<(BTreeMap<String, String>, Vec<String>), DescribeError> {
+        let url = || self.url().to_owned();
+        let silent = |source: reqwest::Error| DescribeError::Silent {
+            url: url(),
+            source: source.without_url(),
         };
         let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT);
-        // Elsewhere is another network than the one that was named.
+        // A redirect would lead to another network than the one that was named.
         let client = client.redirect(reqwest::redirect::Policy::none()).build().map_err(silent)?;
-        let url = format!("{}/env", self.url().trim_end_matches('/'));
-        let answer = client.get(url).send().await.map_err(silent)?;
-        let answer = answer.error_for_status().map_err(silent)?;
-        answer.json().await.map_err(silent)
+        let path = format!("{}/env", self.url().trim_end_matches('/'));
+        let mut answer = client.get(path).send().await.map_err(silent)?;
+        if answer.status() != reqwest::StatusCode::OK {
+            return Err(DescribeError::Status { url: url(), status: answer.status().as_u16() });
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(silent)? {
+            body.extend_from_slice(&chunk);
+            if body.len() > LARGEST_DESCRIPTION {
+                let source = format!("its answer has over {LARGEST_DESCRIPTION} bytes").into();
+                return Err(DescribeError::Answer { url: url(), source });
+            }
+        }
+        let parsed: Result<Description, _> = serde_json::from_slice(&body);
+        let invalid = |source| DescribeError::Answer { url: url(), source };
+        let Description { variables } = parsed.map_err(|error| invalid(error.into()))?;
+        variables::split_known(variables).map_err(|error| invalid(error.into()))
     }
 
     /// Where its Pub/Sub is: as the network that was named says, or else as the environment does
@@ -87,7 +129,7 @@ impl NetworkArgs {
                 }
                 (variables, true)
             }
-            None => (self.describe().await?.variables, false),
+            None => (self.describe().await?, false),
         };
         let variable = |name: &str, default: &str| {
             variables.get(name).cloned().unwrap_or_else(|| default.to_owned())

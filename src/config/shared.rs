@@ -33,8 +33,8 @@ pub struct HostArgs {
     /// Name of this host that HTTP clients may use besides its addresses and `localhost`
     ///
     /// A server that listens on loopback refuses requests for any other name, because a web page
-    /// can make its own name resolve to this host. May be given several times. gRPC clients may
-    /// use any name.
+    /// can make its own name resolve to this host. With a name given, so does a server that other
+    /// hosts can reach. Repeat it, or separate names by commas. gRPC clients may use any name.
     #[arg(
         long = "allow-host",
         env = "TWINED_ALLOW_HOST",

@@ -131,6 +131,14 @@ impl ServiceAccount {
     }
 }
 
+/// Whether the file `json` is a service account whose tokens come from `token_uri`. Google's clients
+/// follow other kinds of files to any URL, with any file of the user.
+pub fn is_account_of(json: &[u8], token_uri: &str) -> bool {
+    serde_json::from_slice(json).is_ok_and(|file: AccountFile| {
+        file.r#type == "service_account" && file.token_uri == token_uri
+    })
+}
+
 // === The key as text ===
 
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
@@ -254,6 +262,21 @@ mod tests {
             ServiceAccount::ensure(&path, "a-project", TOKEN_URI).unwrap();
             assert_eq!(read(&path).project_id, "a-project");
         }
+    }
+
+    #[test]
+    fn only_a_service_account_of_the_same_network_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("account.json");
+        ServiceAccount::ensure(&path, "a-project", TOKEN_URI).unwrap();
+        let json = fs::read(&path).unwrap();
+
+        assert!(is_account_of(&json, TOKEN_URI));
+        assert!(!is_account_of(&json, "http://evil.example/google/token"));
+        let text = String::from_utf8(json).unwrap();
+        let external = text.replace("service_account", "external_account");
+        assert!(!is_account_of(external.as_bytes(), TOKEN_URI));
+        assert!(!is_account_of(b"{}", TOKEN_URI));
     }
 
     #[test]

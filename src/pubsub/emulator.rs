@@ -170,12 +170,12 @@ impl Emulator {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let mut serving = std::pin::pin!(
             Server::builder()
+                // Google's Rust client makes topics and subscriptions over HTTP/1.
                 .accept_http1(true)
                 .max_concurrent_streams(CALLS_OF_A_CONNECTION)
                 .http2_keepalive_interval(Some(KEEPALIVE))
                 .initial_stream_window_size(1024 * 1024)
                 .initial_connection_window_size(16 * 1024 * 1024)
-                // Google's Rust client makes topics and subscriptions over HTTP/1.
                 .add_routes(Routes::from(routes))
                 .serve_with_incoming_shutdown(incoming, ending.cancelled())
         );

@@ -1,6 +1,4 @@
 use super::*;
-use http::HeaderValue;
-
 const LOOPBACK: &str = "127.0.0.1:8094";
 
 /// A guard of loopback that knows `devbox` too.
@@ -37,7 +35,7 @@ fn checked_as(
 #[test]
 fn a_loopback_server_is_reached_by_address_localhost_and_given_names() {
     for host in
-        ["127.0.0.1:8094", "127.0.0.1", "[::1]:8094", "LOCALHOST:8094", "localhost.", "Devbox:1"]
+        ["127.0.0.1:8094", "127.0.0.1", "[::1]:8094", "LOCALHOST:8094", "localhost:", "Devbox.:1"]
     {
         let sent = [(header::HOST, host)];
         assert_eq!(checked(&guard(), Method::GET, "/env", &sent), Ok(()), "{host}");
@@ -49,15 +47,23 @@ fn a_loopback_server_is_reached_by_address_localhost_and_given_names() {
 #[test]
 fn a_name_that_could_be_rebound_is_refused_on_loopback_alone() {
     let beyond = RequestGuard::new("0.0.0.0:8080".parse().unwrap(), &[]);
-    for host in
-        ["evil.example:8094", "localhost.evil.example", "xlocalhost", "2130706433", "0x7f.1"]
-    {
+    for host in [
+        "evil.example:8094",
+        "localhost.evil.example",
+        "xlocalhost",
+        "localhost.",
+        "2130706433",
+        "0x7f.1",
+        "0.0.0.0:8094",
+        "[::]:8094",
+        "[::ffff:127.0.0.1]:8094",
+    ] {
         let sent = [(header::HOST, host)];
         let refused = checked(&guard(), Method::GET, "/env", &sent);
         assert_eq!(refused, Err(Refusal::UnknownHost(host.to_owned())));
         assert_eq!(checked(&beyond, Method::GET, "/ready", &sent), Ok(()), "{host}");
     }
-    for host in ["", "user@localhost", "localhost:", "localhost:99999", "[::1", "a b"] {
+    for host in ["", "user@localhost", "localhost:+80", "localhost:99999", "[::1", "a b"] {
         let sent = [(header::HOST, host)];
         assert!(checked(&guard(), Method::GET, "/env", &sent).is_err(), "{host}");
         assert!(checked(&beyond, Method::GET, "/env", &sent).is_err(), "{host}");
@@ -67,7 +73,7 @@ fn a_name_that_could_be_rebound_is_refused_on_loopback_alone() {
 #[test]
 fn all_that_a_request_calls_the_server_is_looked_at() {
     let two = [(header::HOST, "localhost"), (header::HOST, "localhost")];
-    assert!(checked(&guard(), Method::GET, "/env", &two).is_err());
+    assert_eq!(checked(&guard(), Method::GET, "/env", &two), Err(Refusal::TwoHosts));
     let whole = "http://evil.example:8094/env";
     let sent = [(header::HOST, "localhost:8094")];
     assert!(checked(&guard(), Method::GET, whole, &sent).is_err());
@@ -212,4 +218,22 @@ fn host_names_are_names_alone() {
     for text in ["", ".", "*", "*.example.com", "a:80", "http://a", "a/b", "a..b", "a b", &long] {
         assert_eq!(text.parse::<HostName>(), Err(HostNameError), "{text}");
     }
+}
+
+#[test]
+fn given_names_are_the_only_ones_beyond_loopback_too() {
+    let beyond = RequestGuard::new("0.0.0.0:8080".parse().unwrap(), &["twined".parse().unwrap()]);
+    for (host, accepted) in
+        [("twined:8080", true), ("10.0.0.7", true), ("0.0.0.0", true), ("other", false)]
+    {
+        let sent = [(header::HOST, host)];
+        assert_eq!(checked(&beyond, Method::GET, "/ready", &sent).is_ok(), accepted, "{host}");
+    }
+}
+
+#[test]
+fn what_is_repeated_is_short() {
+    let long = "a".repeat(1000);
+    let refused = checked(&guard(), Method::GET, "/env", &[(header::HOST, &long)]);
+    assert_eq!(refused, Err(Refusal::UnknownHost("a".repeat(LONGEST_ECHO))));
 }

@@ -3,10 +3,11 @@
 //! No file of the SDK is changed. A hook of Python's imports changes what it does: offline, without
 //! the JSON schemas that it would download; and with a question that no argument holds.
 
+use crate::private_path::{self, PathError};
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 /// A file: its name and its text.
 pub type File = (&'static str, &'static str);
@@ -30,6 +31,23 @@ pub const MOUNTED: [File; 4] = [
 /// The name of the file in [`MOUNTED`] that starts a command.
 pub const START: &str = "start.py";
 
+/// Why there is no shim.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// Its folder cannot be written.
+    #[error("failed to write the shim to `{}`", folder.display())]
+    Write {
+        /// The folder.
+        folder: PathBuf,
+        /// The system's words.
+        #[source]
+        source: io::Error,
+    },
+    /// Its folder is not this user's alone.
+    #[error("failed to find a private folder for the shim: set XDG_CACHE_HOME to one")]
+    Private(#[source] PathError),
+}
+
 /// Writes the offline shim of this version into `folder`.
 pub fn write(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
@@ -42,62 +60,47 @@ pub fn write(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether `folder` holds the offline shim of this version, and nobody else could have written it.
-/// What is on `PYTHONPATH` runs in every Python that is started there.
-pub fn is_own(folder: &Path) -> io::Result<bool> {
-    let private = |path: &Path| {
-        let metadata = fs::metadata(path)?;
-        let owner = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
-        io::Result::Ok(owner && metadata.mode() & 0o002 == 0)
-    };
-    let mut found = 0;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        // Python keeps compiled files there, and trusts them by the time of their source.
-        if entry.file_name() == "__pycache__" && private(&entry.path())? {
-            continue;
-        }
-        let expected = OFFLINE.iter().find(|(name, _)| entry.file_name() == *name);
-        let same = match expected {
-            Some((_, text)) => fs::read(entry.path())? == text.as_bytes(),
-            None => false,
-        };
-        if !same || !private(&entry.path())? {
-            return Ok(false);
-        }
-        found += 1;
+/// Puts the offline shim of this version below `cache`, a folder of this user, and returns its folder.
+///
+/// What is on `PYTHONPATH` runs in every Python that is started there, so the files are our own and
+/// in a folder that others cannot write, whatever a network says.
+pub fn install(cache: &Path) -> Result<PathBuf, InstallError> {
+    // Other versions have folders of their own.
+    let mut digest = blake3::Hasher::new();
+    for (name, text) in OFFLINE {
+        digest.update(name.as_bytes()).update(text.as_bytes());
     }
-    Ok(found == OFFLINE.len() && private(folder)?)
+    let folder = cache.join(format!("shim-{}", &digest.finalize().to_hex()[..16]));
+    let failed = |source| InstallError::Write { folder: folder.clone(), source };
+    fs::create_dir_all(&folder).map_err(failed)?;
+    let folder = private_path::resolve(&folder).map_err(InstallError::Private)?;
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    write(&folder).map_err(failed)?;
+    Ok(folder)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_shim_is_our_own_while_nobody_else_can_have_written_it() {
-        let root = tempfile::tempdir().unwrap();
-        let shim = root.path().join("shim");
-        write(&shim).unwrap();
-        fs::create_dir(shim.join("__pycache__")).unwrap();
-        assert!(is_own(&shim).unwrap());
+    fn the_installed_shim_is_our_own_and_others_cannot_write_it() {
+        let cache = tempfile::tempdir().unwrap();
+        let folder = install(&cache.path().join("new")).unwrap();
+        fs::write(folder.join(HOOK.0), "import os").unwrap();
 
-        let added = shim.join("usercustomize.py");
-        fs::write(&added, "").unwrap();
-        assert!(!is_own(&shim).unwrap());
-        fs::remove_file(added).unwrap();
+        assert_eq!(install(&cache.path().join("new")).unwrap(), folder);
 
-        let writable = |mode| fs::set_permissions(&shim, fs::Permissions::from_mode(mode));
-        writable(0o777).unwrap();
-        assert!(!is_own(&shim).unwrap());
-        writable(0o775).unwrap();
-        assert!(is_own(&shim).unwrap());
+        for (name, text) in OFFLINE {
+            assert_eq!(fs::read_to_string(folder.join(name)).unwrap(), text);
+        }
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    }
 
-        fs::write(shim.join(OFFLINE[0].0), "import os").unwrap();
-        assert!(!is_own(&shim).unwrap());
-        fs::remove_file(shim.join(OFFLINE[0].0)).unwrap();
-        assert!(!is_own(&shim).unwrap());
-        assert!(is_own(&shim.join("nowhere")).is_err());
+    #[test]
+    fn a_shim_is_not_installed_where_others_can_write() {
+        let cache = tempfile::tempdir().unwrap();
+        fs::set_permissions(cache.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(install(cache.path()), Err(InstallError::Private(_))));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Sends every Google /// Pub/Sub emulator that every Google client uses.
+/// Pub/Sub emulator that every Google client uses, `HOST:PORT`.
 pub const PUBSUB_EMULATOR_HOST: &str = "PUBSUB_EMULATOR_HOST";
 /// Project of Google's clients where nothing else gives one.
 pub const GOOGLE_CLOUD_PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
@@ -28,22 +28,28 @@ pub const QUESTION_FILE: &str = "TWINED_QUESTION_FILE";
 /// Number of parts of the file of [`QUESTION_FILE`]. Ours, read by the shim.
 pub const QUESTION_PARTS: &str = "TWINED_QUESTION_PARTS";
 
-/// A value with which a network describes itself and that is not used.
+/// A description of a network that is not used. Whoever holds the network's port writes it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("value of `{name}` from the network is not a valid {expected}")]
-pub struct InvalidValue {
-    /// The variable.
-    pub name: &'static str,
-    /// What its value must be.
-    pub expected: &'static str,
+pub enum DescriptionError {
+    /// Without the variable, clients would use the real cloud.
+    #[error("the network's description lacks `{0}`")]
+    Missing(&'static str),
+    /// A value that a shell is not given.
+    #[error("the network's value of `{name}` is not a valid {expected}")]
+    Invalid {
+        /// The variable.
+        name: &'static str,
+        /// What its value must be.
+        expected: &'static str,
+    },
 }
 
-/// Whether a variable's value has the right form.
-type Form = fn(&str) -> bool;
+/// Whether a value is valid.
+type Check = fn(&str) -> bool;
 
-/// The variables with which a network describes itself, and the form of their values. Whoever holds
-/// the network's port chooses them, and a shell evaluates them.
-const FORMS: [(&str, &str, Form); 6] = [
+/// The variables with which a network describes itself: name, what its value must be, and the check
+/// of that.
+const DESCRIPTION: [(&str, &str, Check); 6] = [
     (PUBSUB_EMULATOR_HOST, "HOST:PORT", is_address),
     (GCE_METADATA_HOST, "HOST:PORT", is_address),
     (GOOGLE_CLOUD_PROJECT, "project id", is_name),
@@ -52,27 +58,24 @@ const FORMS: [(&str, &str, Form); 6] = [
     (LOCAL_REGISTRY, "URL of a registry", is_registry),
 ];
 
-/// Splits `described` into the variables that this version knows and the names of the rest.
+/// Splits `described` into the variables of a network and the names of all others. Each of the former
+/// must be there, with a valid value.
 pub fn split_known(
-    described: BTreeMap<String, String>,
-) -> Result<(BTreeMap<String, String>, Vec<String>), InvalidValue> {
+    mut described: BTreeMap<String, String>,
+) -> Result<(BTreeMap<String, String>, Vec<String>), DescriptionError> {
     let mut known = BTreeMap::new();
-    let mut unknown = Vec::new();
-    for (name, value) in described {
-        let Some((name, expected, fits)) = FORMS.iter().find(|(known, _, _)| *known == name) else {
-            unknown.push(name);
-            continue;
-        };
-        if !fits(&value) {
-            return Err(InvalidValue { name, expected });
+    for (name, expected, is_valid) in DESCRIPTION {
+        let value = described.remove(name).ok_or(DescriptionError::Missing(name))?;
+        if !is_valid(&value) {
+            return Err(DescriptionError::Invalid { name, expected });
         }
-        known.insert((*name).to_owned(), value);
+        known.insert(name.to_owned(), value);
     }
-    Ok((known, unknown))
+    Ok((known, described.into_keys().collect()))
 }
 
-/// Whether a text is an absolute path that a terminal and a shell show as it is.
-pub fn is_path(text: &str) -> bool {
+/// Whether a text is an absolute path that a terminal shows as it is.
+fn is_path(text: &str) -> bool {
     Path::new(text).is_absolute() && !text.contains(char::is_control)
 }
 
@@ -133,42 +136,51 @@ impl LocalNetwork<'_> {
 mod tests {
     use super::*;
 
-    fn described(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    fn network(http: &str) -> BTreeMap<String, String> {
+        LocalNetwork {
+            pubsub: "localhost:8085",
+            http: http.parse().unwrap(),
+            project: "any",
+            topic: "main.octue.twined.services",
+            credentials: Path::new("/home/it's me/.twined/google.json"),
+        }
+        .variables()
     }
 
     #[test]
-    fn a_network_s_own_variables_are_known() {
+    fn the_description_of_a_network_is_valid() {
         for http in ["127.0.0.1:8094", "[::1]:8094"] {
-            let network = LocalNetwork {
-                pubsub: "localhost:8085",
-                http: http.parse().unwrap(),
-                project: "any",
-                topic: "main.octue.twined.services",
-                credentials: Path::new("/home/it's me/.twined/google.json"),
-            };
-            let variables = network.variables();
+            let variables = network(http);
             assert_eq!(split_known(variables.clone()), Ok((variables, Vec::new())));
         }
     }
 
     #[test]
     fn an_unknown_variable_is_left_out() {
-        let (variables, unknown) = split_known(described(&[
-            ("LD_PRELOAD", "/tmp/evil.so"),
-            ("x; touch /tmp/pwned; y", "1"),
-            (TOPIC_NAME, "a-topic"),
-        ]))
-        .unwrap();
-        assert_eq!(variables, described(&[(TOPIC_NAME, "a-topic")]));
+        let mut variables = network("127.0.0.1:1");
+        for name in ["LD_PRELOAD", "x; touch /tmp/pwned; y"] {
+            variables.insert(name.to_owned(), "1".to_owned());
+        }
+        let (known, unknown) = split_known(variables).unwrap();
+        assert_eq!(known, network("127.0.0.1:1"));
         assert_eq!(unknown, ["LD_PRELOAD", "x; touch /tmp/pwned; y"]);
     }
 
     #[test]
-    fn a_value_of_the_wrong_form_is_refused() {
+    fn a_missing_variable_is_an_error() {
+        for (name, _, _) in DESCRIPTION {
+            let mut variables = network("127.0.0.1:1");
+            variables.remove(name);
+            assert_eq!(split_known(variables), Err(DescriptionError::Missing(name)));
+        }
+    }
+
+    #[test]
+    fn an_invalid_value_is_an_error() {
         for (name, value) in [
             (PUBSUB_EMULATOR_HOST, "localhost"),
             (PUBSUB_EMULATOR_HOST, "$(touch /tmp/pwned):80"),
+            (PUBSUB_EMULATOR_HOST, "user:password@localhost:80"),
             (PUBSUB_EMULATOR_HOST, "-o:80"),
             (GCE_METADATA_HOST, "localhost:99999"),
             (GOOGLE_CLOUD_PROJECT, ""),
@@ -179,8 +191,11 @@ mod tests {
             (LOCAL_REGISTRY, "file:///etc/passwd"),
             (LOCAL_REGISTRY, "http://evil.example/registry"),
         ] {
-            let error = split_known(described(&[(name, value)])).unwrap_err();
-            assert_eq!(error.name, name, "{value}");
+            let mut variables = network("127.0.0.1:1");
+            variables.insert(name.to_owned(), value.to_owned());
+            let error = split_known(variables).unwrap_err();
+            let named = matches!(error, DescriptionError::Invalid { name: n, .. } if n == name);
+            assert!(named, "{value}: {error}");
         }
     }
 }

@@ -56,7 +56,7 @@ pub(super) async fn look(
 /// An emulator believes everybody who reaches it.
 fn open_emulator(bus: &Bus) -> Option<Check> {
     let Bus::Own(address) = bus else { return None };
-    let loopback = SocketAddr::ip(address).is_loopback();
+    let loopback = SocketAddr::ip(address).to_canonical().is_loopback();
     (!loopback).then(|| {
         Check::warn(
             "emulator",

@@ -23,13 +23,14 @@ const MODULES: &[(&str, &[&str])] = &[
     ("dependencies", &["pubsub", "registry", "runner", "store"]),
     ("notifications", &["event", "runner"]),
     ("http", &["chain", "event", "google", "registry", "request_guard"]),
-    ("sdk", &["event"]),
+    ("sdk", &["event", "private_path"]),
     ("google", &[]),
     ("tasks", &[]),
     ("telemetry", &[]),
     ("chain", &[]),
     ("check", &[]),
     ("request_guard", &[]),
+    ("private_path", &[]),
 ];
 
 /// May name every module, adapters too.

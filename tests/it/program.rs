@@ -141,7 +141,7 @@ impl Network {
     }
 
     fn request(&self, path: &str) -> (u16, String) {
-        let Reply { status, body } =
+        let Reply { status, body, .. } =
             request(&self.http, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
         (status, body)
     }
@@ -170,6 +170,7 @@ impl Network {
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
+    pub head: String,
     pub body: String,
 }
 
@@ -182,7 +183,8 @@ pub fn request(address: &str, bytes: &[u8]) -> Reply {
     let _ = stream.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    Reply { status: head.split(' ').nth(1).unwrap().parse().unwrap(), body: body.to_owned() }
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Reply { status, head: head.to_owned(), body: body.to_owned() }
 }
 
 impl Drop for Network {

@@ -6,9 +6,13 @@ use google_cloud_googleapis::pubsub::v1 as google;
 use prost::Message;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use tempfile::TempDir;
 use twined::event::encode::Ask;
 use twined::event::{Outgoing, Sruid, Timestamp};
+use twined::google::ServiceAccount;
 use twined::pubsub::{Connection, Publisher};
 use uuid::Uuid;
 
@@ -56,11 +60,13 @@ const SIMPLE_TYPES: [&str; 5] = [
 ];
 
 /// What tells a page's request from a client's.
-const MARKS: [&str; 6] = [
+const MARKS: [&str; 8] = [
     "Host: HERE\r\nOrigin: https://evil.example\r\n",
     "Host: HERE\r\nOrigin: null\r\n",
     "Host: HERE\r\nOrigin: http://127.0.0.1:3000\r\n",
     "Host: evil.example:8085\r\n",
+    "Host: 0.0.0.0:8085\r\n",
+    "Host: [::ffff:7f00:1]:8085\r\n",
     "Host: evil.example:8085\r\nOrigin: http://evil.example:8085\r\n",
     "Host: HERE\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n",
 ];
@@ -148,7 +154,7 @@ fn every_route_refuses_a_web_page() {
             }
         }
     }
-    assert_eq!(sent, (7 + 11) * 6 * 6);
+    assert_eq!(sent, (7 + 11) * 8 * 6);
     assert_nothing_happened(&network, &before);
 }
 
@@ -213,6 +219,7 @@ fn the_same_requests_of_a_client_are_answered() {
 struct Server {
     process: Child,
     address: String,
+    _root: TempDir,
 }
 
 impl Server {
@@ -231,7 +238,7 @@ impl Server {
             Some(rest.split([' ', '"', ',']).next().unwrap().to_owned())
         });
         std::thread::spawn(move || lines.for_each(drop));
-        Self { process, address: address.expect("it prints its address") }
+        Self { process, address: address.expect("it prints its address"), _root: root }
     }
 
     /// The status of a GET by a client that calls the server `host`.
@@ -285,7 +292,8 @@ fn a_daemon_is_reached_by_any_name_beyond_loopback_only() {
     assert_eq!(http.status("/live", "localhost:8080"), 200);
     for path in ["/live", "/ready", "/metrics"] {
         for mark in MARKS {
-            assert_eq!(send(&http.address, "GET", path, mark, b"").status, 403, "{path} {mark}");
+            let reply = send(&http.address, "GET", path, mark, b"");
+            assert_eq!(reply.status, 403, "{path} {mark}");
         }
     }
 }
@@ -332,52 +340,146 @@ fn answering(body: &str) -> String {
     address
 }
 
+/// What a hostile owner of the network's port answers: a good description, but for these lines.
+fn description(folder: &Path, lines: &str) -> String {
+    let credentials = folder.join("google.json");
+    let mut variables = serde_json::json!({
+        "PUBSUB_EMULATOR_HOST": "127.0.0.1:8085",
+        "GCE_METADATA_HOST": "127.0.0.1:8094",
+        "GOOGLE_CLOUD_PROJECT": "any",
+        "GOOGLE_APPLICATION_CREDENTIALS": credentials,
+        "TWINED_SERVICES_TOPIC_NAME": "a-topic",
+        "TWINED_LOCAL_REGISTRY": "http://127.0.0.1:8094/registry",
+    });
+    let lines: serde_json::Value = serde_json::from_str(lines).unwrap();
+    for (name, value) in lines.as_object().unwrap() {
+        match value.is_null() {
+            true => drop(variables.as_object_mut().unwrap().remove(name)),
+            false => variables[name] = value.clone(),
+        }
+    }
+    serde_json::json!({ "variables": variables, "shim": folder }).to_string()
+}
+
+/// A folder with the credentials of a network at port 8094.
+fn credentials() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let token_uri = "http://127.0.0.1:8094/google/token";
+    let path = folder.path().join("google.json");
+    ServiceAccount::ensure(&path, "any", token_uri).unwrap();
+    folder
+}
+
+/// `twined env` of this network, for a person whose home is `home`.
+fn env(home: &Path, answer: &str, flags: &[&str]) -> Output {
+    let url = format!("http://{}", answering(answer));
+    twined(&["env", "--url", &url]).args(flags).env("HOME", home).output().unwrap()
+}
+
 #[test]
 fn twined_env_prints_what_it_knows_and_nothing_else() {
-    let root = tempfile::tempdir().unwrap();
-    let marker = root.path().join("pwned");
-    let mark = format!("touch {}", marker.display());
-    let hostile = answering(&format!(
-        r#"{{"variables": {{"x;{mark};y": "1", "PATH": "/evil", "LD_PRELOAD": "/evil.so",
-            "GOOGLE_CLOUD_PROJECT": "any"}}, "shim": "/evil"}}"#
-    ));
+    let folder = credentials();
+    let marker = folder.path().join("pwned");
+    let name = format!("x;touch {};y", marker.display());
+    let lines = serde_json::json!({ name: "1", "PATH": "/evil", "LD_PRELOAD": "/evil.so" });
+    let hostile = description(folder.path(), &lines.to_string());
     for shell in ["sh", "fish", "powershell"] {
-        let url = format!("http://{hostile}");
-        let output = twined(&["env", "--url", &url, "--shell", shell]).output().unwrap();
-        let words = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(output.status.code(), Some(0));
-        assert!(words.contains("GOOGLE_CLOUD_PROJECT"), "{words}");
+        let output = env(folder.path(), &hostile, &["--shell", shell]);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{err}");
+        assert!(out.contains("GOOGLE_CLOUD_PROJECT"), "{out}");
         for name in ["PATH", "LD_PRELOAD", "touch"] {
-            assert!(!words.contains(name), "{words}");
+            assert!(!out.contains(name), "{out}");
         }
-        let left_out = String::from_utf8(output.stderr).unwrap();
-        assert!(left_out.contains("left out what this version does not know"), "{left_out}");
+        assert!(err.contains("3 unknown variables left out"), "{err}");
         if shell == "sh" {
-            let status = std::process::Command::new("sh").arg("-c").arg(&words).status().unwrap();
-            assert!(status.success());
+            assert!(Command::new("sh").arg("-c").arg(&out).status().unwrap().success());
         }
     }
     assert!(!marker.exists());
 }
 
 #[test]
-fn twined_env_refuses_values_and_a_shim_that_are_not_a_networks() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("sitecustomize.py"), "import os").unwrap();
-    let shim = folder.path().display();
-    for (variables, shim, flags, words) in [
-        (r#""PUBSUB_EMULATOR_HOST": "$(id):80""#, "/x", &[][..], "`PUBSUB_EMULATOR_HOST`"),
-        (r#""GOOGLE_APPLICATION_CREDENTIALS": "/a\nb""#, "/x", &[], "absolute path"),
-        ("", &*format!("{shim}"), &["--shim"], "not this version's shim"),
-        ("", "/nowhere", &["--shim"], "/nowhere"),
-        ("", "relative", &["--shim"], "no absolute path"),
+fn twined_env_refuses_a_description_that_is_not_a_networks() {
+    let folder = credentials();
+    let shared = credentials();
+    fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let external = folder.path().join("external.json");
+    fs::write(&external, r#"{"type": "external_account", "token_url": "http://evil.example"}"#)
+        .unwrap();
+    let credentials =
+        |path: &Path| serde_json::json!({ "GOOGLE_APPLICATION_CREDENTIALS": path }).to_string();
+    for (lines, words) in [
+        (r#"{"PUBSUB_EMULATOR_HOST": "$(id):80"}"#, "`PUBSUB_EMULATOR_HOST`"),
+        (r#"{"PUBSUB_EMULATOR_HOST": null}"#, "lacks `PUBSUB_EMULATOR_HOST`"),
+        (r#"{"TWINED_SERVICES_TOPIC_NAME": "a\nb"}"#, "topic name"),
+        (r#"{"GCE_METADATA_HOST": "127.0.0.1:1"}"#, "is not a service account of this network"),
+        (&credentials(Path::new("/dev/zero")), "cannot be used"),
+        (&credentials(Path::new("/etc/passwd")), "is not a service account of this network"),
+        (&credentials(&external), "is not a service account of this network"),
+        (&credentials(&shared.path().join("google.json")), "other users of this machine"),
+        (&credentials(&folder.path().join("nowhere")), "nowhere"),
     ] {
-        let body = format!(r#"{{"variables": {{{variables}}}, "shim": "{shim}"}}"#);
-        let url = format!("http://{}", answering(&body));
-        let output = twined(&["env", "--url", &url]).args(flags).output().unwrap();
-        assert_eq!(output.status.code(), Some(3), "{body}");
-        assert_eq!(output.stdout, b"", "{body}");
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(told.contains(words), "{told}");
+        let output = env(folder.path(), &description(folder.path(), lines), &[]);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{lines}: {told}");
+        assert_eq!(text(&output.stdout), "", "{lines}");
+        // A device of the system is no private file either, on some systems.
+        let device = lines.contains("/dev/") && told.contains("is not a service account");
+        assert!(told.contains(words) || device, "{lines}: {told}");
+    }
+    let huge = format!("{{\"variables\": {{}}, \"x\": \"{}\"}}", "a".repeat(100_000));
+    for (answer, words) in [(&*huge, "over 65536 bytes"), ("<html>", "is not a network")] {
+        let output = env(folder.path(), answer, &[]);
+        assert_eq!(output.status.code(), Some(3));
+        assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn the_shim_on_pythonpath_is_our_own_whatever_the_network_says() {
+    let folder = credentials();
+    fs::write(folder.path().join("sitecustomize.py"), "import os").unwrap();
+    let hostile = description(folder.path(), "{}");
+
+    let output = env(folder.path(), &hostile, &["--shim"]);
+
+    let out = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let line = out.lines().find(|line| line.starts_with("export PYTHONPATH=")).unwrap();
+    let shim = line.trim_start_matches("export PYTHONPATH=").trim_matches('\'');
+    let cache = fs::canonicalize(folder.path()).unwrap().join(".cache/twined");
+    assert!(shim.starts_with(cache.to_str().unwrap()), "{shim}");
+    let written = fs::read_to_string(Path::new(shim).join("sitecustomize.py")).unwrap();
+    assert!(written.contains("twined_hook"), "{written}");
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_refused_connection_is_closed() {
+    let network = Network::with_script(SERVICE, SCRIPT);
+    for address in [network.http(), network.pubsub()] {
+        // `request` reads until the server closes, so without a close this would never return.
+        let refused = request(address, b"GET /env HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+        assert_eq!(refused.status, 403);
+    }
+}
+
+#[test]
+fn no_other_origin_can_embed_an_answer() {
+    let network = Network::with_script(SERVICE, SCRIPT);
+    for (address, path) in [(network.http(), "/env"), (network.pubsub(), "/v1/projects/any/topics")]
+    {
+        let reply = send(address, "GET", path, "Host: HERE\r\n", b"");
+        for line in [
+            "cross-origin-resource-policy: same-origin",
+            "x-content-type-options: nosniff",
+            "content-security-policy: frame-ancestors 'none'",
+        ] {
+            assert!(reply.head.contains(line), "{path}: {}", reply.head);
+        }
     }
 }

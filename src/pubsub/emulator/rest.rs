@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 
 use super::Inner;
 use super::page::Page;
+use crate::request_guard::is_grpc;
 use json::{Enums, SubscriptionJson, TopicJson};
 
 mod json;
@@ -70,8 +71,7 @@ pub(super) fn answer(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Response<String> {
-    let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.as_bytes());
-    if kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+    if is_grpc(headers) {
         return Status::unimplemented("this emulator does not have that service").into_http();
     }
     let answered = query(uri.query().unwrap_or_default())
