@@ -102,7 +102,7 @@ fn dispatch_to_job(criterion: &mut Criterion) {
                 black_box(Row::new(&event, &attributes, "1234567890", "2f1b8f3c"));
                 let Action::Launch(run, inputs) = action::of(&event) else { panic!("no launch") };
                 let recipient = event.attributes.recipient.to_buf();
-                let service = settings.of(&recipient);
+                let service = settings.service(&recipient);
                 let order = JobRequest {
                     launch: LaunchRequest {
                         run,
@@ -113,7 +113,7 @@ fn dispatch_to_job(criterion: &mut Criterion) {
                     },
                     service: &service,
                     network: &network,
-                    gate: Gate::of(&settings, &service),
+                    gate: Gate::for_service(&settings, &service),
                     depth: 1,
                     launched: Timestamp(0),
                     nonce: 0,

@@ -20,6 +20,8 @@
 pub mod settings;
 pub mod job;
 pub mod inputs;
+mod refusal;
+mod reserved;
 pub mod quantity;
 pub mod failure;
 pub mod table;

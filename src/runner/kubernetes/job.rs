@@ -1,16 +1,16 @@
-//! The Job of one question: made from it, and read back. Pure.
+//! The Job of one question: written, and read back. Pure.
 //!
 //! ```text
-//! LaunchRequest, Service, JobDefaults -> manifest -> Job -> (API server) -> identify -> JobIdentity
-//!                                          └──> again -> the Job of the next attempt
+//! JobRequest -> manifest -> Job -> (API server) -> identify -> JobIdentity
+//!                                       └──> next_attempt -> the Job of the next attempt
 //! ```
 //!
 //! A label's value has at most 63 characters of letters, digits, `-`, `_` and `.`, with a letter or a
-//! digit at both ends. What does not fit is [shortened](label_value), and the whole of it is in an
-//! annotation of the same name.
+//! digit at both ends. A value that does not fit is [shortened](label_value), and the whole value is in
+//! an annotation of the same name.
 //!
-//! Kubernetes replaces `$(NAME)` in commands, arguments and variables, and takes `$$` for `$`. So
-//! that what a question brings comes in as it is, every `$` of it is written twice.
+//! Kubernetes replaces `$(NAME)` in commands, arguments and variables, and replaces `$$`
+//! by `$`. So every `$` of a question is written twice.
 
 mod labels;
 mod pod;
@@ -20,7 +20,8 @@ mod template;
 
 use crate::event::{RunId, Sruid, SruidBuf, Timestamp};
 use crate::runner::cause::Cause;
-use crate::runner::kubernetes::inputs::{self, QuestionMount};
+use crate::runner::kubernetes::inputs::QuestionMount;
+use crate::runner::kubernetes::refusal::LaunchRefusal;
 use crate::runner::kubernetes::settings::{NetworkSettings, ServiceSettings};
 use crate::runner::{EndReason, LaunchRequest};
 use crate::sdk::arguments::{self, ARGUMENT_LIMIT};
@@ -30,18 +31,18 @@ use k8s_openapi::api::batch::v1::{
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 pub use labels::label_value;
-pub use read::{adoption, again, identify, is_reference};
+pub use read::{adoption, identify, input_secrets, is_reference, next_attempt};
 use requests::ResourceRequests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 pub use template::Templates;
 use uuid::Uuid;
 
-/// Names of labels: what a selector can use.
+/// Names of labels, which selectors can use.
 pub mod label {
-    /// The standard one; its value is [`super::MANAGER`].
+    /// The standard label; its value is [`super::MANAGER`].
     pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-    /// Which network: the name of its topic.
+    /// The name of the network's topic.
     pub const TOPIC: &str = "twined.octue.com/topic";
     /// The question's uuid.
     pub const QUESTION: &str = "twined.octue.com/question";
@@ -49,19 +50,19 @@ pub mod label {
     pub const PARENT_QUESTION: &str = "twined.octue.com/parent-question";
     /// The uuid of the root of its tree.
     pub const ORIGINATOR_QUESTION: &str = "twined.octue.com/originator-question";
-    /// Who asked it: `<namespace>.<name>` of the asker's SRUID.
+    /// The parent: `<namespace>.<name>` of its SRUID.
     pub const PARENT: &str = "twined.octue.com/parent";
-    /// Who asked the root of its tree: `<namespace>.<name>`.
+    /// The originator, who asked the root of the tree: `<namespace>.<name>`.
     pub const ORIGINATOR: &str = "twined.octue.com/originator";
-    /// What answers it: `<namespace>.<name>`.
+    /// The service that answers: `<namespace>.<name>`.
     pub const SERVICE: &str = "twined.octue.com/service";
-    /// The revision tag of what answers it.
+    /// The revision tag of the service that answers.
     pub const REVISION: &str = "twined.octue.com/revision";
-    /// The attempt of the SDK: decimal.
+    /// The SDK's count of retries: decimal.
     pub const RETRY: &str = "twined.octue.com/retry";
-    /// The attempt of ours, from 0: decimal.
+    /// Our own attempt, from 0: decimal.
     pub const ATTEMPT: &str = "twined.octue.com/attempt";
-    /// There once the run's end has been dealt with; its value is `true`.
+    /// Present on a settled run; its value is `true`.
     pub const SETTLED: &str = "twined.octue.com/settled";
 }
 
@@ -73,35 +74,35 @@ pub mod annotation {
     pub const LAUNCHED: &str = "twined.octue.com/launched";
     /// How deep in its tree the question is: 0 for a root.
     pub const DEPTH: &str = "twined.octue.com/depth";
-    /// There, with the value `limits`, where the Job waits for our own limits.
+    /// Present, with the value `limits`, on a Job that waits for our own limits.
     pub const GATE: &str = "twined.octue.com/gate";
-    /// What the names of its Secrets have after `<job>-`, and how many there are: `<nonce> <n>`.
+    /// How the question is mounted: `<nonce> <number of Secrets>`.
     pub const INPUTS: &str = "twined.octue.com/inputs";
     /// Why we ended it: JSON of [`super::Stopped`].
     pub const STOPPED: &str = "twined.octue.com/stopped";
-    /// The uids of the pods that were taken away from it, with commas.
+    /// The uids of its evicted pods, separated by commas.
     pub const EVICTED: &str = "twined.octue.com/evicted";
-    /// Who reports its end: `<uuid of the report> <ISO 8601> <which replica>`.
+    /// The claim on the report of its end: `<uuid of the report> <ISO 8601> <replica>`.
     pub const REPORT: &str = "twined.octue.com/report";
 }
 
 /// The value of [`label::MANAGED_BY`].
 pub const MANAGER: &str = "twined";
 
-/// What a Job of ours says of itself.
+/// The identity of a Job of ours, from its labels and annotations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobIdentity {
     /// Names the run.
     pub run: RunId,
-    /// Which attempt of ours.
+    /// Our own attempt, from 0.
     pub attempt: u32,
-    /// What answers.
+    /// The service revision that answers.
     pub recipient: SruidBuf,
     /// The question that asked this one.
     pub parent_question: Option<Uuid>,
     /// The root of the tree.
     pub originator_question: Uuid,
-    /// How deep in its tree: 0 for a root.
+    /// The depth in its tree: 0 for a root.
     pub depth: u32,
     /// When it was launched.
     pub launched: Timestamp,
@@ -124,28 +125,28 @@ pub struct StopRecord {
 pub const QUEUE_LABEL: &str = "kueue.x-k8s.io/queue-name";
 /// The label of Kueue that names the priority class.
 pub const QUEUE_PRIORITY_LABEL: &str = "kueue.x-k8s.io/priority-class";
-/// Keeps the autoscaler from taking a node away on which a question runs.
+/// Keeps the autoscaler from removing a node on which a question runs.
 const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
 
 /// The name of the container.
 pub const CONTAINER: &str = "question";
 
-/// For how long a Job that has ended is kept: longer than we are away.
+/// How long a finished Job is kept: longer than all replicas are down.
 const KEPT_SECONDS: i32 = 24 * 3600;
 
-/// The most attempts of our own that a name has room for, and more than any setting gives.
+/// The highest attempt that fits into a name, and more than any setting allows.
 const ATTEMPTS: u32 = 9999;
 
 /// What all Jobs of a network have in common.
 #[derive(Clone, Debug)]
 pub struct JobDefaults {
-    /// The namespace that they are in.
+    /// Their namespace.
     pub namespace: String,
-    /// Where the images are, without `/` at the end: `<region>-docker.pkg.dev/<project>/<name>`.
+    /// The repository of the images, without `/` at the end: `<region>-docker.pkg.dev/<project>/<name>`.
     pub images: String,
     /// The name of the topic.
     pub topic: String,
-    /// Variables for every question, beside the contract's. A service's own win.
+    /// Variables for every question, beside those that the SDK needs. A service's own override them.
     pub environment: Vec<(String, String)>,
 }
 
@@ -160,33 +161,23 @@ pub enum Gate {
     Limits,
 }
 
-/// What a Job is made from.
+/// All that the Job of a question is written from.
 #[derive(Clone, Copy, Debug)]
 pub struct JobRequest<'a> {
-    /// What is to be run.
+    /// The run.
     pub launch: LaunchRequest<'a>,
-    /// What the settings come to for it.
+    /// The settings of the service that answers.
     pub service: &'a ServiceSettings,
-    /// The network that it is of.
+    /// What all Jobs of the network have in common.
     pub network: &'a JobDefaults,
-    /// What it waits for.
+    /// What the Job waits for.
     pub gate: Gate,
-    /// How deep it is in its tree: 0 for a root.
+    /// The depth in its tree: 0 for a root.
     pub depth: u32,
-    /// When.
+    /// The time of the launch.
     pub launched: Timestamp,
-    /// Any number: Secrets of two Jobs that have one name, one after the other, differ by it.
+    /// Any number: it distinguishes the Secrets of two successive Jobs of one name.
     pub nonce: u32,
-}
-
-/// Why a question cannot run as it asks. It never will, and the asker is to be told.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct LaunchRefusal {
-    /// An exception of Python.
-    pub exception: &'static str,
-    /// For the asker: why, and what to do about it.
-    pub message: String,
 }
 
 // === impl StopRecord ===
@@ -208,9 +199,8 @@ impl StopRecord {
 // === impl Gate ===
 
 impl Gate {
-    /// What a question to a service waits for. Kueue counts what runs, so where a service has a
-    /// queue our own limits do not hold it.
-    pub fn of(settings: &NetworkSettings, service: &ServiceSettings) -> Self {
+    /// The gate of a service. Kueue counts what runs in a queue, so our own limits do not apply there.
+    pub fn for_service(settings: &NetworkSettings, service: &ServiceSettings) -> Self {
         if service.queue.is_some() {
             Self::Queue
         } else if settings.limits_running(service) {
@@ -221,25 +211,11 @@ impl Gate {
     }
 }
 
-// === impl LaunchRefusal ===
-
-impl LaunchRefusal {
-    /// What the network's settings do not let happen.
-    fn denied(message: String) -> Self {
-        Self { exception: "PermissionError", message }
-    }
-
-    /// What makes no sense, or is more than can be carried.
-    pub(super) fn wrong(message: String) -> Self {
-        Self { exception: "ValueError", message }
-    }
-}
-
-/// Whether the settings let a question to a service run at all, at this depth.
+/// Checks that the settings allow a question to a service at this depth.
 ///
 /// # Errors
 ///
-/// Where they do not: names the setting.
+/// If they do not; the message names the setting.
 pub fn admit(
     settings: &NetworkSettings,
     recipient: Sruid<'_>,
@@ -255,7 +231,7 @@ pub fn admit(
     }
 }
 
-/// The name of an attempt of ours at a run: the run's, with `-a<m>` from the second attempt on.
+/// The name of the Job of an attempt: that of the run, with `-a<m>` from the second attempt on.
 pub fn name(run: RunId, attempt: u32) -> String {
     match attempt {
         0 => run.to_string(),
@@ -268,34 +244,34 @@ pub fn image(network: &JobDefaults, recipient: Sruid<'_>) -> String {
     format!("{}/{recipient}", network.images)
 }
 
-/// Makes the Job of a question: its first attempt.
+/// Writes the Job of a question: its first attempt.
 ///
 /// # Errors
 ///
-/// Where it asks for what it may not have, or brings more than can be carried.
+/// If the question asks for more than it may have, or is larger than can be carried.
 pub fn manifest(request: &JobRequest<'_>) -> Result<Job, LaunchRefusal> {
-    let JobRequest { launch, service, network, gate, depth, launched, nonce: _ } = *request;
+    let JobRequest { launch, service, network, gate, depth, launched, nonce } = *request;
     let recipient = launch.recipient.as_sruid();
-    let requests = ResourceRequests::of(launch.attributes, service, recipient)?;
+    let requests = ResourceRequests::from_attributes(launch.attributes, service, recipient)?;
     let attributes = arguments::attributes(launch.attributes);
     check_length(&attributes)?;
-    let mounted = inputs::mounted(request)?;
+    let mount = QuestionMount::new(launch.inputs, service.inputs, nonce)?;
     let as_they_came = arguments::json(launch.attributes);
 
     let name = name(launch.run, 0);
-    let (mut labels, mut annotations) = labels::of(&launch, network, 0);
+    let (mut labels, mut annotations) = labels::labels_and_annotations(&launch, network, 0);
     annotations.insert(annotation::ATTRIBUTES.into(), as_they_came);
     let mut pod_annotations = annotations.clone();
     pod_annotations.insert(SAFE_TO_EVICT.into(), "false".into());
     let pod_labels = labels.clone();
     annotations.insert(annotation::LAUNCHED.into(), launched.to_string());
     annotations.insert(annotation::DEPTH.into(), depth.to_string());
-    if let Some(QuestionMount { nonce, parts }) = mounted {
+    if let Some(QuestionMount { nonce, parts }) = mount {
         annotations.insert(annotation::INPUTS.into(), format!("{nonce:08x} {parts}"));
     }
     put_gate(gate, service, &mut labels, &mut annotations);
 
-    let spec = pod::spec(request, &name, &requests, attributes, mounted);
+    let spec = pod::spec(request, &name, &requests, attributes, mount);
     Ok(Job {
         metadata: ObjectMeta {
             name: Some(name),
@@ -307,7 +283,7 @@ pub fn manifest(request: &JobRequest<'_>) -> Result<Job, LaunchRefusal> {
         spec: Some(JobSpec {
             parallelism: Some(1),
             completions: Some(1),
-            // One pod is one attempt: what runs again is ours, or the asker's, to say.
+            // One pod is one attempt: we, or the SDK, decide on another.
             backoff_limit: Some(0),
             pod_failure_policy: Some(failure_policy()),
             suspend: Some(gate != Gate::Open),
@@ -326,18 +302,18 @@ pub fn manifest(request: &JobRequest<'_>) -> Result<Job, LaunchRefusal> {
     })
 }
 
-/// They are an argument, and an annotation.
+/// The attributes are an argument and an annotation, so their length is bounded.
 fn check_length(attributes: &str) -> Result<(), LaunchRefusal> {
     if attributes.len() <= ARGUMENT_LIMIT {
         return Ok(());
     }
-    Err(LaunchRefusal::wrong(format!(
+    Err(LaunchRefusal::invalid(format!(
         "the attributes of the question are {} bytes long, and can be {ARGUMENT_LIMIT}",
         attributes.len()
     )))
 }
 
-/// What waits says so, where Kueue or we look for it.
+/// Marks a Job that waits, for Kueue or for us.
 fn put_gate(
     gate: Gate,
     service: &ServiceSettings,
@@ -357,7 +333,7 @@ fn put_gate(
     }
 }
 
-/// That a pod's node was taken away is no failure of its question: another pod is made.
+/// An eviction is no failure of the question: the Job creates another pod.
 fn failure_policy() -> PodFailurePolicy {
     PodFailurePolicy {
         rules: vec![PodFailurePolicyRule {

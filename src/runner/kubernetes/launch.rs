@@ -16,8 +16,8 @@ use crate::event::Timestamp;
 use crate::runner::kubernetes::call::{CallError, Verb};
 use crate::runner::kubernetes::cluster::Cluster;
 use crate::runner::kubernetes::failed;
-use crate::runner::kubernetes::inputs;
-use crate::runner::kubernetes::job::{self, Gate, JobRequest, LaunchRefusal, annotation, label};
+use crate::runner::kubernetes::job::{self, Gate, JobRequest, annotation, label};
+use crate::runner::kubernetes::refusal::LaunchRefusal;
 use crate::runner::kubernetes::table::JobBrief;
 use crate::runner::kubernetes::watch;
 use crate::runner::{LaunchRequest, Relaunch, RunEnd, RunState, RunnerError};
@@ -44,12 +44,12 @@ impl Cluster {
         let recipient = launch.recipient.as_sruid();
         let depth = self.depth(launch).await.map_err(|error| failed("launch", question, error))?;
         job::admit(settings, recipient, depth).map_err(refused)?;
-        let service = settings.of(launch.recipient);
+        let service = settings.service(launch.recipient);
         let order = JobRequest {
             launch: *launch,
             service: &service,
             network: &self.options.network,
-            gate: Gate::of(settings, &service),
+            gate: Gate::for_service(settings, &service),
             depth,
             launched: Timestamp::now(),
             nonce: nonce(),
@@ -58,7 +58,9 @@ impl Cluster {
         let job = match self.create(body).await {
             Ok(job) => job,
             Err(CallError::Exists(_)) => self.find(&order).await?,
-            Err(CallError::Refused(words)) => return Err(refused(by_api_server(&words))),
+            Err(CallError::Refused(words)) => {
+                return Err(refused(LaunchRefusal::by_api_server(&words)));
+            }
             Err(error) => return Err(failed("launch", question, error)),
         };
         self.bring(&job, launch).await.map_err(|error| failed("launch", question, error))?;
@@ -105,7 +107,7 @@ impl Cluster {
 
     /// Makes sure that the Secrets of a Job exist: a crash may have come between it and them.
     async fn bring(&self, job: &Job, launch: &LaunchRequest<'_>) -> Result<(), CallError> {
-        for secret in inputs::secrets(job, launch.inputs) {
+        for secret in job::input_secrets(job, launch.inputs) {
             let (secrets, how) = (self.secrets(), PostParams::default());
             match self.calls.call(Verb::Create, secrets.create(&how, &secret)).await {
                 Ok(_) | Err(CallError::Exists(_)) => {}
@@ -143,8 +145,8 @@ impl Cluster {
         let Some(last) = known.into_iter().find(|job| job.identity.attempt == state.attempt) else {
             return Ok(None);
         };
-        let service = self.options.settings.of(&last.identity.recipient);
-        let Some(retry) = service.retry.get(&end.reason).filter(|it| it.times > state.attempt)
+        let service = self.options.settings.service(&last.identity.recipient);
+        let Some(retry) = service.relaunch.get(&end.reason).filter(|it| it.times > state.attempt)
         else {
             return Ok(None);
         };
@@ -158,14 +160,14 @@ impl Cluster {
             return Ok(None);
         }
         let attempt = state.attempt + 1;
-        let gate = Gate::of(&self.options.settings, &service);
+        let gate = Gate::for_service(&self.options.settings, &service);
         // Twice as long each time.
         let pause = retry.backoff.saturating_mul(1 << state.attempt.min(16));
         let since = Duration::from_secs_f64(Timestamp::now().seconds_since(end.at));
         tokio::time::sleep(pause.saturating_sub(since)).await;
 
         let now = Timestamp::now();
-        let Some(next) = job::again(&job, attempt, &service, retry, gate, now) else {
+        let Some(next) = job::next_attempt(&job, attempt, &service, retry, gate, now) else {
             return Ok(None);
         };
         let body = serde_json::to_vec(&next).expect("a Job has text keys and whole numbers");
@@ -247,13 +249,6 @@ fn memory(last: &Job, next: &Job) -> String {
 /// Some number: the last bits of a new uuid are random.
 fn nonce() -> u32 {
     Uuid::new_v4().as_fields().0
-}
-
-fn by_api_server(words: &str) -> LaunchRefusal {
-    LaunchRefusal {
-        exception: "RuntimeError",
-        message: format!("The cluster does not take the question's Job: {words}"),
-    }
 }
 
 /// The asker is told why.

@@ -10,7 +10,8 @@ use crate::check::Check;
 use crate::event::attributes::{ORIGINATOR, ORIGINATOR_QUESTION_UUID, PARENT};
 use crate::event::{Inputs, RunId, SruidBuf, Timestamp};
 use crate::runner::LaunchRequest;
-use crate::runner::kubernetes::job::{self, Gate, JobDefaults, JobRequest, LaunchRefusal};
+use crate::runner::kubernetes::job::{self, Gate, JobDefaults, JobRequest};
+use crate::runner::kubernetes::refusal::LaunchRefusal;
 use crate::runner::kubernetes::settings::NetworkSettings;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::batch::v1::Job;
@@ -195,7 +196,7 @@ fn sample_job(required: ClusterRequirements<'_>) -> Result<Job, LaunchRefusal> {
         (PARENT.to_owned(), recipient.to_string()),
         (ORIGINATOR.to_owned(), recipient.to_string()),
     ]);
-    let service = settings.of(&recipient);
+    let service = settings.service(&recipient);
     job::manifest(&JobRequest {
         launch: LaunchRequest {
             run: RunId { question, retry: 0 },
@@ -206,7 +207,7 @@ fn sample_job(required: ClusterRequirements<'_>) -> Result<Job, LaunchRefusal> {
         },
         service: &service,
         network,
-        gate: Gate::of(settings, &service),
+        gate: Gate::for_service(settings, &service),
         depth: 0,
         launched: Timestamp::now(),
         nonce: 0,

@@ -1,23 +1,23 @@
 //! Quantities as Kubernetes writes them: `500m`, `1.5Gi`, `1e3`.
 //!
-//! Kept as whole billionths, which is as fine as Kubernetes is; what is finer is rounded up, as it
-//! is there. So sums and comparisons are exact.
+//! Stored as whole billionths, the resolution of Kubernetes; finer values are rounded up, as Kubernetes
+//! does. So comparisons are exact.
 
 use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
-/// Billionths in one.
+/// Billionths in one unit.
 const NANO: u128 = 1_000_000_000;
 
 /// The largest quantity of Kubernetes, in billionths: 2⁶³ - 1.
 const LARGEST: u128 = i64::MAX as u128 * NANO;
 
-/// The longest text that is read. A quantity of any use has a few characters.
+/// The longest text that is parsed. A useful quantity has a few characters.
 const LENGTH: usize = 64;
 
-/// Suffixes and how many each is, in billionths.
+/// Suffixes with their factors, in billionths.
 const SUFFIXES: [(&str, u128); 15] = [
     ("n", 1),
     ("u", 1_000),
@@ -37,23 +37,23 @@ const SUFFIXES: [(&str, u128); 15] = [
     ("Ei", NANO << 60),
 ];
 
-/// An amount of something: memory in bytes, CPUs. Never negative, and at most 2⁶³ - 1.
+/// An amount of a resource: memory in bytes, CPUs. Never negative, and at most 2⁶³ - 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Quantity(u128);
 
 /// Why a text is no quantity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
-    /// Not a number with a suffix.
+    /// It is no number with an optional suffix.
     #[error(
         "not a quantity: a number such as `2`, `0.5` or `1e3`, or one with a suffix of \
          `m k M G T P E Ki Mi Gi Ti Pi Ei`, such as `512Mi`"
     )]
     Unreadable,
-    /// Below nothing.
+    /// It is negative.
     #[error("a quantity cannot be negative")]
     Negative,
-    /// Over what Kubernetes can hold.
+    /// It exceeds the range of Kubernetes.
     #[error("a quantity cannot be over 9223372036854775807 (2^63 - 1)")]
     TooLarge,
 }
@@ -61,17 +61,17 @@ pub enum QuantityError {
 // === impl Quantity ===
 
 impl Quantity {
-    /// So many whole ones.
+    /// A whole number.
     pub fn whole(number: u32) -> Self {
         Self(u128::from(number) * NANO)
     }
 
-    /// So many times 2²⁰.
+    /// A multiple of 2²⁰.
     pub fn mebi(number: u32) -> Self {
         Self((u128::from(number) << 20) * NANO)
     }
 
-    /// This many thousandths of it, rounded up to a whole one and at most the largest there is.
+    /// A multiple in thousandths, rounded up to a whole number and bounded by the largest quantity.
     #[must_use]
     pub fn times_permille(self, permille: u32) -> Self {
         // Below 2⁹³ times below 2³²: it fits.
@@ -79,7 +79,7 @@ impl Quantity {
         Self((scaled.div_ceil(NANO) * NANO).min(LARGEST))
     }
 
-    /// Whether it is nothing.
+    /// Whether it is zero.
     pub fn is_zero(self) -> bool {
         self.0 == 0
     }
@@ -111,8 +111,8 @@ impl FromStr for Quantity {
 }
 
 impl fmt::Display for Quantity {
-    /// The shortest of the exact ones: with the largest suffix that leaves it whole, of those by
-    /// 1024 if any does.
+    /// The shortest exact form: with the largest suffix that leaves a whole number, a binary one if
+    /// possible.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = |(_, unit): &&(&str, u128)| self.0 >= *unit && self.0.is_multiple_of(*unit);
         let binary = |(suffix, _): &&(&str, u128)| suffix.ends_with('i');
@@ -133,7 +133,7 @@ impl Serialize for Quantity {
 
 impl<'de> Deserialize<'de> for Quantity {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // A number in YAML is read as it is written too.
+        // A number in YAML keeps its spelling.
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(|err| D::Error::custom(format_args!("`{text}`: {err}")))
     }
@@ -141,21 +141,21 @@ impl<'de> Deserialize<'de> for Quantity {
 
 // === impl Decimal ===
 
-/// A number as it is written: `digits` / 10^`scale`.
+/// A decimal number: `digits` / 10^`scale`.
 #[derive(Clone, Copy, Debug)]
 struct Decimal {
     digits: u128,
     scale: u32,
-    /// That there are more digits than are kept, which make it a little larger.
+    /// Whether further digits were cut, which make it a little larger.
     more: bool,
 }
 
-/// How many digits behind the point are kept. With more, a product could outgrow 128 bits.
+/// The most digits after the point. With more, a product could exceed 128 bits.
 const SCALE: u32 = 18;
 
 impl Decimal {
-    /// Reads `1`, `1.5`, `1.` or `.5` from the front of a text. What has so many digits before the
-    /// point that it saturates is too large in any case.
+    /// Parses `1`, `1.5`, `1.` or `.5` at the start of a text. A number that saturates is too large in any
+    /// case.
     fn read(text: &str) -> Option<(Self, &str)> {
         let mut read = Self { digits: 0, scale: 0, more: false };
         let (mut seen, mut point, mut end) = (false, false, text.len());
@@ -182,10 +182,10 @@ impl Decimal {
         self.digits == 0 && !self.more
     }
 
-    /// This times `unit` times 10^`exponent`, rounded up; none where it is beyond all bounds.
+    /// This times `unit` times 10^`exponent`, rounded up; `None` if it exceeds all bounds.
     ///
-    /// What both sides of the fraction have in common goes first. What is left of a result within
-    /// the bounds fits: its divisor is then at most 5^9, or the unit is 1.
+    /// The fraction is reduced first. Then a result within the bounds fits into 128 bits: its divisor is
+    /// at most 5^9, or the unit is 1.
     fn times(self, unit: u128, exponent: i32) -> Option<u128> {
         if self.is_zero() {
             return Some(0);
@@ -196,7 +196,7 @@ impl Decimal {
             let product = self.digits.checked_mul(unit)?.checked_mul(ten(power)?)?;
             return product.checked_add(u128::from(self.more));
         }
-        // More than fits is a divisor beside which anything is one billionth.
+        // With a divisor that does not fit, any number rounds up to one billionth.
         let Some(divisor) = ten(-power) else { return Some(1) };
         let common = greatest_common_divisor(unit, divisor);
         let (product, divisor) = (self.digits.checked_mul(unit / common)?, divisor / common);
@@ -212,7 +212,7 @@ fn greatest_common_divisor(mut a: u128, mut b: u128) -> u128 {
     a
 }
 
-/// The number after `e` or `E`; none where the text is not that. A bare `E` is 10^18.
+/// The exponent after `e` or `E`; `None` for any other text. A bare `E` is 10^18.
 fn exponent(text: &str) -> Option<i32> {
     let digits = text.strip_prefix(['e', 'E'])?;
     if digits.is_empty() {
@@ -220,7 +220,7 @@ fn exponent(text: &str) -> Option<i32> {
     }
     let bare = digits.strip_prefix(['+', '-']).unwrap_or(digits);
     let number = !bare.is_empty() && bare.bytes().all(|byte| byte.is_ascii_digit());
-    // What does not fit is as good as what is on the edge of it.
+    // An exponent that does not fit acts as the largest that does.
     let edge = if digits.starts_with('-') { i32::MIN } else { i32::MAX };
     number.then(|| digits.parse().unwrap_or(edge))
 }
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_writes_is_read() {
+    fn quantities_of_kubernetes_are_parsed() {
         for (text, nano) in [
             ("0", 0),
             ("1", NANO),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absurd_is_refused() {
+    fn invalid_quantities_are_refused() {
         use QuantityError::{Negative, TooLarge, Unreadable};
         let long = "1".repeat(65);
         for (text, error) in [
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_as_a_person_would() {
+    fn it_is_displayed_in_its_shortest_form() {
         for (text, written) in [
             ("1024Mi", "1Gi"),
             ("1.5Gi", "1536Mi"),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_scaled_up_to_a_whole_number() {
+    fn a_multiple_is_rounded_up_to_a_whole_number() {
         assert_eq!(quantity("512Mi").times_permille(2000), quantity("1Gi"));
         assert_eq!(quantity("1").times_permille(1500), quantity("2"));
         assert_eq!(quantity("9e18").times_permille(u32::MAX), Quantity(LARGEST));
@@ -322,18 +322,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(nano in 0..=LARGEST) {
+        fn a_displayed_quantity_parses_to_itself(nano in 0..=LARGEST) {
             prop_assert_eq!(Quantity(nano).to_string().parse(), Ok(Quantity(nano)));
         }
 
         #[test]
-        fn more_is_more(a in 0_u64..1 << 40, b in 0_u64..1 << 40, suffix in "(|m|k|Ki|M)") {
+        fn the_order_is_that_of_the_numbers(a in 0_u64..1 << 40, b in 0_u64..1 << 40, suffix in "(|m|k|Ki|M)") {
             let quantities = (quantity(&format!("{a}{suffix}")), quantity(&format!("{b}{suffix}")));
             prop_assert_eq!(quantities.0.cmp(&quantities.1), a.cmp(&b));
         }
 
         #[test]
-        fn zeros_behind_it_say_nothing(
+        fn trailing_zeros_change_nothing(
             digits in "[0-9]{1,8}(\\.[0-9]{0,18})?",
             zeros in "0{0,20}",
             suffix in "(|m|n|k|Ki|M|Gi|Ti|e3|e-3)",
@@ -345,7 +345,7 @@ mod tests {
         }
 
         #[test]
-        fn a_fraction_is_its_part_of_the_whole(
+        fn a_fraction_is_exact(
             thousandths in 0_u64..1000,
             (suffix, unit) in prop::sample::select(vec![("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40), ("Ei", 60)]),
         ) {
@@ -354,7 +354,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_makes_it_panic(text in "[-+.0-9eEKMGinum ]{0,40}") {
+        fn no_text_causes_a_panic(text in "[-+.0-9eEKMGinum ]{0,40}") {
             if let Ok(read) = text.parse::<Quantity>() {
                 prop_assert_eq!(read.to_string().parse(), Ok(read));
             }

@@ -77,7 +77,7 @@ impl Cluster {
                 let recipient = &job.identity.recipient;
                 let service = recipient.as_sruid().service();
                 if !limits.services.contains_key(service)
-                    && let Some(limit) = self.options.settings.of(recipient).running
+                    && let Some(limit) = self.options.settings.service(recipient).running
                 {
                     limits
                         .services

@@ -1,26 +1,25 @@
-//! What each service may have, and how it runs: the one file of settings, and what it comes to
-//! for one service.
+//! The settings of a network: one file of limits, defaults and rules, resolved for each service.
 //!
 //! ```yaml
-//! allow: ["octue/*"]              # all others are denied; none here allows all
-//! deny: ["octue/old-*"]           # wins over `allow`
+//! allow: ["octue/*"]              # other services are denied; without `allow` all are allowed
+//! deny: ["octue/old-*"]           # overrides `allow`
 //! running: {network: 500, tree: 50}
 //! depth: 20
 //! waiting: 24h
 //! defaults:                       # of every service
 //!   memory: {default: 512Mi, cap: 64Gi}
 //!   deadline: 7d
-//! rules:                          # for some; the later wins, field by field
+//! rules:                          # of some services; later rules override, field by field
 //!   - services: ["octue/wind-*", "*/*:*-gpu"]
 //!     gpus: {number: 1}
 //!     retry: {memory: {times: 2, factor: 2, ceiling: 64Gi}}
 //! ```
 //!
-//! JSON is YAML too. [`Fields`] says all that defaults and rules can hold. Of a map (`environment`,
-//! `secrets`, `node_selector`, `retry`) and of the fields of a resource each entry is a field of its
-//! own; a list is replaced as a whole. A rule can change what is set, and cannot unset it.
+//! JSON is YAML too. [`ServiceFields`] lists what defaults and rules can hold. Each entry of a map
+//! (`environment`, `secrets`, `node_selector`, `retry`) and each field of a resource is overridden by
+//! itself; a list is replaced as a whole. A rule can change a field, but cannot unset it.
 //!
-//! Everything is checked when the file is read: an error says the line, and what is expected there.
+//! The file is checked when it is read: an error names the line, and what is expected there.
 
 mod file;
 mod pattern;
@@ -43,33 +42,33 @@ pub use values::{
     DurationText, LabelKey, MountPath, ObjectName, ResourceName, ScalarText, VariableName,
 };
 
-/// How long a run may run where nobody says: the reference's.
+/// The default deadline of a run: that of the reference.
 const DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// How long a question may wait where nobody says.
-const WAITING: Duration = Duration::from_secs(24 * 3600);
+/// The default limit of the time in which a question waits.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// How many resolved services are kept. Real networks have hundreds; who asks for made-up ones,
-/// one after another, empties the cache and does not grow it.
-const KEPT: usize = 4096;
+/// The most resolved services in the cache. Real networks have hundreds; requests for invented names
+/// empty the cache and cannot grow it.
+const CACHE_CAPACITY: usize = 4096;
 
 /// The settings of all services.
 #[derive(Debug)]
 pub struct NetworkSettings {
     allow: Vec<ServicePattern>,
     deny: Vec<ServicePattern>,
-    /// How many questions may run at once, in the network and in one tree.
+    /// How many questions may run at once, in the network and in one tree of questions.
     pub running: RunningLimits,
-    /// How deep a question may be in its tree, where the root is 0; none for any depth.
+    /// The deepest level of a question in its tree, where the root is 0; `None` for any depth.
     pub depth: Option<u32>,
-    /// How long a question may wait for its turn.
+    /// How long a question may wait to run.
     pub waiting: Duration,
-    /// Later ones win.
+    /// Later layers override earlier ones.
     layers: Vec<ServiceFields>,
-    kept: RwLock<HashMap<SruidBuf, Arc<ServiceSettings>>>,
+    cache: RwLock<HashMap<SruidBuf, Arc<ServiceSettings>>>,
 }
 
-/// What the settings come to for one service revision.
+/// The settings of one service revision, resolved from defaults and rules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceSettings {
     /// CPUs.
@@ -78,103 +77,103 @@ pub struct ServiceSettings {
     pub memory: ResourcePolicy,
     /// Disk, in bytes.
     pub ephemeral_storage: ResourcePolicy,
-    /// GPUs; none for none.
+    /// GPUs, if any.
     pub gpus: Option<Gpus>,
-    /// Variables, with their values as they are.
+    /// Environment variables, with literal values.
     pub environment: BTreeMap<VariableName, ScalarText>,
-    /// Variables whose values are in Secrets.
+    /// Environment variables whose values are in Secrets.
     pub secrets: BTreeMap<VariableName, SecretKey>,
-    /// What is mounted.
+    /// The volumes to mount.
     pub volumes: Vec<Volume>,
-    /// Labels that a node must have.
+    /// Labels that its node must have.
     pub node_selector: BTreeMap<LabelKey, ScalarText>,
-    /// Taints that a node may have.
+    /// Taints that its node may have.
     pub tolerations: Vec<Toleration>,
-    /// As whom it runs; none for the namespace's default account.
+    /// Its service account; `None` for the namespace's default account.
     pub service_account: Option<ObjectName>,
-    /// Its pods' priority class.
+    /// The priority class of its pods.
     pub priority: Option<ObjectName>,
-    /// Its local queue of Kueue; none where it does not wait there.
+    /// Its local queue of Kueue; `None` if Kueue does not queue it.
     pub queue: Option<ObjectName>,
     /// Its priority class in that queue.
     pub queue_priority: Option<ObjectName>,
-    /// How long it may run.
+    /// How long a run may take.
     pub deadline: Duration,
-    /// Secrets with which its image is pulled.
+    /// Secrets for pulling its image.
     pub image_pull_secrets: Vec<ObjectName>,
-    /// What answers a question: a program and its first arguments.
+    /// The command that answers a question: a program and its first arguments.
     pub command: Vec<String>,
-    /// How a question comes in that no argument holds.
+    /// How a question is delivered that no argument holds.
     pub inputs: InputDelivery,
-    /// How often it is run again by itself, by the reason of its end.
-    pub retry: BTreeMap<EndReason, RelaunchPolicy>,
-    /// What its pods are kept from.
+    /// When we launch another attempt, by the reason of the end.
+    pub relaunch: BTreeMap<EndReason, RelaunchPolicy>,
+    /// The security standard of its pods.
     pub security: PodSecurity,
-    /// How many questions to this service, of whatever revision, run at once; none for any number.
+    /// How many questions to this service, of all revisions, run at once; `None` for any number.
     pub running: Option<u32>,
 }
 
-/// How much of a resource a question gets.
+/// How much of a resource a question gets: the default, and the limits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResourcePolicy {
-    /// Where the question does not say.
+    /// The request of a question that asks for none.
     pub default: Quantity,
-    /// The most that it may ask for; none for any amount.
+    /// The most that a question may ask for; `None` for any amount.
     pub cap: Option<Quantity>,
-    /// What it is kept to when it runs; none for no limit.
+    /// The limit of a running question; `None` for no limit.
     pub limit: Option<ResourceLimit>,
 }
 
-/// Why a file of settings cannot be used.
+/// Why a settings file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// It is no YAML, or something in it is not what is expected there.
-    #[error("the settings are wrong: {0}")]
+    /// It is no YAML, or a value is not what is expected.
+    #[error("failed to read the settings: {0}")]
     Unreadable(String),
-    /// A rule is for no service.
+    /// A rule names no service.
     #[error(
         "rule {0} of the settings names no service: give it `services`, a list of patterns such as \
          `octue/*`"
     )]
     NoServices(usize),
-    /// What is for all has a list of services.
+    /// The defaults have a list of services.
     #[error(
-        "`defaults` of the settings are for every service: leave `services` out, or make a rule"
+        "`defaults` of the settings apply to every service: remove `services`, or write a rule"
     )]
     ServicesOfDefaults,
-    /// A default is over the cap of the same entry.
+    /// A default exceeds the cap of the same entry.
     #[error(
         "in {place} of the settings `{resource}.default` is {default}, over its `cap` of {cap}"
     )]
     OverCap {
-        /// Which entry.
+        /// The entry.
         place: String,
-        /// Which resource.
+        /// The resource.
         resource: &'static str,
-        /// What it gives.
+        /// The default.
         default: Quantity,
-        /// What it allows.
+        /// The cap.
         cap: Quantity,
     },
 }
 
-/// Why a service may not run here: words for the asker.
+/// Why a service may not run in this network: a message for the parent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServiceDenied {
-    /// A pattern of `deny` takes it.
+    /// A pattern of `deny` matches it.
     #[error("`{service}` may not run in this network: its settings `deny` `{pattern}`")]
     Deny {
-        /// Which service revision.
+        /// The service revision.
         service: String,
-        /// Which pattern.
+        /// The pattern.
         pattern: String,
     },
-    /// No pattern of `allow` takes it.
+    /// No pattern of `allow` matches it.
     #[error(
-        "`{service}` may not run in this network: no pattern of `allow` in its settings takes it"
+        "`{service}` may not run in this network: no pattern of `allow` in its settings matches it"
     )]
     NotAllowed {
-        /// Which service revision.
+        /// The service revision.
         service: String,
     },
 }
@@ -182,11 +181,11 @@ pub enum ServiceDenied {
 // === impl Settings ===
 
 impl NetworkSettings {
-    /// Reads a file of settings, which is put over `base`: what flags and the environment say.
+    /// Reads a settings file. It overrides `base`, the fields from flags and the environment.
     ///
     /// # Errors
     ///
-    /// Says what is wrong, where, and what is expected there.
+    /// If a value is not what is expected: the error names the place, and what is expected.
     pub fn read(text: &str, base: ServiceFields) -> Result<Self, SettingsError> {
         let file = if text.trim().is_empty() {
             SettingsFile::default()
@@ -210,32 +209,32 @@ impl NetworkSettings {
             deny,
             running,
             depth,
-            waiting: waiting.map_or(WAITING, |span| span.0),
+            waiting: waiting.map_or(QUEUE_TIMEOUT, |span| span.0),
             layers: [base, defaults].into_iter().chain(rules).collect(),
-            kept: RwLock::default(),
+            cache: RwLock::default(),
         })
     }
 
-    /// What holds for a service revision.
-    pub fn of(&self, revision: &SruidBuf) -> Arc<ServiceSettings> {
-        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(service) = kept.get(revision) {
+    /// The settings of a service revision.
+    pub fn service(&self, revision: &SruidBuf) -> Arc<ServiceSettings> {
+        let cache = self.cache.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(service) = cache.get(revision) {
             return Arc::clone(service);
         }
-        drop(kept);
+        drop(cache);
         let service = Arc::new(self.resolve(revision.as_sruid()));
-        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= KEPT {
-            kept.clear();
+        let mut cache = self.cache.write().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= CACHE_CAPACITY {
+            cache.clear();
         }
-        Arc::clone(kept.entry(revision.clone()).or_insert(service))
+        Arc::clone(cache.entry(revision.clone()).or_insert(service))
     }
 
-    /// Whether a service revision may run here.
+    /// Checks that a service revision may run in this network.
     ///
     /// # Errors
     ///
-    /// Where it may not: says which setting keeps it.
+    /// If it may not: the error names the setting.
     pub fn admit(&self, revision: Sruid<'_>) -> Result<(), ServiceDenied> {
         let service = || revision.to_string();
         if let Some(pattern) = self.deny.iter().find(|pattern| pattern.matches(revision)) {
@@ -248,14 +247,14 @@ impl NetworkSettings {
         }
     }
 
-    /// Whether a limit of running questions is on those to a service: the network's, that of
-    /// trees, or its own. Where none is, a question need not wait for anybody to let it go.
+    /// Whether a limit of running questions applies to a service: the network's, that of trees, or its
+    /// own. Without a limit a question need not wait to be admitted.
     pub fn limits_running(&self, service: &ServiceSettings) -> bool {
         let RunningLimits { network, tree } = self.running;
         network.or(tree).or(service.running).is_some()
     }
 
-    /// Which of the queues of Kueue the settings name, each once.
+    /// The queues of Kueue that the settings name, each once.
     pub fn queues(&self) -> Vec<&ObjectName> {
         let mut queues: Vec<_> = self.layers.iter().filter_map(|own| own.queue.as_ref()).collect();
         queues.sort_unstable();
@@ -266,10 +265,10 @@ impl NetworkSettings {
     fn resolve(&self, revision: Sruid<'_>) -> ServiceSettings {
         let mut fields = ServiceFields::default();
         for layer in &self.layers {
-            // What is for all has no patterns.
+            // The base and the defaults have no patterns.
             let all = layer.services.is_empty();
             if all || layer.services.iter().any(|pattern| pattern.matches(revision)) {
-                fields.put(layer);
+                fields.override_with(layer);
             }
         }
         ServiceSettings::from(fields)
@@ -299,15 +298,15 @@ impl From<ServiceFields> for ServiceSettings {
             image_pull_secrets,
             command,
             inputs,
-            retry: RelaunchPolicies(retry),
+            relaunch: RelaunchPolicies(relaunch),
             security,
             running,
         } = fields;
         let command = command.unwrap_or_else(|| ASK_LOCAL.map(str::to_owned).into());
         Self {
-            cpus: ResourcePolicy::of(cpus, Quantity::whole(1)),
-            memory: ResourcePolicy::of(memory, Quantity::mebi(512)),
-            ephemeral_storage: ResourcePolicy::of(ephemeral_storage, Quantity::mebi(1024)),
+            cpus: ResourcePolicy::new(cpus, Quantity::whole(1)),
+            memory: ResourcePolicy::new(memory, Quantity::mebi(512)),
+            ephemeral_storage: ResourcePolicy::new(ephemeral_storage, Quantity::mebi(1024)),
             gpus: gpus.filter(|gpus| gpus.number > 0),
             environment,
             secrets,
@@ -322,7 +321,7 @@ impl From<ServiceFields> for ServiceSettings {
             image_pull_secrets: image_pull_secrets.unwrap_or_default(),
             command,
             inputs: inputs.unwrap_or_default(),
-            retry,
+            relaunch,
             security: security.unwrap_or_default(),
             running,
         }
@@ -332,10 +331,10 @@ impl From<ServiceFields> for ServiceSettings {
 // === impl Amount ===
 
 impl ResourcePolicy {
-    fn of(resource: ResourceFields, otherwise: Quantity) -> Self {
+    fn new(resource: ResourceFields, otherwise: Quantity) -> Self {
         let ResourceFields { default, cap, limit } = resource;
         let default = default.unwrap_or(otherwise);
-        // A rule may lower the cap alone. What nobody asked for must not be refused for it.
+        // A rule may lower the cap alone; then the default must not exceed it.
         Self { default: cap.map_or(default, |cap| default.min(cap)), cap, limit }
     }
 }

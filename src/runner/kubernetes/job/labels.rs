@@ -1,4 +1,4 @@
-//! The labels of a Job, and what they have no room for.
+//! The labels of a Job, and the annotations for values that do not fit into a label.
 
 use super::{JobDefaults, MANAGER, label};
 use crate::event::attributes::{ORIGINATOR, ORIGINATOR_QUESTION_UUID, PARENT};
@@ -11,27 +11,29 @@ use std::fmt::Write;
 /// The longest value of a label.
 const LENGTH: usize = 63;
 
-/// How many digits of the digest tell two shortened values apart: 64 bits.
+/// The digits of the digest that distinguish two shortened values: 64 bits.
 const DIGITS: usize = 16;
 
 /// A text as the value of a label.
 ///
-/// One that fits is itself. Of any other the characters that no value has become `-`, of it as much
-/// is kept as there is room for, and a digest of the whole follows: one text has one value, so a
-/// selector can be made for any. `octue/` and a name of 80 letters becomes
+/// A text that fits is its own value. In any other text, characters that are not allowed become `-`;
+/// the text is cut, and a digest of the whole text follows. One text has one value, so a selector can
+/// be written for any. `octue/` and a name of 80 letters becomes
 /// `octue.<40 letters>-<16 hexadecimal digits>`.
 pub fn label_value(text: &str) -> Cow<'_, str> {
     let end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
     let fits = text.len() <= LENGTH
         && end(text.bytes().next())
         && end(text.bytes().next_back())
-        && text.bytes().all(inner);
+        && text.bytes().all(is_allowed);
     if fits || text.is_empty() {
         return Cow::Borrowed(text);
     }
     let kept: String = text
         .chars()
-        .map(|character| if u8::try_from(character).is_ok_and(inner) { character } else { '-' })
+        .map(
+            |character| if u8::try_from(character).is_ok_and(is_allowed) { character } else { '-' },
+        )
         .skip_while(|character| !character.is_ascii_alphanumeric())
         .take(LENGTH - DIGITS - 1)
         .collect();
@@ -40,26 +42,26 @@ pub fn label_value(text: &str) -> Cow<'_, str> {
         value.push('-');
     }
     for byte in &Digest::of(text.as_bytes()).0[..DIGITS / 2] {
-        // Writing to a text does not fail.
+        // Writing to a `String` cannot fail.
         let _ = write!(value, "{byte:02x}");
     }
     Cow::Owned(value)
 }
 
-fn inner(byte: u8) -> bool {
+fn is_allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
-/// The labels of a question's Job and pod, and the annotations with the whole of what they have no
-/// room for.
-pub(super) fn of(
+/// The labels of a question's Job and pod, and the annotations with the whole values of those that do
+/// not fit into a label.
+pub(super) fn labels_and_annotations(
     launch: &LaunchRequest<'_>,
     network: &JobDefaults,
     attempt: u32,
 ) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
     let mut labels = BTreeMap::new();
     let mut annotations = BTreeMap::new();
-    each(launch, network, attempt, |name, shown, whole| {
+    for_each_label(launch, network, attempt, |name, shown, whole| {
         if shown != whole {
             annotations.insert(name.to_owned(), whole.to_owned());
         }
@@ -68,8 +70,8 @@ pub(super) fn of(
     (labels, annotations)
 }
 
-/// Each label: its name, its value, and the whole of what the value says.
-pub(super) fn each(
+/// Calls `put` with the name, the value and the whole text of each label.
+pub(super) fn for_each_label(
     launch: &LaunchRequest<'_>,
     network: &JobDefaults,
     attempt: u32,
@@ -95,8 +97,8 @@ pub(super) fn each(
     for (name, text) in
         [(label::PARENT, attribute(PARENT)), (label::ORIGINATOR, attribute(ORIGINATOR))]
     {
-        if let Some(asker) = text.and_then(|text| Sruid::parse(text).ok()) {
-            put(name, &service(asker));
+        if let Some(revision) = text.and_then(|text| Sruid::parse(text).ok()) {
+            put(name, &service(revision));
         }
     }
 }
@@ -112,14 +114,14 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_fits_is_itself() {
+    fn a_text_that_fits_is_its_own_value() {
         for text in ["", "a", "octue.wind-speed", "1.0.0_rc", &"a".repeat(63)] {
             assert_eq!(label_value(text), text);
         }
     }
 
     #[test]
-    fn what_does_not_fit_is_shortened_and_told_apart() {
+    fn a_long_text_is_shortened_and_stays_distinct() {
         let long = "a".repeat(64);
         let value = label_value(&long);
         assert_eq!(value.len(), 63);
@@ -132,10 +134,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_text_has_a_value_that_kubernetes_takes(text in ".{1,200}") {
+        fn every_text_has_a_valid_value(text in ".{1,200}") {
             let value = label_value(&text);
             prop_assert!((1..=63).contains(&value.len()));
-            prop_assert!(value.bytes().all(inner));
+            prop_assert!(value.bytes().all(is_allowed));
             for end in [value.bytes().next(), value.bytes().next_back()] {
                 prop_assert!(end.unwrap().is_ascii_alphanumeric());
             }

@@ -16,48 +16,48 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use std::collections::BTreeMap;
 
-/// How long a pod has between the signal and the kill. Python as the first process of a container
-/// ignores the signal, so all of it is spent.
+/// The time between SIGTERM and SIGKILL. Python as the first process of a container ignores SIGTERM,
+/// so all of it passes.
 const GRACE_SECONDS: i64 = 3;
 
-/// The pod of a question, as its settings have it, and then as it has to be.
+/// The pod of a question: from its settings, with what must hold on top.
 pub(super) fn spec(
     request: &JobRequest<'_>,
     job: &str,
     requests: &ResourceRequests,
     attributes: String,
-    mounted: Option<QuestionMount>,
+    mount: Option<QuestionMount>,
 ) -> PodSpec {
     let JobRequest { service, .. } = *request;
     let (mut volumes, mut mounts) = own_volumes(&service.volumes);
-    if let Some(mounted) = mounted {
-        volumes.push(inputs::volume(job, mounted, service.inputs));
-        mounts.push(inputs::mount());
+    if let Some(mount) = mount {
+        volumes.push(mount.volume(job, service.inputs));
+        mounts.push(inputs::volume_mount());
     }
     let mut command = escaped_all(&service.command);
-    if mounted.is_some() && service.inputs == InputDelivery::Python {
-        command.splice(0..0, inputs::start());
+    if mount.is_some() && service.inputs == InputDelivery::Python {
+        command.splice(0..0, inputs::command_prefix());
     }
     let container = Container {
         name: CONTAINER.into(),
         image: Some(image(request.network, request.launch.recipient.as_sruid())),
         command: Some(command),
-        args: Some(arguments(request.launch.inputs, attributes, mounted.is_some())),
-        env: Some(environment(request, mounted)),
+        args: Some(arguments(request.launch.inputs, attributes, mount.is_some())),
+        env: Some(environment(request, mount)),
         resources: Some(resources(requests, service)),
-        volume_mounts: some(mounts),
-        // Its last lines are the asker's traceback.
+        volume_mounts: non_empty(mounts),
+        // Its last lines become the traceback of the parent's exception.
         termination_message_policy: Some("FallbackToLogsOnError".into()),
         ..Container::default()
     };
     let mut spec = PodSpec {
         containers: vec![container],
-        volumes: some(volumes),
+        volumes: non_empty(volumes),
         node_selector: node_selector(service),
-        tolerations: some(tolerations(service)),
+        tolerations: non_empty(tolerations(service)),
         service_account_name: service.service_account.as_ref().map(|name| name.0.clone()),
         priority_class_name: service.priority.as_ref().map(|name| name.0.clone()),
-        image_pull_secrets: some(
+        image_pull_secrets: non_empty(
             service
                 .image_pull_secrets
                 .iter()
@@ -72,10 +72,10 @@ pub(super) fn spec(
     spec
 }
 
-/// What has to be, whatever else was put together: last, so that nothing is over it.
+/// Sets what must hold whatever the settings are. Applied last, so that nothing overrides it.
 pub(super) fn enforce(spec: &mut PodSpec, security: PodSecurity) {
     spec.restart_policy = Some("Never".into());
-    // A question has no business with the API server.
+    // A question must not reach the API server.
     spec.automount_service_account_token = Some(false);
     spec.enable_service_links = Some(false);
     spec.host_network = None;
@@ -94,7 +94,7 @@ pub(super) fn enforce(spec: &mut PodSpec, security: PodSecurity) {
             privileged: Some(false),
             run_as_non_root: restricted.then_some(true),
             capabilities: restricted.then(none),
-            // Not a read-only root: the SDK and what it runs write where they like.
+            // No read-only root: the SDK and the services write to any folder.
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".into(),
                 localhost_profile: None,
@@ -104,7 +104,7 @@ pub(super) fn enforce(spec: &mut PodSpec, security: PodSecurity) {
     }
 }
 
-/// The arguments of the contract. What is mounted is no argument.
+/// The arguments of `ask-local`. A question that is mounted has only its attributes as an argument.
 fn arguments(inputs: Inputs<'_>, attributes: String, mounted: bool) -> Vec<String> {
     let mut arguments = vec![ATTRIBUTES_OPTION.to_owned(), escaped_owned(attributes)];
     if mounted {
@@ -119,7 +119,7 @@ fn arguments(inputs: Inputs<'_>, attributes: String, mounted: bool) -> Vec<Strin
     arguments
 }
 
-fn environment(request: &JobRequest<'_>, mounted: Option<QuestionMount>) -> Vec<EnvVar> {
+fn environment(request: &JobRequest<'_>, mount: Option<QuestionMount>) -> Vec<EnvVar> {
     let JobRequest { service, network, .. } = *request;
     let own = |name: &str| {
         service.environment.keys().chain(service.secrets.keys()).any(|own| own.0 == name)
@@ -132,10 +132,10 @@ fn environment(request: &JobRequest<'_>, mounted: Option<QuestionMount>) -> Vec<
         .collect();
     all.extend(service.environment.iter().map(|(name, value)| variable(&name.0, &value.0)));
     all.extend(service.secrets.iter().map(|(name, key)| secret_variable(&name.0, key)));
-    if let Some(mounted) = mounted {
-        all.extend(inputs::variables(mounted).map(|(name, value)| variable(name, &value)));
+    if let Some(mount) = mount {
+        all.extend(mount.variables().map(|(name, value)| variable(name, &value)));
     }
-    // The contract's last: of two with one name the last holds.
+    // Those that the SDK needs come last: of two with one name the last one counts.
     all.push(variable(variables::TOPIC_NAME, topic));
     all.push(variable(variables::COMPUTE_PROVIDER, variables::GOOGLE_KUEUE));
     let tag = request.launch.recipient.as_sruid().tag();
@@ -165,7 +165,7 @@ fn resources(requests: &ResourceRequests, service: &ServiceSettings) -> Resource
         limits.extend(limit.map(|limit| (name.to_owned(), Written(limit.to_string()))));
     }
     if let Some(gpus) = &service.gpus {
-        // Of such things the request is the limit.
+        // For extended resources the request must equal the limit.
         let number = Written(gpus.number.to_string());
         asked.insert(gpus.resource.0.clone(), number.clone());
         limits.insert(gpus.resource.0.clone(), number);
@@ -220,13 +220,13 @@ fn own_volumes(own: &[Volume]) -> (Vec<core::Volume>, Vec<VolumeMount>) {
     (volumes, mounts)
 }
 
-/// The labels that a node must have.
+/// The node selector of the settings.
 pub(super) fn node_selector(service: &ServiceSettings) -> Option<BTreeMap<String, String>> {
     let labels = service.node_selector.iter().map(|(key, value)| (key.0.clone(), value.0.clone()));
     (!service.node_selector.is_empty()).then(|| labels.collect())
 }
 
-/// The taints that a node may have.
+/// The tolerations of the settings.
 pub(super) fn tolerations(service: &ServiceSettings) -> Vec<core::Toleration> {
     let toleration = |Toleration { key, value, effect, seconds }: &Toleration| core::Toleration {
         key: key.as_ref().map(|key| key.0.clone()),
@@ -238,12 +238,12 @@ pub(super) fn tolerations(service: &ServiceSettings) -> Vec<core::Toleration> {
     service.tolerations.iter().map(toleration).collect()
 }
 
-/// What is left out where there is nothing.
-pub(super) fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+/// A list, or `None` if it is empty.
+pub(super) fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
 
-/// A text that Kubernetes makes into what it was.
+/// A text that Kubernetes expands to the original.
 fn escaped(text: &str) -> String {
     text.replace('$', "$$")
 }

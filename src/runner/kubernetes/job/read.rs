@@ -1,18 +1,19 @@
-//! A Job of the API server, read: whose it is, and what follows it.
+//! Reads a Job of the API server: its identity, and the Job of the next attempt.
 
 use super::{
     ATTEMPTS, CONTAINER, Gate, JobIdentity, JobRequest, KEPT_SECONDS, MANAGER, annotation, image,
     label, manifest, name, pod,
 };
 use crate::event::attributes::RECIPIENT;
-use crate::event::{RunId, Timestamp};
+use crate::event::{Inputs, RunId, Timestamp};
+use crate::runner::kubernetes::inputs::{QuestionMount, SecretOwner};
 use crate::runner::kubernetes::quantity::Quantity;
 use crate::runner::kubernetes::settings::{RelaunchPolicy, ServiceSettings};
 use crate::sdk::arguments::{self, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements, Secret};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -25,12 +26,12 @@ const OF_ONE_JOB: [&str; 4] = [
     "batch.kubernetes.io/job-name",
 ];
 
-/// Annotations that tell how one attempt went.
+/// Annotations that record how one attempt went.
 const OF_ONE_ATTEMPT: [&str; 4] =
     [annotation::STOPPED, annotation::EVICTED, annotation::REPORT, annotation::GATE];
 
-/// What a Job of ours says of itself. None where it is none of ours, or where somebody changed
-/// what it said.
+/// The identity of a Job of ours. `None` for the Job of another client, or one whose labels or
+/// annotations were changed.
 pub fn identify(job: &Job) -> Option<JobIdentity> {
     let labels = job.metadata.labels.as_ref()?;
     let annotations = job.metadata.annotations.as_ref()?;
@@ -46,7 +47,7 @@ pub fn identify(job: &Job) -> Option<JobIdentity> {
         attempt: labels.get(label::ATTEMPT)?.parse().ok()?,
         recipient: attributes.get(RECIPIENT)?.parse().ok()?,
         parent_question: uuid(label::PARENT_QUESTION),
-        // A question that names no other root is one.
+        // A question that names no originator is a root.
         originator_question: uuid(label::ORIGINATOR_QUESTION).unwrap_or(question),
         depth: annotations.get(annotation::DEPTH).and_then(|text| text.parse().ok()).unwrap_or(0),
         launched: Timestamp::parse(annotations.get(annotation::LAUNCHED)?)?,
@@ -54,11 +55,11 @@ pub fn identify(job: &Job) -> Option<JobIdentity> {
     })
 }
 
-/// Whether a Job of this question's name is what the reference made for this very question: without
-/// our label, with the same image and the same arguments as JSON.
+/// Whether a Job of this question's name was created by the reference for the same question: without
+/// our label, with the same image, and with equal arguments as JSON.
 ///
-/// The reference leaves out input values that Python takes for nothing (`0`, `[]`), so those may
-/// be missing; and all `children`, so a question with those is not what runs there.
+/// The reference leaves out input values that are false in Python (`0`, `[]`), so those may be
+/// missing; and it leaves out all `children`, so a question with children is not the one that runs.
 pub fn is_reference(job: &Job, request: &JobRequest<'_>) -> bool {
     let ours = |labels: &BTreeMap<String, String>| labels.contains_key(label::MANAGED_BY);
     if job.metadata.labels.as_ref().is_some_and(ours) || request.launch.inputs.children.is_some() {
@@ -75,7 +76,7 @@ pub fn is_reference(job: &Job, request: &JobRequest<'_>) -> bool {
     let same = |option: &str, wanted: Option<&str>| match (there.get(option), wanted) {
         (None, None) => true,
         (Some(there), Some(wanted)) => same_json(there, wanted),
-        (None, Some(wanted)) => is_nothing(wanted),
+        (None, Some(wanted)) => is_falsy(wanted),
         (Some(_), None) => false,
     };
     there.get(ATTRIBUTES_OPTION).is_some_and(|there| same_attributes(there, &attributes))
@@ -83,15 +84,14 @@ pub fn is_reference(job: &Job, request: &JobRequest<'_>) -> bool {
         && same(MANIFEST_OPTION, inputs.input_manifest)
 }
 
-/// The merge patch that makes a Job of the reference's one of ours: labels, annotations, time to
-/// live, and that its pod is its last, for the reference's would be run six times more. It holds
-/// only for the Job as it was seen.
+/// The merge patch that adopts a Job of the reference: labels, annotations, time to live, and no
+/// further pods, because the reference allows six more. It applies only to the Job as it was seen.
 ///
-/// None where the question would be refused today: it runs all the same, and is left alone.
+/// `None` if we would refuse the question: it runs all the same, and stays as it is.
 pub fn adoption(job: &Job, request: &JobRequest<'_>) -> Option<Value> {
-    // What waits there, waits in Kueue; it is none of our limits' business.
+    // A Job of the reference that waits, waits in Kueue: our limits do not apply.
     let Job { mut metadata, .. } = manifest(&JobRequest { gate: Gate::Open, ..*request }).ok()?;
-    // And nothing is mounted there.
+    // The reference mounts nothing.
     metadata.annotations.as_mut()?.remove(annotation::INPUTS);
     let failed = job.status.as_ref().and_then(|status| status.failed).unwrap_or(0);
     let mut patch = json!({
@@ -104,12 +104,12 @@ pub fn adoption(job: &Job, request: &JobRequest<'_>) -> Option<Value> {
     Some(patch)
 }
 
-/// The Job of the next attempt at a run, made from that of the one before: what the API server and
-/// Kueue put into that is left out, and where the settings say so it gets more memory. Its Secrets
-/// are those of the first attempt, which keep the name that they have.
+/// The Job of the next attempt at a run, from that of the attempt before: without the additions of the
+/// API server and Kueue, and with more memory if the settings give it. It mounts the Secrets of the
+/// first attempt.
 ///
-/// None where the Job has no pod: somebody else made it.
-pub fn again(
+/// `None` if the Job is not ours, or has no pod.
+pub fn next_attempt(
     job: &Job,
     attempt: u32,
     service: &ServiceSettings,
@@ -130,7 +130,7 @@ pub fn again(
 
     spec.selector = None;
     spec.manual_selector = None;
-    // We may have ended the one before by it.
+    // We may have ended the attempt before by it.
     spec.active_deadline_seconds = None;
     spec.suspend = Some(gate != Gate::Open);
     if let Some(metadata) = &mut spec.template.metadata {
@@ -140,7 +140,7 @@ pub fn again(
         metadata.creation_timestamp = None;
     }
     let pod = spec.template.spec.as_mut()?;
-    renew(pod, service, retry);
+    reset_pod(pod, service, retry);
     Some(Job {
         metadata: ObjectMeta {
             name: Some(name(identity.run, attempt)),
@@ -154,11 +154,45 @@ pub fn again(
     })
 }
 
-/// Kueue writes where a pod has its quota into where it may run, and the next may have it
-/// elsewhere: that is as the settings say again.
-fn renew(pod: &mut PodSpec, service: &ServiceSettings, retry: &RelaunchPolicy) {
+/// The Secrets of a Job that the API server has: the same for every redelivery of its question. Empty
+/// for a Job that mounts nothing.
+pub fn input_secrets(job: &Job, inputs: Inputs<'_>) -> Vec<Secret> {
+    match question_mount(job).zip(secret_owner(job)) {
+        Some((mount, owner)) => mount.secrets(&owner, inputs),
+        None => Vec::new(),
+    }
+}
+
+/// How the question is mounted, as an annotation records it.
+fn question_mount(job: &Job) -> Option<QuestionMount> {
+    let text = job.metadata.annotations.as_ref()?.get(annotation::INPUTS)?;
+    let (nonce, parts) = text.split_once(' ')?;
+    Some(QuestionMount { nonce: u32::from_str_radix(nonce, 16).ok()?, parts: parts.parse().ok()? })
+}
+
+fn secret_owner(job: &Job) -> Option<SecretOwner> {
+    let identity = identify(job)?;
+    let shared = [label::MANAGED_BY, label::TOPIC, label::QUESTION];
+    let labels = job.metadata.labels.clone().unwrap_or_default();
+    Some(SecretOwner {
+        first_job: name(identity.run, 0),
+        namespace: job.metadata.namespace.clone(),
+        labels: labels.into_iter().filter(|(name, _)| shared.contains(&name.as_str())).collect(),
+        reference: OwnerReference {
+            api_version: "batch/v1".into(),
+            kind: "Job".into(),
+            name: job.metadata.name.clone()?,
+            uid: job.metadata.uid.clone()?,
+            ..OwnerReference::default()
+        },
+    })
+}
+
+/// Resets what Kueue writes into a pod: it restricts the nodes to those of its quota, and the next
+/// attempt may get quota elsewhere.
+fn reset_pod(pod: &mut PodSpec, service: &ServiceSettings, retry: &RelaunchPolicy) {
     pod.node_selector = pod::node_selector(service);
-    pod.tolerations = pod::some(pod::tolerations(service));
+    pod.tolerations = pod::non_empty(pod::tolerations(service));
     pod.scheduling_gates = None;
     if let Some(resources) =
         pod.containers.first_mut().and_then(|container| container.resources.as_mut())
@@ -168,11 +202,11 @@ fn renew(pod: &mut PodSpec, service: &ServiceSettings, retry: &RelaunchPolicy) {
     pod::enforce(pod, service.security);
 }
 
-/// Never lowers it: the ceiling may be below what the question asked for.
+/// Raises the memory as the settings say. Never lowers it: the ceiling may be below the request.
 fn raise_memory(resources: &mut ResourceRequirements, retry: &RelaunchPolicy) {
     let raise = |amount: &mut Written| {
         let Ok(now) = amount.0.parse::<Quantity>() else { return };
-        let raised = now.times_permille(retry.permille);
+        let raised = now.times_permille(retry.memory_permille);
         let raised = retry.ceiling.map_or(raised, |ceiling| raised.min(ceiling)).max(now);
         if raised != now {
             *amount = Written(raised.to_string());
@@ -185,15 +219,14 @@ fn raise_memory(resources: &mut ResourceRequirements, retry: &RelaunchPolicy) {
     }
 }
 
-/// The only container of a question's pod, ours or the reference's.
+/// The container of a question, in a Job of ours or of the reference.
 fn container(job: &Job) -> Option<&Container> {
     let pod = job.spec.as_ref()?.template.spec.as_ref()?;
     let named = pod.containers.iter().find(|container| container.name == CONTAINER);
     named.or_else(|| pod.containers.first())
 }
 
-/// Options with their values. None where an option is not one that we know: then it is not ours to
-/// say what runs.
+/// Options with their values. `None` if an option is unknown: then we cannot tell what runs.
 fn options(arguments: &[String]) -> Option<HashMap<&str, &str>> {
     let mut all = HashMap::new();
     for pair in arguments.chunks(2) {
@@ -208,18 +241,18 @@ fn options(arguments: &[String]) -> Option<HashMap<&str, &str>> {
 
 fn same_json(one: &str, other: &str) -> bool {
     let read = |text| serde_json::from_str::<Value>(text).ok();
-    // Python's bare `NaN` is no JSON; then only the text can tell.
+    // Python's bare `NaN` is no JSON, so then the texts are compared.
     one == other || read(one).is_some_and(|one| Some(one) == read(other))
 }
 
-/// The reference gives the attributes as they came, or with what the SDK needs.
+/// The reference passes the attributes as they came, or with the additions that the SDK needs.
 fn same_attributes(there: &str, wanted: &str) -> bool {
     let there = serde_json::from_str::<HashMap<String, String>>(there);
     there.is_ok_and(|there| arguments::attributes(&there) == wanted)
 }
 
-/// What Python takes for nothing.
-fn is_nothing(text: &str) -> bool {
+/// Whether a JSON text is false in Python.
+fn is_falsy(text: &str) -> bool {
     match serde_json::from_str(text) {
         Ok(Value::Null | Value::Bool(false)) => true,
         Ok(Value::Number(number)) => number.as_f64() == Some(0.0),

@@ -1,14 +1,14 @@
-//! What a question asks for, held against what it may have.
+//! The resources that a question asks for, checked against the settings.
 
-use super::LaunchRefusal;
 use crate::event::Sruid;
 use crate::event::attributes::{CPUS, EPHEMERAL_STORAGE, MEMORY};
 use crate::runner::kubernetes::quantity::Quantity;
+use crate::runner::kubernetes::refusal::LaunchRefusal;
 use crate::runner::kubernetes::settings::{ResourceLimit, ResourcePolicy, ServiceSettings};
 use std::collections::HashMap;
 use std::fmt;
 
-/// What a question gets of the resources of a node, and what it is kept to.
+/// The resource requests of a question, and its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResourceRequests {
     /// CPUs.
@@ -19,39 +19,40 @@ pub struct ResourceRequests {
     pub ephemeral_storage: RequestAndLimit,
 }
 
-/// How much of one resource.
+/// The request of one resource, and its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestAndLimit {
-    /// What is kept for it.
+    /// The request.
     pub request: Quantity,
-    /// What it is kept to; none for no limit.
+    /// The limit; `None` for no limit.
     pub limit: Option<Quantity>,
 }
 
 // === impl ResourceRequests ===
 
 impl ResourceRequests {
-    /// What the question asks for, else what the settings give.
+    /// The resources that the attributes of a question ask for, and the defaults of the settings for
+    /// the others.
     ///
     /// # Errors
     ///
-    /// Where it asks for no quantity, or for more than the settings let it have.
-    pub fn of(
+    /// If an attribute is no quantity, or more than the settings allow.
+    pub(super) fn from_attributes(
         attributes: &HashMap<String, String>,
         service: &ServiceSettings,
         recipient: Sruid<'_>,
     ) -> Result<Self, LaunchRefusal> {
-        let asked = |name: &'static str, read: Read| match attributes.get(name) {
-            Some(text) => read(text).map(Some).map_err(|reason| wrong(name, text, &reason)),
+        let asked = |name: &'static str, parse: Parser| match attributes.get(name) {
+            Some(text) => parse(text).map(Some).map_err(|reason| invalid(name, text, &reason)),
             None => Ok(None),
         };
-        let share = |name, asked, amount| RequestAndLimit::of(name, asked, amount, recipient);
+        let share = |name, asked, amount| RequestAndLimit::new(name, asked, amount, recipient);
         Ok(Self {
-            cpus: share(CPUS, asked(CPUS, whole)?, &service.cpus)?,
-            memory: share(MEMORY, asked(MEMORY, quantity)?, &service.memory)?,
+            cpus: share(CPUS, asked(CPUS, parse_cpus)?, &service.cpus)?,
+            memory: share(MEMORY, asked(MEMORY, parse_quantity)?, &service.memory)?,
             ephemeral_storage: share(
                 EPHEMERAL_STORAGE,
-                asked(EPHEMERAL_STORAGE, quantity)?,
+                asked(EPHEMERAL_STORAGE, parse_quantity)?,
                 &service.ephemeral_storage,
             )?,
         })
@@ -61,7 +62,7 @@ impl ResourceRequests {
 // === impl RequestAndLimit ===
 
 impl RequestAndLimit {
-    fn of(
+    fn new(
         name: &'static str,
         asked: Option<Quantity>,
         amount: &ResourcePolicy,
@@ -78,16 +79,16 @@ impl RequestAndLimit {
         let request = asked.unwrap_or(amount.default);
         let limit = amount.limit.map(|limit| match limit {
             ResourceLimit::Request => request,
-            // The API server takes no limit below the request.
-            ResourceLimit::Of(limit) => limit.max(request),
+            // The API server refuses a limit below the request.
+            ResourceLimit::Quantity(limit) => limit.max(request),
         });
         Ok(Self { request, limit })
     }
 }
 
-type Read = fn(&str) -> Result<Quantity, String>;
+type Parser = fn(&str) -> Result<Quantity, String>;
 
-fn whole(text: &str) -> Result<Quantity, String> {
+fn parse_cpus(text: &str) -> Result<Quantity, String> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
         Ok(number) if digits && number > 0 => Ok(Quantity::whole(number)),
@@ -95,7 +96,7 @@ fn whole(text: &str) -> Result<Quantity, String> {
     }
 }
 
-fn quantity(text: &str) -> Result<Quantity, String> {
+fn parse_quantity(text: &str) -> Result<Quantity, String> {
     match text.parse::<Quantity>() {
         Ok(quantity) if quantity.is_zero() => Err("it must be more than nothing".to_owned()),
         Ok(quantity) => Ok(quantity),
@@ -103,8 +104,8 @@ fn quantity(text: &str) -> Result<Quantity, String> {
     }
 }
 
-/// The text is the asker's own, and may be anything: escaped, and not all of it.
-fn wrong(name: &str, text: &str, reason: &impl fmt::Display) -> LaunchRefusal {
+/// The text comes from the parent and may be anything: it is escaped, and cut.
+fn invalid(name: &str, text: &str, reason: &impl fmt::Display) -> LaunchRefusal {
     let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
-    LaunchRefusal::wrong(format!("the question asks for `{shown}` of `{name}`: {reason}"))
+    LaunchRefusal::invalid(format!("the question asks for `{shown}` of `{name}`: {reason}"))
 }

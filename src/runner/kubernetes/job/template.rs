@@ -6,12 +6,12 @@
 
 use super::requests::{RequestAndLimit, ResourceRequests};
 use super::{
-    Gate, JobRequest, LaunchRefusal, SAFE_TO_EVICT, annotation, check_length, labels, manifest,
-    name, put_gate,
+    Gate, JobRequest, SAFE_TO_EVICT, annotation, check_length, labels, manifest, name, put_gate,
 };
 use crate::event::SruidBuf;
-use crate::runner::kubernetes::inputs;
+use crate::runner::kubernetes::inputs::QuestionMount;
 use crate::runner::kubernetes::quantity::Quantity;
+use crate::runner::kubernetes::refusal::LaunchRefusal;
 use crate::sdk::arguments::{self, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
@@ -79,7 +79,9 @@ impl Templates {
     /// As of [`manifest`].
     pub fn body(&self, request: &JobRequest<'_>) -> Result<Vec<u8>, LaunchRefusal> {
         // What is mounted is large, and rare.
-        if inputs::mounted(request)?.is_some() {
+        if QuestionMount::new(request.launch.inputs, request.service.inputs, request.nonce)?
+            .is_some()
+        {
             return manifest(request).map(|job| json(&job));
         }
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
@@ -214,8 +216,11 @@ impl Hole {
 impl<'o> Filling<'o> {
     fn of(request: &'o JobRequest<'o>) -> Result<Self, LaunchRefusal> {
         let JobRequest { launch, service, network, .. } = request;
-        let requests =
-            ResourceRequests::of(launch.attributes, service, launch.recipient.as_sruid())?;
+        let requests = ResourceRequests::from_attributes(
+            launch.attributes,
+            service,
+            launch.recipient.as_sruid(),
+        )?;
         let argument = arguments::attributes(launch.attributes);
         check_length(&argument)?;
         let as_they_came = arguments::json(launch.attributes);
@@ -226,7 +231,7 @@ impl<'o> Filling<'o> {
             argument_of(&argument)
         };
         let (mut labels, mut whole) = (Vec::with_capacity(1024), Vec::new());
-        labels::each(launch, network, 0, |name, shown, value| {
+        labels::for_each_label(launch, network, 0, |name, shown, value| {
             if !labels.is_empty() {
                 labels.push(b',');
             }

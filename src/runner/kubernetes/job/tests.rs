@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 mod followed;
+mod mounted;
 mod written;
 
 const QUESTION: &str = "2f1b8f3c-6ec5-4bb1-9a3b-0d6a1f0f6c11";
@@ -58,10 +59,10 @@ impl World {
     }
 
     fn service(&self) -> Arc<ServiceSettings> {
-        self.settings.of(&self.recipient)
+        self.settings.service(&self.recipient)
     }
 
-    /// What is done with the order of a Job for this question.
+    /// Calls `act` with the request for the Job of this question.
     fn with<T>(&self, act: impl FnOnce(&JobRequest<'_>) -> T) -> T {
         let service = self.service();
         act(&JobRequest {
@@ -74,7 +75,7 @@ impl World {
             },
             service: &service,
             network: &self.network,
-            gate: Gate::of(&self.settings, &service),
+            gate: Gate::for_service(&self.settings, &service),
             depth: 1,
             launched: Timestamp(1_712_832_408_236_064),
             nonce: 0xabc,
@@ -97,7 +98,7 @@ fn value(job: &Job) -> Value {
 const CONTAINER_AT: &str = "/spec/template/spec/containers/0";
 
 #[test]
-fn the_job_is_that_of_the_contract() {
+fn the_job_is_as_the_sdk_expects() {
     let world = World::new("defaults: {service_account: octue}");
     let value = value(&world.job());
     let attributes = arguments::attributes(&world.attributes);
@@ -155,7 +156,7 @@ fn the_job_is_that_of_the_contract() {
 }
 
 #[test]
-fn labels_and_annotations_say_whose_it_is_on_the_job_and_on_its_pod() {
+fn labels_and_annotations_identify_the_job_and_its_pod() {
     let world = World::new("");
     let value = value(&world.job());
     let labels = json!({
@@ -193,7 +194,7 @@ fn labels_and_annotations_say_whose_it_is_on_the_job_and_on_its_pod() {
 }
 
 #[test]
-fn what_no_label_holds_is_in_an_annotation_of_its_name() {
+fn a_value_too_long_for_a_label_is_in_an_annotation() {
     let mut world = World::new("");
     let tag = format!("_{}", "a".repeat(100));
     world.recipient = format!("octue/elevation:{tag}").parse().unwrap();
@@ -204,7 +205,7 @@ fn what_no_label_holds_is_in_an_annotation_of_its_name() {
 }
 
 #[test]
-fn a_dollar_comes_in_as_a_dollar() {
+fn a_dollar_sign_arrives_unchanged() {
     let mut world = World::new("defaults: {environment: {PRICE: $(HOME) $$5}}");
     world.inputs.input_values = Some(r#""$(HOME) $$5""#);
     let value = value(&world.job());
@@ -214,7 +215,7 @@ fn a_dollar_comes_in_as_a_dollar() {
 }
 
 #[test]
-fn what_is_not_given_is_no_argument_and_null_is() {
+fn a_missing_input_is_no_argument_and_null_is() {
     let mut world = World::new("");
     for (inputs, count) in [
         (Inputs::default(), 2),
@@ -245,7 +246,7 @@ fn a_question_gets_what_it_asks_for() {
 }
 
 #[test]
-fn what_is_over_a_cap_is_refused_with_its_name() {
+fn a_request_over_a_cap_is_refused_with_the_name_of_the_cap() {
     let settings = "defaults: {cpus: {cap: 8}, memory: {cap: 64Gi}, ephemeral_storage: {cap: 1Gi}}";
     for (name, asked, told) in [
         ("cpus", "9", "asks for 9 of `cpus`, and `cpus.cap`"),
@@ -262,7 +263,7 @@ fn what_is_over_a_cap_is_refused_with_its_name() {
 }
 
 #[test]
-fn what_is_no_quantity_is_refused_and_shown_harmless() {
+fn an_invalid_quantity_is_refused_and_escaped() {
     for (name, asked) in [
         ("cpus", "1e9"),
         ("cpus", "0"),
@@ -304,7 +305,7 @@ fn denied_services_and_deep_questions_are_refused() {
 }
 
 #[test]
-fn what_waits_is_suspended_and_says_for_what() {
+fn a_gated_job_is_suspended_and_names_its_gate() {
     let queued = World::new("defaults: {queue: main, queue_priority: high, running: 1}").job();
     let labels = queued.metadata.labels.unwrap();
     assert_eq!((&*labels[QUEUE_LABEL], &*labels[QUEUE_PRIORITY_LABEL]), ("main", "high"));
@@ -317,7 +318,7 @@ fn what_waits_is_suspended_and_says_for_what() {
 }
 
 #[test]
-fn nothing_of_the_settings_is_over_what_is_enforced() {
+fn no_setting_overrides_what_is_enforced() {
     let settings = "defaults:\n  \
         gpus: {number: 1}\n  \
         volumes: [{path: /a, secret: b}, {path: /c, claim: d}, {path: /e, empty_dir: 1Gi}]\n  \
@@ -345,7 +346,7 @@ fn nothing_of_the_settings_is_over_what_is_enforced() {
 }
 
 #[test]
-fn what_somebody_puts_together_badly_is_put_right() {
+fn an_unsafe_pod_is_corrected() {
     use k8s_openapi::api::core::v1::{HostPathVolumeSource, PodSpec, SecurityContext, Volume};
     let mut spec = World::new("").job().spec.unwrap().template.spec.unwrap();
     let right = spec.clone();

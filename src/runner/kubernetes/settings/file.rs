@@ -1,4 +1,4 @@
-//! The file of settings as it is written.
+//! The settings file as it is written.
 
 use super::SettingsError;
 use super::pattern::ServicePattern;
@@ -26,63 +26,64 @@ pub(super) struct SettingsFile {
     pub rules: Vec<ServiceFields>,
 }
 
-/// How many questions may run at once; none for any number.
+/// How many questions may run at once; `None` for any number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunningLimits {
     /// In the whole network.
     #[serde(deserialize_with = "positive")]
     pub network: Option<u32>,
-    /// In one tree of questions: all that one question of somebody outside leads to.
+    /// In one tree of questions: all that follow from one question from outside the network.
     #[serde(deserialize_with = "positive")]
     pub tree: Option<u32>,
 }
 
-/// What defaults and rules can set. All of it is optional; see [`super::Service`] for the meaning.
+/// The fields that defaults and rules can set. All are optional; see [`super::ServiceSettings`] for the meaning.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceFields {
-    /// For which services; in rules alone.
+    /// The services that a rule applies to; not allowed in defaults.
     pub services: Vec<ServicePattern>,
-    /// CPUs. A question asks for whole ones.
+    /// CPUs. A question asks for a whole number.
     pub cpus: ResourceFields,
     /// Memory, in bytes.
     pub memory: ResourceFields,
     /// Disk, in bytes.
     pub ephemeral_storage: ResourceFields,
-    /// GPUs, or what else a node has a whole number of.
+    /// GPUs, or another extended resource.
     pub gpus: Option<Gpus>,
-    /// Variables with their values, which are taken as they are.
+    /// Environment variables with literal values.
     pub environment: BTreeMap<VariableName, ScalarText>,
-    /// Variables whose values are in Secrets of the namespace.
+    /// Environment variables whose values are in Secrets of the namespace.
     pub secrets: BTreeMap<VariableName, SecretKey>,
-    /// What is mounted.
+    /// The volumes to mount.
     pub volumes: Option<Vec<Volume>>,
     /// Labels that a node must have.
     pub node_selector: BTreeMap<LabelKey, ScalarText>,
     /// Taints that a node may have.
     pub tolerations: Option<Vec<Toleration>>,
-    /// As which service account of the namespace it runs.
+    /// The service account, of the namespace of the questions.
     pub service_account: Option<ObjectName>,
     /// The priority class of its pods.
     pub priority: Option<ObjectName>,
-    /// The local queue of Kueue that it waits in.
+    /// The local queue of Kueue.
     pub queue: Option<ObjectName>,
-    /// The workload priority class of Kueue that it has there.
+    /// The workload priority class of Kueue in that queue.
     pub queue_priority: Option<ObjectName>,
-    /// How long it may run.
+    /// How long a run may take.
     pub deadline: Option<DurationText>,
-    /// Secrets with which its image is pulled.
+    /// Secrets for pulling the image.
     pub image_pull_secrets: Option<Vec<ObjectName>>,
-    /// What answers a question: a program and its first arguments.
+    /// The command that answers a question: a program and its first arguments.
     #[serde(deserialize_with = "words")]
     pub command: Option<Vec<String>>,
-    /// How a question comes in that no argument holds.
+    /// How a question is delivered that no argument holds.
     pub inputs: Option<InputDelivery>,
-    /// How often it is run again, by the reason of its end. (A question that no argument holds is
-    /// not, where it was ended while it waited for its first turn.)
-    pub retry: RelaunchPolicies,
-    /// What its pods are kept from.
+    /// When we launch another attempt, by the reason of the end. (Not for a question that no argument
+    /// holds, if it was ended before it was first admitted.)
+    #[serde(rename = "retry")]
+    pub relaunch: RelaunchPolicies,
+    /// The security standard of the pods.
     pub security: Option<PodSecurity>,
     /// How many questions to one service run at once.
     #[serde(deserialize_with = "positive")]
@@ -93,54 +94,54 @@ pub struct ServiceFields {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResourceFields {
-    /// Where the question does not say.
+    /// The request of a question that asks for none.
     pub default: Option<Quantity>,
     /// The most that a question may ask for.
     pub cap: Option<Quantity>,
-    /// What it is kept to when it runs.
+    /// The limit of a running question.
     pub limit: Option<ResourceLimit>,
 }
 
-/// What a running question is kept to.
+/// The limit of a running question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResourceLimit {
-    /// To what it asks for; written `request`.
+    /// What it requests; written `request`.
     Request,
-    /// To so much, or to what it asks for where that is more.
-    Of(Quantity),
+    /// This quantity, or the request if that is more.
+    Quantity(Quantity),
 }
 
-/// Whole things that a node has.
+/// An extended resource of nodes, in whole numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gpus {
-    /// What the node calls them.
+    /// The name of the resource.
     #[serde(default)]
     pub resource: ResourceName,
-    /// How many; 0 takes away what an earlier entry gave.
+    /// How many; 0 removes those of an earlier entry.
     pub number: u32,
 }
 
-/// Where in a Secret a value is.
+/// A key of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretKey {
-    /// Which Secret.
+    /// The Secret.
     pub secret: ObjectName,
-    /// Which of its keys.
+    /// The key.
     pub key: ScalarText,
 }
 
-/// What is mounted, and where. A path on the node cannot be: that is a way out of the container.
+/// A volume to mount. A path on the node is not possible: that is a way out of the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Volume {
-    /// Where: absolute.
+    /// The absolute path in the container.
     pub path: MountPath,
-    /// What.
+    /// What to mount.
     pub source: VolumeSource,
 }
 
-/// What is mounted.
+/// What a volume holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VolumeSource {
     /// A Secret.
@@ -149,9 +150,9 @@ pub enum VolumeSource {
     ConfigMap(ObjectName),
     /// A PersistentVolumeClaim.
     Claim {
-        /// Which.
+        /// Its name.
         name: ObjectName,
-        /// Whether it cannot be written to.
+        /// Whether it is mounted read-only.
         read_only: bool,
     },
     /// An empty folder on the node's disk, of at most this size.
@@ -162,70 +163,70 @@ pub enum VolumeSource {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Toleration {
-    /// Its key; none for all keys.
+    /// Its key; `None` for all keys.
     pub key: Option<LabelKey>,
-    /// Its value; none for any.
+    /// Its value; `None` for any.
     pub value: Option<ScalarText>,
-    /// Its effect; none for every one.
+    /// Its effect; `None` for every effect.
     pub effect: Option<TaintEffect>,
-    /// For how long, where the effect is `NoExecute`; none for ever.
+    /// For how long, with the effect `NoExecute`; `None` for ever.
     pub seconds: Option<u32>,
 }
 
-/// What a taint does.
+/// The effect of a taint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum TaintEffect {
-    /// Nothing new is placed there.
+    /// No new pod is placed there.
     NoSchedule,
-    /// Nothing new is placed there while there is another place.
+    /// No new pod is placed there while another node fits.
     PreferNoSchedule,
-    /// What is there is taken away.
+    /// Pods that run there are evicted.
     NoExecute,
 }
 
-/// How a question comes in that no argument holds, or that brings `children`.
+/// How a question is delivered that no argument holds, or that has `children`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InputDelivery {
-    /// The image's own Python, with the SDK in it, is told to read it.
+    /// The image's own Python, with the SDK, reads the files through our hook.
     #[default]
     Python,
-    /// The image reads the file by itself.
+    /// The image reads the files by itself.
     File,
 }
 
-/// What pods are kept from: the names of Kubernetes' own standards.
+/// A Pod Security Standard of Kubernetes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PodSecurity {
-    /// From the node. Root in the container is allowed: today's images run as root.
+    /// No access to the node. Root in the container is allowed: today's images run as root.
     #[default]
     Baseline,
-    /// From being root as well, and from all capabilities.
+    /// Also no root, and no capabilities.
     Restricted,
 }
 
-/// How often a question is run again by itself.
+/// When we launch another attempt of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelaunchPolicy {
-    /// How many times at most.
+    /// The most further attempts.
     pub times: u32,
-    /// How long it waits before each.
+    /// The pause before the first; it doubles with each further attempt.
     pub backoff: Duration,
-    /// By how many thousandths its memory is multiplied each time.
-    pub permille: u32,
-    /// The most memory that it is given so; none for any amount.
+    /// The factor on its memory with each attempt, in thousandths.
+    pub memory_permille: u32,
+    /// The most memory that the factor leads to; `None` for any amount.
     pub ceiling: Option<Quantity>,
 }
 
-/// What is done about which end.
+/// The policies, by the reason of the end.
 #[derive(Clone, Debug, Default)]
 pub struct RelaunchPolicies(pub BTreeMap<EndReason, RelaunchPolicy>);
 
 // === impl Effect ===
 
 impl TaintEffect {
-    /// The text of Kubernetes.
+    /// The name in Kubernetes.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoSchedule => "NoSchedule",
@@ -238,8 +239,8 @@ impl TaintEffect {
 // === impl Fields ===
 
 impl ServiceFields {
-    /// Puts another's on top: what it sets, wins.
-    pub(super) fn put(&mut self, over: &Self) {
+    /// Overrides the fields that `over` sets.
+    pub(super) fn override_with(&mut self, over: &Self) {
         let Self {
             services: _,
             cpus,
@@ -259,21 +260,21 @@ impl ServiceFields {
             image_pull_secrets,
             command,
             inputs,
-            retry,
+            relaunch,
             security,
             running,
         } = over;
-        self.cpus.put(cpus);
-        self.memory.put(memory);
-        self.ephemeral_storage.put(ephemeral_storage);
+        self.cpus.override_with(cpus);
+        self.memory.override_with(memory);
+        self.ephemeral_storage.override_with(ephemeral_storage);
         put(&mut self.gpus, gpus);
-        // One name has one value, from whichever of the two it comes.
+        // A variable has one value, from the map that sets it last.
         self.secrets.retain(|name, _| !environment.contains_key(name));
         self.environment.retain(|name, _| !secrets.contains_key(name));
-        put_all(&mut self.environment, environment);
-        put_all(&mut self.secrets, secrets);
+        extend(&mut self.environment, environment);
+        extend(&mut self.secrets, secrets);
         put(&mut self.volumes, volumes);
-        put_all(&mut self.node_selector, node_selector);
+        extend(&mut self.node_selector, node_selector);
         put(&mut self.tolerations, tolerations);
         put(&mut self.service_account, service_account);
         put(&mut self.priority, priority);
@@ -283,12 +284,12 @@ impl ServiceFields {
         put(&mut self.image_pull_secrets, image_pull_secrets);
         put(&mut self.command, command);
         put(&mut self.inputs, inputs);
-        put_all(&mut self.retry.0, &retry.0);
+        extend(&mut self.relaunch.0, &relaunch.0);
         put(&mut self.security, security);
         put(&mut self.running, running);
     }
 
-    /// What one entry says must agree with itself.
+    /// Checks that the fields of one entry agree.
     pub(super) fn check(&self, place: impl Fn() -> String) -> Result<(), SettingsError> {
         for (resource, own) in [
             ("cpus", &self.cpus),
@@ -306,7 +307,7 @@ impl ServiceFields {
 }
 
 impl ResourceFields {
-    fn put(&mut self, over: &Self) {
+    fn override_with(&mut self, over: &Self) {
         let Self { default, cap, limit } = over;
         put(&mut self.default, default);
         put(&mut self.cap, cap);
@@ -320,11 +321,11 @@ fn put<T: Clone>(under: &mut Option<T>, over: &Option<T>) {
     }
 }
 
-fn put_all<K: Ord + Clone, V: Clone>(under: &mut BTreeMap<K, V>, over: &BTreeMap<K, V>) {
+fn extend<K: Ord + Clone, V: Clone>(under: &mut BTreeMap<K, V>, over: &BTreeMap<K, V>) {
     under.extend(over.iter().map(|(key, value)| (key.clone(), value.clone())));
 }
 
-// === What is read in a way of its own ===
+// === Deserialization ===
 
 fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     Option::<PositiveCount>::deserialize(deserializer)
@@ -341,7 +342,7 @@ impl<'de> Deserialize<'de> for ResourceLimit {
         let ScalarText(text) = ScalarText::deserialize(deserializer)?;
         match &*text {
             "request" => Ok(Self::Request),
-            other => other.parse().map(Self::Of).map_err(|err| {
+            other => other.parse().map(Self::Quantity).map_err(|err| {
                 D::Error::custom(format_args!(
                     "`{other}` is neither `request` nor a quantity: {err}"
                 ))
@@ -387,7 +388,7 @@ impl<'de> Deserialize<'de> for Volume {
     }
 }
 
-/// A [`Retry`] as it is written.
+/// A [`RelaunchPolicy`] as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RelaunchPolicyFields {
@@ -397,47 +398,48 @@ struct RelaunchPolicyFields {
     ceiling: Option<Quantity>,
 }
 
-/// How often one question is run again at most: enough for any reason that passes.
-const TIMES: u32 = 20;
+/// The most further attempts that can be set: enough for any reason that passes.
+const MOST_ATTEMPTS: u32 = 20;
 
-/// How long a retry waits where nobody says.
-const BACKOFF: Duration = Duration::from_secs(10);
+/// The default pause before another attempt.
+const DEFAULT_BACKOFF: Duration = Duration::from_secs(10);
 
 impl<'de> Deserialize<'de> for RelaunchPolicy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let RelaunchPolicyFields { times, backoff, factor, ceiling } =
             RelaunchPolicyFields::deserialize(deserializer)?;
-        if times > TIMES {
-            return Err(D::Error::custom(format_args!("`times` is {times}, over {TIMES}")));
+        if times > MOST_ATTEMPTS {
+            return Err(D::Error::custom(format_args!("`times` is {times}, over {MOST_ATTEMPTS}")));
         }
         let factor = factor.unwrap_or(1.0);
         if !(1.0..=100.0).contains(&factor) {
             return Err(D::Error::custom(format_args!("`factor` is {factor}, not from 1 to 100")));
         }
-        let backoff = backoff.map_or(BACKOFF, |span| span.0);
-        // From 1000 to 100,000, so nothing is cut off.
-        Ok(Self { times, backoff, permille: (factor * 1000.0).round() as u32, ceiling })
+        let backoff = backoff.map_or(DEFAULT_BACKOFF, |span| span.0);
+        // From 1000 to 100,000, so the cast loses nothing.
+        Ok(Self { times, backoff, memory_permille: (factor * 1000.0).round() as u32, ceiling })
     }
 }
 
 impl<'de> Deserialize<'de> for RelaunchPolicies {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let written = BTreeMap::<String, RelaunchPolicy>::deserialize(deserializer)?;
-        let can = |reason: &EndReason| !matches!(reason, EndReason::Exited | EndReason::Cancelled);
-        let retries = written.into_iter().map(|(label, retry)| {
-            let Some(reason) = EndReason::from_label(&label).filter(can) else {
+        let is_allowed =
+            |reason: &EndReason| !matches!(reason, EndReason::Exited | EndReason::Cancelled);
+        let policies = written.into_iter().map(|(label, policy)| {
+            let Some(reason) = EndReason::from_label(&label).filter(is_allowed) else {
                 let all: Vec<_> =
-                    EndReason::ALL.into_iter().filter(can).map(EndReason::label).collect();
+                    EndReason::ALL.into_iter().filter(is_allowed).map(EndReason::label).collect();
                 return Err(D::Error::custom(format_args!(
                     "`{label}` is no reason to run a question again; those are {}",
                     all.join(", ")
                 )));
             };
-            if retry.permille != 1000 && reason != EndReason::Memory {
+            if policy.memory_permille != 1000 && reason != EndReason::Memory {
                 return Err(D::Error::custom("`factor` goes with the reason `memory` alone"));
             }
-            Ok((reason, retry))
+            Ok((reason, policy))
         });
-        retries.collect::<Result<_, _>>().map(Self)
+        policies.collect::<Result<_, _>>().map(Self)
     }
 }

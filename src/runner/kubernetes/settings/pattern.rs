@@ -1,8 +1,7 @@
 //! Patterns on the names of service revisions: `octue/*`, `*/wind-*:1.*`.
 //!
-//! `*` stands for any characters of its part, also none; it never crosses from one part into the
-//! next. A pattern without a tag takes every tag. No other character has a meaning of its own, so
-//! a match takes one pass over the name, whatever the pattern.
+//! `*` matches any characters within its part, also none. A pattern without a tag matches every tag.
+//! No other character is special, so a match takes one pass over the name, whatever the pattern.
 
 use crate::event::Sruid;
 use serde::Deserialize;
@@ -10,7 +9,7 @@ use serde::de::{Deserializer, Error};
 use std::fmt;
 use std::str::FromStr;
 
-/// What takes some service revisions and not others.
+/// A pattern that matches service revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePattern {
     text: String,
@@ -19,7 +18,7 @@ pub struct ServicePattern {
     tag: Part,
 }
 
-/// The texts between the stars; one where there is no star.
+/// The texts between the stars; one text if there is no star.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Part(Vec<String>);
 
@@ -29,7 +28,7 @@ pub enum ServicePatternError {
     /// No `/`.
     #[error(
         "pattern `{0}` has no `/`: write `<namespace>/<name>` or `<namespace>/<name>:<tag>`, with \
-         `*` for any characters; `*/*` takes every service"
+         `*` for any characters; `*/*` matches every service"
     )]
     NoSlash(String),
     /// A part of it is empty.
@@ -37,15 +36,15 @@ pub enum ServicePatternError {
     Empty {
         /// The whole pattern.
         pattern: String,
-        /// Which part.
+        /// The part.
         part: &'static str,
     },
-    /// A character that no name has.
+    /// A character that is not allowed in a name.
     #[error("pattern `{pattern}` has `{character}` in its {part}, which no {part} has")]
     Character {
         /// The whole pattern.
         pattern: String,
-        /// Which part.
+        /// The part.
         part: &'static str,
         /// The first such character.
         character: char,
@@ -55,7 +54,7 @@ pub enum ServicePatternError {
 // === impl ServicePattern ===
 
 impl ServicePattern {
-    /// Whether it takes this revision.
+    /// Whether it matches this revision.
     pub fn matches(&self, revision: Sruid<'_>) -> bool {
         self.namespace.matches(revision.namespace())
             && self.name.matches(revision.name())
@@ -114,8 +113,8 @@ impl Part {
         }
     }
 
-    /// Each text is looked for behind the one before it, the first place that has it taken: if
-    /// any places fit, those do. So nothing is looked at twice.
+    /// Each text is searched for after the one before it, and its first position is taken: if any
+    /// positions match, the first ones do. So no character is compared twice.
     fn matches(&self, text: &str) -> bool {
         let [first, between @ .., last] = &*self.0 else {
             return self.0.iter().any(|own| own == text);
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_any_characters_of_its_part() {
+    fn a_star_matches_any_characters_of_its_part() {
         for (pattern, revision, taken) in [
             ("octue/*:*", "octue/wind:1.0", true),
             ("octue/*", "octue/wind:1.0", true),
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_pattern_is_told() {
+    fn an_invalid_pattern_is_explained() {
         for (text, error) in [
             ("*", "pattern `*` has no `/`: write"),
             ("/x", "pattern `/x` has no namespace: write `*` for any"),
@@ -171,25 +170,25 @@ mod tests {
             ("a/b/c", "pattern `a/b/c` has `/` in its name, which no name has"),
             ("a/b:1@2", "pattern `a/b:1@2` has `@` in its tag, which no tag has"),
         ] {
-            let told = text.parse::<ServicePattern>().unwrap_err().to_string();
-            assert!(told.starts_with(error), "{told}");
+            let message = text.parse::<ServicePattern>().unwrap_err().to_string();
+            assert!(message.starts_with(error), "{message}");
         }
     }
 
-    /// What a star means, told in another way: slow, and plain.
-    fn plain(pattern: &[u8], text: &[u8]) -> bool {
+    /// The same rule, implemented simply and slowly.
+    fn simple_match(pattern: &[u8], text: &[u8]) -> bool {
         match pattern.split_first() {
             None => text.is_empty(),
-            Some((b'*', rest)) => (0..=text.len()).any(|at| plain(rest, &text[at..])),
-            Some((byte, rest)) => text.first() == Some(byte) && plain(rest, &text[1..]),
+            Some((b'*', rest)) => (0..=text.len()).any(|at| simple_match(rest, &text[at..])),
+            Some((byte, rest)) => text.first() == Some(byte) && simple_match(rest, &text[1..]),
         }
     }
 
     proptest! {
         #[test]
-        fn it_takes_what_the_plain_rule_takes(own in "[ab*]{1,8}", text in "[ab]{1,10}") {
+        fn it_matches_what_the_simple_rule_matches(own in "[ab*]{1,8}", text in "[ab]{1,10}") {
             let taken = matches(&format!("*/*:{own}"), &format!("a/b:{text}"));
-            prop_assert_eq!(taken, plain(own.as_bytes(), text.as_bytes()));
+            prop_assert_eq!(taken, simple_match(own.as_bytes(), text.as_bytes()));
         }
     }
 }

@@ -6,7 +6,7 @@ fn read(text: &str) -> NetworkSettings {
 }
 
 fn service(settings: &NetworkSettings, revision: &str) -> Arc<ServiceSettings> {
-    settings.of(&revision.parse().unwrap())
+    settings.service(&revision.parse().unwrap())
 }
 
 fn error(text: &str) -> String {
@@ -58,7 +58,7 @@ rules:
 "#;
 
 #[test]
-fn nothing_written_is_what_the_reference_does() {
+fn the_defaults_are_those_of_the_reference() {
     let settings = read("");
     let service = service(&settings, "a/b:1");
 
@@ -72,13 +72,13 @@ fn nothing_written_is_what_the_reference_does() {
     assert_eq!(service.deadline, Duration::from_secs(604_800));
     assert_eq!((service.security, service.inputs), (PodSecurity::Baseline, InputDelivery::Python));
     assert_eq!((service.running, service.queue.as_ref()), (None, None));
-    assert!(service.retry.is_empty());
+    assert!(service.relaunch.is_empty());
     assert_eq!((settings.depth, settings.waiting), (None, Duration::from_secs(86_400)));
     assert!(!settings.limits_running(&service));
 }
 
 #[test]
-fn later_rules_win_field_by_field() {
+fn later_rules_override_field_by_field() {
     let settings = read(WHOLE);
     let wind = service(&settings, "octue/wind-speed:old-1");
 
@@ -87,7 +87,7 @@ fn later_rules_win_field_by_field() {
     assert_eq!(wind.memory.limit, Some(ResourceLimit::Request));
     let environment: Vec<_> =
         wind.environment.iter().map(|(name, value)| (&*name.0, &*value.0)).collect();
-    // As they are written.
+    // With their spelling.
     assert_eq!(
         environment,
         [("FLAG", "true"), ("LEVEL", "3"), ("MODE", "test"), ("RATIO", "1.50")]
@@ -101,11 +101,11 @@ fn later_rules_win_field_by_field() {
     assert_eq!(wind.command, ["python", "-m", "old"]);
     assert_eq!(wind.inputs, InputDelivery::File);
     assert_eq!(wind.security, PodSecurity::Restricted);
-    let retry = &wind.retry[&EndReason::Memory];
-    assert_eq!((retry.times, retry.permille), (2, 1500));
+    let retry = &wind.relaunch[&EndReason::Memory];
+    assert_eq!((retry.times, retry.memory_permille), (2, 1500));
     assert_eq!(retry.backoff, Duration::from_secs(30));
     assert_eq!(retry.ceiling, "32Gi".parse().ok());
-    assert_eq!(wind.retry[&EndReason::Evicted].backoff, Duration::from_secs(10));
+    assert_eq!(wind.relaunch[&EndReason::Evicted].backoff, Duration::from_secs(10));
     assert_eq!(wind.volumes.len(), 4);
 
     let other = service(&settings, "octue/other:1");
@@ -123,7 +123,7 @@ fn a_file_of_json_is_read_too() {
 }
 
 #[test]
-fn a_name_is_of_one_variable_wherever_its_value_is() {
+fn a_variable_has_one_value_from_the_last_entry() {
     let settings = read(
         "defaults: {environment: {A: plain, B: plain}}\n\
          rules:\n\
@@ -136,7 +136,7 @@ fn a_name_is_of_one_variable_wherever_its_value_is() {
 }
 
 #[test]
-fn flags_are_below_the_file() {
+fn the_file_overrides_flags() {
     let base = ServiceFields {
         service_account: Some(ObjectName::new("flag").unwrap()),
         queue: Some(ObjectName::new("flag").unwrap()),
@@ -150,13 +150,13 @@ fn flags_are_below_the_file() {
 }
 
 #[test]
-fn a_default_is_not_refused_for_a_cap_that_a_rule_lowers() {
+fn a_cap_that_a_rule_lowers_lowers_the_default() {
     let settings = read("rules: [{services: [\"a/*\"], memory: {cap: 256Mi}}]");
     assert_eq!(service(&settings, "a/b:1").memory.default, "256Mi".parse().unwrap());
 }
 
 #[test]
-fn deny_wins_over_allow_and_the_setting_is_named() {
+fn deny_overrides_allow_and_the_setting_is_named() {
     let settings = read(WHOLE);
     let admit = |revision| settings.admit(Sruid::parse(revision).unwrap());
     assert_eq!(admit("octue/wind:1"), Ok(()));
@@ -169,7 +169,7 @@ fn deny_wins_over_allow_and_the_setting_is_named() {
 }
 
 #[test]
-fn an_error_says_where_it_is_and_what_is_expected() {
+fn an_error_names_its_place_and_what_is_expected() {
     for (text, told) in [
         ("defaults:\n  memory: {default: 512MB}\n", "line 2"),
         ("defaults:\n  memory: {default: 512MB}\n", "`512MB`: not a quantity: a number such as"),
@@ -190,7 +190,7 @@ fn an_error_says_where_it_is_and_what_is_expected() {
         ("defaults: {volumes: [{path: a, secret: b}]}\n", "`a` is no absolute path"),
         ("defaults: {volumes: [{path: /a/../b, secret: b}]}\n", "is no absolute path"),
         ("defaults: {volumes: [{path: /twined/x, secret: b}]}\n", "where questions are mounted"),
-        ("defaults: {gpus: {resource: memory, number: 1}}\n", "is no resource of a device"),
+        ("defaults: {gpus: {resource: memory, number: 1}}\n", "is no extended resource"),
         ("defaults: {retry: {tired: {times: 1}}}\n", "`tired` is no reason"),
         ("defaults: {retry: {cancelled: {times: 1}}}\n", "`cancelled` is no reason"),
         ("defaults: {retry: {memory: {times: 21}}}\n", "`times` is 21, over 20"),
@@ -199,7 +199,7 @@ fn an_error_says_where_it_is_and_what_is_expected() {
         ("defaults: {command: []}\n", "`command` needs a program"),
         ("defaults: {running: 0}\n", "`0` is no whole number from 1"),
         ("defaults: {security: none}\n", "baseline"),
-        ("defaults: {services: [\"a/b\"]}\n", "`defaults` of the settings are for every service"),
+        ("defaults: {services: [\"a/b\"]}\n", "`defaults` of the settings apply to every service"),
         ("rules: [{queue: a}]\n", "rule 1 of the settings names no service"),
         ("rules: [{services: [\"a\"]}]\n", "pattern `a` has no `/`"),
         (
@@ -214,17 +214,17 @@ fn an_error_says_where_it_is_and_what_is_expected() {
 }
 
 #[test]
-fn a_flood_of_names_does_not_grow_what_is_kept() {
+fn invented_names_do_not_grow_the_cache() {
     let settings = read("");
-    for number in 0..2 * KEPT {
+    for number in 0..2 * CACHE_CAPACITY {
         service(&settings, &format!("a/b:{number}"));
     }
-    assert!(settings.kept.read().unwrap().len() <= KEPT);
+    assert!(settings.cache.read().unwrap().len() <= CACHE_CAPACITY);
 }
 
 proptest! {
     #[test]
-    fn no_file_makes_it_panic(text in "[a-z:{}\\[\\]\"&*!|>0-9 \n-]{0,60}") {
+    fn no_file_causes_a_panic(text in "[a-z:{}\\[\\]\"&*!|>0-9 \n-]{0,60}") {
         let _ = NetworkSettings::read(&text, ServiceFields::default());
     }
 }

@@ -1,16 +1,15 @@
-//! Texts of the settings, each checked when it is read: an error then has the line.
+//! Values of the settings. Each is checked when it is read, so that an error has the line.
 
-use crate::runner::kubernetes::inputs::FOLDER;
-use crate::sdk::variables;
+use crate::runner::kubernetes::reserved::{self, MOUNT_FOLDER};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 use std::fmt;
 use std::time::Duration;
 
-/// The longest time that can be set: what a pod's deadline can hold, in whole days.
+/// The longest duration that can be set: the largest deadline of a pod, in whole days.
 const LONGEST: Duration = Duration::from_secs(24_855 * 24 * 3600);
 
-/// A text; a number or a boolean is taken as it is written.
+/// A text; a number or a boolean keeps its spelling.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ScalarText(pub String);
 
@@ -18,7 +17,7 @@ pub struct ScalarText(pub String);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ObjectName(pub String);
 
-/// The name of a variable of the environment, and none of ours.
+/// The name of an environment variable that a setting may set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VariableName(pub String);
 
@@ -26,15 +25,15 @@ pub struct VariableName(pub String);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LabelKey(pub String);
 
-/// What a node calls a resource that is none of Kubernetes' own: `nvidia.com/gpu`.
+/// The name of an extended resource, for example `nvidia.com/gpu`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceName(pub String);
 
-/// A place in the container's file system: absolute.
+/// An absolute path in the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountPath(pub String);
 
-/// A time: `90s`, `30m`, `1h30m`, `7d`.
+/// A duration: `90s`, `30m`, `1h30m`, `7d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DurationText(pub Duration);
 
@@ -45,15 +44,6 @@ pub(super) struct PositiveCount(pub u32);
 /// A command: a program and its first arguments.
 #[derive(Clone, Debug)]
 pub(super) struct CommandWords(pub Vec<String>);
-
-/// Variables that are ours to give: with another value nothing would run.
-pub const OURS: [&str; 5] = [
-    variables::TOPIC_NAME,
-    variables::COMPUTE_PROVIDER,
-    variables::SERVICE_REVISION_TAG,
-    variables::QUESTION_FILE,
-    variables::QUESTION_PARTS,
-];
 
 // === impl Default ===
 
@@ -70,7 +60,7 @@ impl ObjectName {
     ///
     /// # Errors
     ///
-    /// Says what is expected.
+    /// If it is no name of an object: the message tells what is expected.
     pub fn new(text: &str) -> Result<Self, String> {
         if is_subdomain(text) {
             return Ok(Self(text.to_owned()));
@@ -92,7 +82,7 @@ impl VariableName {
                  digit"
             ));
         }
-        if OURS.contains(&text) {
+        if reserved::VARIABLES.contains(&text) {
             return Err(format!("the variable `{text}` is set for every question, and cannot be"));
         }
         Ok(Self(text.to_owned()))
@@ -114,11 +104,11 @@ impl LabelKey {
 impl ResourceName {
     fn new(text: &str) -> Result<Self, String> {
         let domain = text.split_once('/').map(|(domain, _)| domain);
-        let theirs = domain.is_some_and(|domain| !domain.ends_with("kubernetes.io"));
-        if theirs && is_key(text) {
+        let is_extended = domain.is_some_and(|domain| !domain.ends_with("kubernetes.io"));
+        if is_extended && is_key(text) {
             return Ok(Self(text.to_owned()));
         }
-        Err(format!("`{text}` is no resource of a device: one is called as `nvidia.com/gpu` is"))
+        Err(format!("`{text}` is no extended resource, for example `nvidia.com/gpu`"))
     }
 }
 
@@ -127,14 +117,14 @@ impl MountPath {
         let parts = || text.split('/').skip(1);
         let bare = text.starts_with('/')
             && parts().all(|part| !matches!(part, "" | "." | ".."))
-            // Kubernetes takes no colon in a mount's path.
+            // Kubernetes refuses a colon in the path of a mount.
             && !text.contains([':', '\0']);
         if !bare {
             return Err(format!("`{text}` is no absolute path such as `/secrets/key`"));
         }
-        let ours = FOLDER.trim_start_matches('/');
-        if parts().next() == Some(ours) {
-            return Err(format!("`{text}` is in `{FOLDER}`, where questions are mounted"));
+        let reserved = MOUNT_FOLDER.trim_start_matches('/');
+        if parts().next() == Some(reserved) {
+            return Err(format!("`{text}` is in `{MOUNT_FOLDER}`, where questions are mounted"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -198,10 +188,10 @@ fn is_key(text: &str) -> bool {
         && name.bytes().all(inner)
 }
 
-// === Reading ===
+// === Deserialization ===
 
-/// Reads a scalar as the text that it is written with, and checks it.
-macro_rules! read_by_its_check {
+/// Reads a scalar with its spelling, and checks it.
+macro_rules! deserialize_checked {
     ($($checked:ident),+) => {$(
         impl<'de> Deserialize<'de> for $checked {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -212,7 +202,7 @@ macro_rules! read_by_its_check {
     )+};
 }
 
-read_by_its_check!(
+deserialize_checked!(
     ObjectName,
     VariableName,
     LabelKey,
@@ -222,8 +212,8 @@ read_by_its_check!(
     PositiveCount
 );
 
-/// Writes the text itself.
-macro_rules! written_as_it_is {
+/// Displays the text itself.
+macro_rules! display_text {
     ($($checked:ident),+) => {$(
         impl fmt::Display for $checked {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -233,7 +223,7 @@ macro_rules! written_as_it_is {
     )+};
 }
 
-written_as_it_is!(ScalarText, ObjectName, VariableName, LabelKey, ResourceName, MountPath);
+display_text!(ScalarText, ObjectName, VariableName, LabelKey, ResourceName, MountPath);
 
 impl<'de> Deserialize<'de> for ScalarText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

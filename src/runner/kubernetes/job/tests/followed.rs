@@ -1,9 +1,9 @@
-//! What follows a Job that is there: it is read, adopted, made again.
+//! An existing Job: it is read, adopted, and followed by another attempt.
 
 use super::*;
 
 #[test]
-fn a_job_tells_what_it_was_made_from() {
+fn a_job_identifies_its_question() {
     let mut world = World::new("");
     world.retry = 2;
     let identity = identify(&world.job()).unwrap();
@@ -23,7 +23,7 @@ fn a_job_tells_what_it_was_made_from() {
 }
 
 #[test]
-fn an_odd_job_is_nobodys_and_stops_nothing() {
+fn a_malformed_job_has_no_identity() {
     let job = World::new("").job();
     assert_eq!(identify(&Job::default()), None);
     for name in [label::MANAGED_BY, label::QUESTION, label::RETRY, label::ATTEMPT] {
@@ -42,7 +42,7 @@ fn an_odd_job_is_nobodys_and_stops_nothing() {
     }
 }
 
-/// What the reference makes of a question.
+/// The Job that the reference creates for a question.
 fn reference(world: &World, arguments: Value) -> Job {
     serde_json::from_value(json!({
         "metadata": {
@@ -60,7 +60,7 @@ fn reference(world: &World, arguments: Value) -> Job {
 }
 
 #[test]
-fn the_references_job_of_this_very_question_is_known() {
+fn the_job_of_the_reference_for_the_same_question_is_recognized() {
     let mut world = World::new("");
     world.inputs.input_values = Some(r#"{"a": [1, 2.0]}"#);
     let attributes = serde_json::to_string_pretty(&world.attributes).unwrap();
@@ -80,7 +80,7 @@ fn the_references_job_of_this_very_question_is_known() {
         assert_eq!(is(&world, &reference(&world, arguments.clone())), same, "{arguments}");
     }
 
-    // It drops what Python takes for nothing.
+    // The reference drops values that are false in Python.
     world.inputs.input_values = Some("[]");
     let job = reference(&world, json!(["--attributes", attributes]));
     assert!(is(&world, &job));
@@ -109,15 +109,15 @@ fn an_adopted_job_is_one_of_ours() {
 
 fn retry(permille: u32, ceiling: Option<&str>) -> RelaunchPolicy {
     let ceiling = ceiling.map(|text| text.parse().unwrap());
-    RelaunchPolicy { times: 3, backoff: Duration::ZERO, permille, ceiling }
+    RelaunchPolicy { times: 3, backoff: Duration::ZERO, memory_permille: permille, ceiling }
 }
 
 #[test]
-fn the_next_attempt_is_the_same_question_without_what_the_cluster_added() {
+fn the_next_attempt_drops_the_additions_of_the_cluster() {
     let world = World::new("defaults: {node_selector: {disk: fast}}");
     let first = world.job();
     let mut seen = first.clone();
-    // As the API server, its controllers and we leave it.
+    // The additions of the API server, of its controllers and of ours.
     let metadata = &mut seen.metadata;
     metadata.uid = Some("uid".into());
     metadata.resource_version = Some("9".into());
@@ -136,7 +136,8 @@ fn the_next_attempt_is_the_same_question_without_what_the_cluster_added() {
     pod.node_selector.as_mut().unwrap().insert("flavor".into(), "spot".into());
     pod.host_network = Some(true);
 
-    let next = again(&seen, 1, &world.service(), &retry(1000, None), Gate::Open, Timestamp(0));
+    let next =
+        next_attempt(&seen, 1, &world.service(), &retry(1000, None), Gate::Open, Timestamp(0));
 
     let mut expected = first;
     expected.metadata.name = Some(format!("question-{QUESTION}-a1"));
@@ -166,7 +167,8 @@ fn memory_is_raised_up_to_its_ceiling_and_never_lowered() {
         (1500, Some("1536Mi"), "1536Mi", "2Gi"),
     ] {
         let retry = retry(permille, ceiling);
-        let next = again(&world.job(), 1, &world.service(), &retry, Gate::Open, Timestamp(0));
+        let next =
+            next_attempt(&world.job(), 1, &world.service(), &retry, Gate::Open, Timestamp(0));
         let resources =
             &value(&next.unwrap())["spec"]["template"]["spec"]["containers"][0]["resources"];
         assert_eq!(resources["requests"]["memory"], request);
@@ -176,13 +178,14 @@ fn memory_is_raised_up_to_its_ceiling_and_never_lowered() {
 }
 
 #[test]
-fn a_quantity_of_the_cluster_that_we_cannot_read_is_left_alone() {
+fn an_unreadable_quantity_stays_as_it_is() {
     let world = World::new("");
     let mut job = world.job();
     let container = &mut job.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0];
     let requests = container.resources.as_mut().unwrap().requests.as_mut().unwrap();
     requests.get_mut("memory").unwrap().0 = "odd".into();
-    let next = again(&job, 1, &world.service(), &retry(2000, None), Gate::Open, Timestamp(0));
+    let next =
+        next_attempt(&job, 1, &world.service(), &retry(2000, None), Gate::Open, Timestamp(0));
     let next = value(&next.unwrap());
     assert_eq!(
         next["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"],

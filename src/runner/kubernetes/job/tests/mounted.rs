@@ -1,17 +1,12 @@
 use super::*;
-use crate::event::{RunId, SruidBuf, Timestamp};
-use crate::runner::kubernetes::job::{Gate, JobDefaults, JobRequest, again, manifest};
-use crate::runner::kubernetes::settings::{NetworkSettings, RelaunchPolicy, ServiceFields};
-use serde_json::{Value, json};
-use std::collections::HashMap;
-use std::time::Duration;
-
-const QUESTION: &str = "2f1b8f3c-6ec5-4bb1-9a3b-0d6a1f0f6c11";
+use crate::runner::kubernetes::inputs::file_name;
+use crate::sdk::arguments::QuestionFile;
 
 /// The Job of a question, or why there is none.
 fn job(settings: &str, inputs: Inputs<'_>) -> Result<Job, LaunchRefusal> {
     let recipient: SruidBuf = "a/b:1".parse().unwrap();
-    let service = NetworkSettings::read(settings, ServiceFields::default()).unwrap().of(&recipient);
+    let service =
+        NetworkSettings::read(settings, ServiceFields::default()).unwrap().service(&recipient);
     let network = JobDefaults {
         namespace: "default".into(),
         images: "images".into(),
@@ -37,7 +32,7 @@ fn job(settings: &str, inputs: Inputs<'_>) -> Result<Job, LaunchRefusal> {
     })
 }
 
-/// As the API server has it.
+/// The Job as the API server returns it.
 fn created(settings: &str, inputs: Inputs<'_>) -> Job {
     let mut job = job(settings, inputs).unwrap();
     job.metadata.uid = Some("the-uid".into());
@@ -49,10 +44,10 @@ fn pod(job: &Job) -> Value {
 }
 
 #[test]
-fn what_the_sdk_loses_of_an_argument_is_mounted_for_it_alone() {
+fn values_that_the_sdk_loses_are_mounted_for_python_alone() {
     let is_mounted = |settings: &str, values| {
         let inputs = Inputs { input_values: Some(values), ..Inputs::default() };
-        !secrets(&created(settings, inputs), inputs).is_empty()
+        !input_secrets(&created(settings, inputs), inputs).is_empty()
     };
     for values in ["true", " false\n", "\"\""] {
         assert!(is_mounted("", values), "{values}");
@@ -64,13 +59,13 @@ fn what_the_sdk_loses_of_an_argument_is_mounted_for_it_alone() {
 }
 
 #[test]
-fn only_what_no_argument_holds_is_mounted() {
+fn only_a_question_that_no_argument_holds_is_mounted() {
     let fits = "1".repeat(ARGUMENT_LIMIT);
     let over = "1".repeat(ARGUMENT_LIMIT + 1);
     let mut inputs = Inputs { input_values: Some(&fits), ..Inputs::default() };
     inputs.input_manifest = Some(&fits);
     let arguments = job("", inputs).unwrap();
-    assert!(secrets(&arguments, inputs).is_empty());
+    assert!(input_secrets(&arguments, inputs).is_empty());
     assert_eq!(pod(&arguments)["volumes"], Value::Null);
 
     for inputs in [
@@ -94,22 +89,22 @@ fn only_what_no_argument_holds_is_mounted() {
             ])
         );
         assert_eq!(container["args"].as_array().unwrap().len(), 2);
-        assert_eq!(secrets(&job, inputs).len(), 1);
+        assert_eq!(input_secrets(&job, inputs).len(), 1);
     }
 }
 
 #[test]
-fn the_parts_are_the_question_and_the_pod_mounts_them_all() {
+fn the_parts_join_to_the_question_and_the_pod_mounts_them_all() {
     let values = format!("\"{}\"", "é".repeat(1_000_000));
     let inputs = Inputs { input_values: Some(&values), ..Inputs::default() };
     let job = created("", inputs);
-    let secrets = secrets(&job, inputs);
+    let secrets = input_secrets(&job, inputs);
 
     assert_eq!(secrets.len(), 3);
     let mut joined = Vec::<u8>::new();
     for (part, secret) in secrets.iter().enumerate() {
         let data = secret.data.as_ref().unwrap();
-        joined.extend(&data[&file(part)].0);
+        joined.extend(&data[&file_name(part)].0);
         assert!(data.values().map(|bytes| bytes.0.len()).sum::<usize>() < 1024 * 1024);
         let metadata = serde_json::to_value(&secret.metadata).unwrap();
         assert_eq!(metadata["name"], format!("question-{QUESTION}-0000beef-{part}"));
@@ -149,7 +144,7 @@ fn the_parts_are_the_question_and_the_pod_mounts_them_all() {
 }
 
 #[test]
-fn an_image_of_another_language_reads_the_file_by_itself() {
+fn with_file_delivery_the_command_stays() {
     let inputs = Inputs { children: Some("[]"), ..Inputs::default() };
     let pod = pod(&created("defaults: {inputs: file, command: [answer]}", inputs));
     assert_eq!(pod["containers"][0]["command"], json!(["answer"]));
@@ -158,21 +153,21 @@ fn an_image_of_another_language_reads_the_file_by_itself() {
 }
 
 #[test]
-fn what_is_over_the_limit_is_refused_in_clear_words() {
-    let values = "1".repeat(LIMIT);
+fn a_question_over_the_limit_is_refused() {
+    let values = "1".repeat(10 * 1024 * 1024);
     let refusal = job("", Inputs { input_values: Some(&values), ..Inputs::default() }).unwrap_err();
     assert_eq!(refusal.exception, "ValueError");
-    assert!(refusal.message.contains("bytes of JSON, and it can be 10485760"), "{refusal}");
+    assert!(refusal.message.contains("bytes of JSON, and the limit is 10485760"), "{refusal}");
 }
 
 #[test]
-fn a_job_whose_annotation_is_odd_has_no_secrets() {
+fn a_job_with_a_malformed_annotation_has_no_secrets() {
     let inputs = Inputs { children: Some("[]"), ..Inputs::default() };
     for text in ["", "beef", "xyz 1", "beef -1", "beef 1 1"] {
         let mut job = created("", inputs);
         let annotations = job.metadata.annotations.as_mut().unwrap();
         annotations.insert(annotation::INPUTS.into(), text.into());
-        assert!(secrets(&job, inputs).is_empty(), "{text}");
+        assert!(input_secrets(&job, inputs).is_empty(), "{text}");
     }
 }
 
@@ -181,14 +176,15 @@ fn the_next_attempt_mounts_the_secrets_of_the_first() {
     let inputs = Inputs { children: Some("[]"), ..Inputs::default() };
     let first = created("", inputs);
     let settings = NetworkSettings::read("", ServiceFields::default()).unwrap();
-    let service = settings.of(&"a/b:1".parse().unwrap());
-    let retry = RelaunchPolicy { times: 1, backoff: Duration::ZERO, permille: 1000, ceiling: None };
-    let mut next = again(&first, 1, &service, &retry, Gate::Open, Timestamp(0)).unwrap();
+    let service = settings.service(&"a/b:1".parse().unwrap());
+    let retry =
+        RelaunchPolicy { times: 1, backoff: Duration::ZERO, memory_permille: 1000, ceiling: None };
+    let mut next = next_attempt(&first, 1, &service, &retry, Gate::Open, Timestamp(0)).unwrap();
     next.metadata.uid = Some("another".into());
 
     assert_eq!(pod(&next)["volumes"], pod(&first)["volumes"]);
     let names = |job| -> Vec<_> {
-        secrets(job, inputs).into_iter().map(|secret| secret.metadata.name).collect()
+        input_secrets(job, inputs).into_iter().map(|secret| secret.metadata.name).collect()
     };
     assert_eq!(names(&next), names(&first));
 }
