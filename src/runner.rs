@@ -3,7 +3,7 @@
 //! A run is one attempt at a question, named by its [`RunId`]: launching it twice creates it once. A
 //! run outlives the daemon: a runner that starts later reports it to its listeners again.
 
-pub mod cause;
+pub(crate) mod cause;
 pub mod kubernetes;
 pub mod process;
 pub mod states;

@@ -11,8 +11,7 @@ pub struct Cause {
     pub message: String,
 }
 
-/// What an operator reads of a signal that the platform or a person sends: it depends on where the
-/// run is.
+/// Who sends the signals that a process does not cause itself: that depends on where the run is.
 #[derive(Clone, Copy, Debug)]
 pub struct SignalSenders {
     /// Who sends SIGKILL.
@@ -28,7 +27,7 @@ struct Signal {
     meaning: Meaning,
 }
 
-/// What a signal says of the process that it ended.
+/// What a signal reveals of the end of a process.
 #[derive(Clone, Copy)]
 enum Meaning {
     /// Only the platform or a person sends it.

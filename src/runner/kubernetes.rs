@@ -19,11 +19,11 @@
 
 pub mod settings;
 pub mod job;
-pub mod inputs;
+mod inputs;
 mod refusal;
 mod reserved;
-pub mod quantity;
-pub mod failure;
+pub(crate) mod quantity;
+mod failure;
 pub mod table;
 pub mod call;
 pub mod lean;
@@ -31,7 +31,7 @@ pub mod watch;
 pub mod kueue;
 pub mod limits;
 pub mod lease;
-pub mod preflight;
+pub(crate) mod preflight;
 pub mod cluster;
 pub mod launch;
 pub mod ends;

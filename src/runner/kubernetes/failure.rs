@@ -44,7 +44,7 @@
 //! A cluster whose nodes are full does not stall a pod: it waits, and reports for what. Nor does an
 //! autoscaler that would help, but is at its limit.
 //!
-//! *A Job whose pods tell no more*: its own deadline (`Deadline`), a pod that failed and is gone, a
+//! *A Job whose pods report no more*: its own deadline (`Deadline`), a pod that failed and is gone, a
 //! pod failure policy or anything else (`Failed`), complete (`Exited`).
 
 mod container_start;

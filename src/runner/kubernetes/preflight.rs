@@ -27,7 +27,7 @@ use uuid::Uuid;
 /// The longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The oldest minor version of Kubernetes 1 in which `podFailurePolicy`, by which a Job tells an
+/// The oldest minor version of Kubernetes 1 in which `podFailurePolicy`, by which a Job distinguishes an
 /// eviction from a failure, is enabled by default.
 const OLDEST_MINOR: u32 = 26;
 
@@ -79,7 +79,7 @@ pub async fn check_cluster(required: ClusterRequirements<'_>) -> ClusterFindings
         return findings;
     }
     let user = api_user(&client, required.is_daemon).await;
-    findings.checks.push(user.asker().check("Kubernetes"));
+    findings.checks.push(user.as_asker().check("Kubernetes"));
     let kueue = kueue_version(&client).await;
     let served = matches!(kueue, Ok(Some(_)));
     let (namespace, rights, (account, google), queue) = tokio::join!(

@@ -1,4 +1,4 @@
-//! A finished Job whose pods tell no more.
+//! A finished Job whose pods report no more.
 
 use super::text;
 use crate::event::Timestamp;

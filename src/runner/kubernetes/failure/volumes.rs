@@ -18,7 +18,7 @@ pub(super) fn mount_stall(container: &str, message: &str) -> Stall {
         return missing;
     }
     let symptom = symptoms::classify(symptoms::VOLUME_MOUNT, message);
-    // A message that only tells that time is up reports no cause.
+    // A timeout alone is no cause.
     let vague =
         symptom.fragments.is_empty() && text::contains_any(message, &["unmounted volumes="]);
     Stall { vague, ..not_started(container, symptom, "its node", message) }

@@ -156,22 +156,22 @@ fn secret_variable(name: &str, key: &SecretKey) -> EnvVar {
 
 fn resources(requests: &ResourceRequests, service: &ServiceSettings) -> ResourceRequirements {
     let ResourceRequests { cpus, memory, ephemeral_storage } = requests;
-    let mut asked = BTreeMap::new();
+    let mut requested = BTreeMap::new();
     let mut limits = BTreeMap::new();
     for (name, RequestAndLimit { request, limit }) in
         [("cpu", cpus), ("memory", memory), ("ephemeral-storage", ephemeral_storage)]
     {
-        asked.insert(name.to_owned(), Written(request.to_string()));
+        requested.insert(name.to_owned(), Written(request.to_string()));
         limits.extend(limit.map(|limit| (name.to_owned(), Written(limit.to_string()))));
     }
     if let Some(gpus) = &service.gpus {
         // For extended resources the request must equal the limit.
         let number = Written(gpus.number.to_string());
-        asked.insert(gpus.resource.0.clone(), number.clone());
+        requested.insert(gpus.resource.0.clone(), number.clone());
         limits.insert(gpus.resource.0.clone(), number);
     }
     let limits = (!limits.is_empty()).then_some(limits);
-    ResourceRequirements { requests: Some(asked), limits, claims: None }
+    ResourceRequirements { requests: Some(requested), limits, claims: None }
 }
 
 fn own_volumes(own: &[Volume]) -> (Vec<core::Volume>, Vec<VolumeMount>) {

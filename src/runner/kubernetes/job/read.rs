@@ -202,7 +202,7 @@ fn reset_pod(pod: &mut PodSpec, service: &ServiceSettings, retry: &RelaunchPolic
     pod::enforce(pod, service.security);
 }
 
-/// Raises the memory as the settings say. Never lowers it: the ceiling may be below the request.
+/// Raises the memory by the factor of the settings. Never lowers it: the ceiling may be below the request.
 fn raise_memory(resources: &mut ResourceRequirements, retry: &RelaunchPolicy) {
     let raise = |amount: &mut Written| {
         let Ok(now) = amount.0.parse::<Quantity>() else { return };

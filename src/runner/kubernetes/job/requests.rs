@@ -46,11 +46,11 @@ impl ResourceRequests {
             Some(text) => parse(text).map(Some).map_err(|reason| invalid(name, text, &reason)),
             None => Ok(None),
         };
-        let share = |name, asked, amount| RequestAndLimit::new(name, asked, amount, recipient);
+        let checked = |name, asked, amount| RequestAndLimit::new(name, asked, amount, recipient);
         Ok(Self {
-            cpus: share(CPUS, asked(CPUS, parse_cpus)?, &service.cpus)?,
-            memory: share(MEMORY, asked(MEMORY, parse_quantity)?, &service.memory)?,
-            ephemeral_storage: share(
+            cpus: checked(CPUS, asked(CPUS, parse_cpus)?, &service.cpus)?,
+            memory: checked(MEMORY, asked(MEMORY, parse_quantity)?, &service.memory)?,
+            ephemeral_storage: checked(
                 EPHEMERAL_STORAGE,
                 asked(EPHEMERAL_STORAGE, parse_quantity)?,
                 &service.ephemeral_storage,

@@ -248,7 +248,7 @@ fn a_question_gets_what_it_asks_for() {
 #[test]
 fn a_request_over_a_cap_is_refused_with_the_name_of_the_cap() {
     let settings = "defaults: {cpus: {cap: 8}, memory: {cap: 64Gi}, ephemeral_storage: {cap: 1Gi}}";
-    for (name, asked, told) in [
+    for (name, asked, expected) in [
         ("cpus", "9", "asks for 9 of `cpus`, and `cpus.cap`"),
         ("cpus", "1000000000", "`cpus.cap`"),
         ("memory", "9e18", "`memory.cap`"),
@@ -257,7 +257,7 @@ fn a_request_over_a_cap_is_refused_with_the_name_of_the_cap() {
     ] {
         let refusal = World::new(settings).asking(name, asked).refused();
         assert_eq!(refusal.exception, "PermissionError");
-        assert!(refusal.message.contains(told), "{}", refusal.message);
+        assert!(refusal.message.contains(expected), "{}", refusal.message);
     }
     World::new(settings).asking("memory", "64Gi").job();
 }

@@ -59,21 +59,21 @@ pub(super) struct ApiUser {
 pub(super) async fn checks(
     client: &Client,
     namespace: &str,
-    subject: &ApiUser,
+    user: &ApiUser,
     kueue: bool,
 ) -> Vec<Check> {
     let kueue: &[Right] = if kueue { &KUEUE_RIGHTS } else { &[] };
     let rights = RIGHTS.iter().chain(kueue);
-    join_all(rights.map(|right| check(client, namespace, subject, right))).await
+    join_all(rights.map(|right| check(client, namespace, user, right))).await
 }
 
-async fn check(client: &Client, namespace: &str, subject: &ApiUser, right: &Right) -> Check {
+async fn check(client: &Client, namespace: &str, user: &ApiUser, right: &Right) -> Check {
     let reviews = right.verbs.iter().map(|verb| is_allowed(client, namespace, right, verb));
     let answers: Result<Vec<bool>, kube::Error> = join_all(reviews).await.into_iter().collect();
     match answers {
         Ok(answers) => {
             let missing = right.verbs.iter().zip(answers).filter(|(_, allowed)| !allowed);
-            right.judge(namespace, subject, &missing.map(|(verb, _)| *verb).collect::<Vec<_>>())
+            right.judge(namespace, user, &missing.map(|(verb, _)| *verb).collect::<Vec<_>>())
         }
         Err(error) => Check::unknown(
             right.name(),
@@ -129,8 +129,8 @@ impl Right {
         }
     }
 
-    fn judge(&self, namespace: &str, subject: &ApiUser, missing: &[&str]) -> Check {
-        let Asker { name, is_daemon } = subject.asker();
+    fn judge(&self, namespace: &str, user: &ApiUser, missing: &[&str]) -> Check {
+        let Asker { name, is_daemon } = user.as_asker();
         if !is_daemon {
             let found = match missing.is_empty() {
                 true => format!("{name} may: {}", self.verbs.join(", ")),
@@ -142,7 +142,7 @@ impl Right {
             return Check::ok(self.name(), self.verbs.join(", "));
         }
         let found = format!("missing: {}", missing.join(", "));
-        let remedy = self.grant_commands(namespace, subject);
+        let remedy = self.grant_commands(namespace, user);
         match self.without {
             Some(without) => Check::warn(self.name(), format!("{found}; {without}"), remedy),
             None => Check::fail(self.name(), found, remedy),
@@ -159,14 +159,14 @@ impl Right {
     }
 
     /// Commands that grant the right, and may be run again.
-    fn grant_commands(&self, namespace: &str, subject: &ApiUser) -> String {
+    fn grant_commands(&self, namespace: &str, user: &ApiUser) -> String {
         let role = format!("twined-{}", self.resource);
         let apply = "--dry-run=client -o yaml | kubectl apply -f -";
         let (verbs, kind) = (self.verbs.join(","), self.qualified_resource());
-        let subject = subject.flag();
+        let user = user.flag();
         format!(
             "kubectl create role {role} -n {namespace} --verb={verbs} --resource={kind} {apply}\n\
-             kubectl create rolebinding {role} -n {namespace} --role={role} {subject} {apply}"
+             kubectl create rolebinding {role} -n {namespace} --role={role} {user} {apply}"
         )
     }
 }
@@ -181,7 +181,7 @@ impl ApiUser {
 
     /// The user, for checks. In a cluster the daemon is a service account, so a check that runs as
     /// any service account speaks for the daemon.
-    pub(super) fn asker(&self) -> Asker {
+    pub(super) fn as_asker(&self) -> Asker {
         let Self { user, is_daemon } = self;
         let account = user.as_deref().is_some_and(|user| user.starts_with(ACCOUNT_PREFIX));
         let name = match user {
@@ -207,14 +207,14 @@ mod tests {
     use super::*;
     use crate::check::Verdict;
 
-    fn subject(user: &str, is_daemon: bool) -> ApiUser {
+    fn api_user(user: &str, is_daemon: bool) -> ApiUser {
         ApiUser::new(Some(user.to_owned()), is_daemon)
     }
 
     #[test]
     fn a_missing_right_is_granted_by_two_commands() {
-        let subject = subject("system:serviceaccount:n:daemon", false);
-        let check = RIGHTS[0].judge("n", &subject, &["patch"]);
+        let user = api_user("system:serviceaccount:n:daemon", false);
+        let check = RIGHTS[0].judge("n", &user, &["patch"]);
 
         assert_eq!((check.verdict, &*check.found), (Verdict::Fail, "missing: patch"));
         let verbs = "--verb=create,get,list,watch,patch,delete --resource=jobs.batch";
@@ -232,12 +232,12 @@ mod tests {
 
     #[test]
     fn a_person_is_named_as_kubectl_expects() {
-        assert_eq!(subject("it's me", true).flag(), r"--user='it'\''s me'");
+        assert_eq!(api_user("it's me", true).flag(), r"--user='it'\''s me'");
     }
 
     #[test]
     fn the_rights_of_a_person_are_not_those_of_the_daemon() {
-        let admin = subject("kubernetes-admin", false);
+        let admin = api_user("kubernetes-admin", false);
         for missing in [&[][..], &["patch"]] {
             let check = RIGHTS[0].judge("n", &admin, missing);
             assert_eq!(check.verdict, Verdict::Unknown);
@@ -246,12 +246,12 @@ mod tests {
                                  can-i $verb jobs.batch -n n --as system:serviceaccount:";
             assert!(check.remedy.starts_with(as_the_daemon), "{}", check.remedy);
         }
-        assert_eq!(admin.asker().check("Kubernetes").verdict, Verdict::Unknown);
+        assert_eq!(admin.as_asker().check("Kubernetes").verdict, Verdict::Unknown);
 
         // A daemon on a laptop runs as its owner.
-        let daemon = subject("kubernetes-admin", true);
+        let daemon = api_user("kubernetes-admin", true);
         assert_eq!(RIGHTS[0].judge("n", &daemon, &[]).verdict, Verdict::Ok);
         assert_eq!(RIGHTS[0].judge("n", &daemon, &["patch"]).verdict, Verdict::Fail);
-        assert_eq!(daemon.asker().check("Kubernetes").verdict, Verdict::Ok);
+        assert_eq!(daemon.as_asker().check("Kubernetes").verdict, Verdict::Ok);
     }
 }

@@ -170,7 +170,7 @@ fn deny_overrides_allow_and_the_setting_is_named() {
 
 #[test]
 fn an_error_names_its_place_and_what_is_expected() {
-    for (text, told) in [
+    for (text, expected) in [
         ("defaults:\n  memory: {default: 512MB}\n", "line 2"),
         ("defaults:\n  memory: {default: 512MB}\n", "`512MB`: not a quantity: a number such as"),
         ("defaults:\n  memory: {default: -1}\n", "cannot be negative"),
@@ -208,7 +208,7 @@ fn an_error_names_its_place_and_what_is_expected() {
         ),
     ] {
         let error = error(text);
-        assert!(error.contains(told), "{text}: {error}");
+        assert!(error.contains(expected), "{text}: {error}");
         assert!(!error.contains('\n'), "{error}");
     }
 }

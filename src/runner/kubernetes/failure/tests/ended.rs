@@ -112,7 +112,7 @@ fn a_container_that_could_not_start_is_explained_by_its_runtime() {
     let containerd = "failed to create containerd task: failed to create shim task: OCI runtime \
                       create failed: runc create failed: unable to start container process: error \
                       during container init: ";
-    for (reason, said, expected, parts) in [
+    for (reason, message, expected, parts) in [
         (
             "StartError",
             r#"exec: "octue": executable file not found in $PATH: unknown"#,
@@ -165,15 +165,15 @@ fn a_container_that_could_not_start_is_explained_by_its_runtime() {
         let state = json!({ "terminated": {
             "exitCode": 128,
             "reason": reason,
-            "message": format!("{containerd}{said}"),
+            "message": format!("{containerd}{message}"),
             "startedAt": "1970-01-01T00:00:00Z",
             "finishedAt": "2026-11-25T12:01:00Z",
         }});
         let pod = pod(&json!({ "phase": "Failed", "containerStatuses": container(&state) }));
 
-        let end = pod_end(said, &pod, expected, false, parts);
+        let end = pod_end(message, &pod, expected, false, parts);
 
-        assert_eq!((end.started, end.tail.len()), (None, 0), "{said}");
+        assert_eq!((end.started, end.tail.len()), (None, 0), "{message}");
     }
 }
 
@@ -258,7 +258,7 @@ fn a_success_during_an_eviction_is_a_success() {
 
 #[test]
 fn a_pod_that_the_kubelet_ends_or_refuses_has_its_message() {
-    for (why, said, reason, parts) in [
+    for (why, message, reason, parts) in [
         (
             "Evicted",
             r#"Container question exceeded its local ephemeral storage limit "1Gi". "#,
@@ -355,7 +355,7 @@ fn a_pod_that_the_kubelet_ends_or_refuses_has_its_message() {
         ),
         ("NodeLost", "Node node-a is unresponsive", EndReason::Evicted, &["does not answer"]),
     ] {
-        pod_end(why, &by_kubelet(why, said), reason, false, parts);
+        pod_end(why, &by_kubelet(why, message), reason, false, parts);
     }
 }
 
@@ -388,7 +388,7 @@ fn a_deletion_counts_only_if_it_came_before_the_end() {
         &["hand"],
     );
     assert_eq!(end.tail, ["x\n"]);
-    // As it is seen at last: the container ended within the second in which that was asked for.
+    // The last version of the pod: the container ended within the second of the deletion request.
     pod_end("last", &of("2026-11-25T12:01:01Z", 0, 143), EndReason::Deleted, false, &["hand"]);
     pod_end(
         "later",

@@ -15,7 +15,7 @@ fn event(reason: &str, message: &str, source: &str) -> Event {
 
 #[test]
 fn each_event_that_reports_a_stall_has_its_message() {
-    for (why, said, reason, grace, part) in [
+    for (why, message, reason, grace, part) in [
         (
             "NotTriggerScaleUp",
             "pod didn't trigger scale-up (it wouldn't fit if a new node is added): 2 Insufficient cpu",
@@ -136,16 +136,16 @@ fn each_event_that_reports_a_stall_has_its_message() {
             "`registry.example.com/x:1`",
         ),
     ] {
-        let stall = event_stall(&event(why, said, "kubelet"), SERVICE).unwrap();
-        assert_eq!((stall.cause.reason, stall.grace), (reason, grace), "{said}");
-        assert_message(said, &stall.cause.message, &[part]);
-        assert_eq!(stall.vague, said.contains("unmounted volumes="), "{said}");
+        let stall = event_stall(&event(why, message, "kubelet"), SERVICE).unwrap();
+        assert_eq!((stall.cause.reason, stall.grace), (reason, grace), "{message}");
+        assert_message(message, &stall.cause.message, &[part]);
+        assert_eq!(stall.vague, message.contains("unmounted volumes="), "{message}");
     }
 }
 
 #[test]
 fn each_rule_that_denies_a_pod_has_its_message() {
-    for (said, grace, part) in [
+    for (message, grace, part) in [
         (
             "exceeded quota: team, requested: requests.cpu=4, used: requests.cpu=8, limited: \
              requests.cpu=10",
@@ -180,22 +180,23 @@ fn each_rule_that_denies_a_pod_has_its_message() {
         ("Pod \"x\" is invalid: spec: Invalid value: \"4\"", BRIEF, "finds it invalid"),
         ("of a new kind", PASSES, "does not take it"),
     ] {
-        let said = format!("Error creating: pods \"question-1-\" is forbidden: {said}");
-        let stall = event_stall(&event("FailedCreate", &said, "job-controller"), SERVICE).unwrap();
-        assert_eq!((stall.cause.reason, stall.grace), (EndReason::Denied, grace), "{said}");
-        assert_message(&said, &stall.cause.message, &[part]);
+        let message = format!("Error creating: pods \"question-1-\" is forbidden: {message}");
+        let stall =
+            event_stall(&event("FailedCreate", &message, "job-controller"), SERVICE).unwrap();
+        assert_eq!((stall.cause.reason, stall.grace), (EndReason::Denied, grace), "{message}");
+        assert_message(&message, &stall.cause.message, &[part]);
     }
 }
 
 #[test]
 fn an_autoscaler_that_cannot_help_now_stalls_nothing() {
-    for said in [
+    for message in [
         "pod didn't trigger scale-up: 1 max node group size reached, 2 Insufficient cpu",
         "pod didn't trigger scale-up: 1 in backoff after failed scale-up",
         "pod didn't trigger scale-up: 1 max cluster cpu limit reached",
     ] {
         assert_eq!(
-            event_stall(&event("NotTriggerScaleUp", said, "cluster-autoscaler"), SERVICE),
+            event_stall(&event("NotTriggerScaleUp", message, "cluster-autoscaler"), SERVICE),
             None
         );
     }
@@ -203,12 +204,15 @@ fn an_autoscaler_that_cannot_help_now_stalls_nothing() {
 
 #[test]
 fn a_full_cluster_stalls_nothing_unless_karpenter_gives_up() {
-    let said = "0/3 nodes are available: 3 Insufficient cpu.";
-    assert_eq!(event_stall(&event("FailedScheduling", said, "default-scheduler"), SERVICE), None);
+    let message = "0/3 nodes are available: 3 Insufficient cpu.";
+    assert_eq!(
+        event_stall(&event("FailedScheduling", message, "default-scheduler"), SERVICE),
+        None
+    );
 
-    let said = "Failed to schedule pod, incompatible with nodepool \"default\", no instance type \
+    let message = "Failed to schedule pod, incompatible with nodepool \"default\", no instance type \
                 satisfied resources";
-    let stall = event_stall(&event("FailedScheduling", said, "karpenter"), SERVICE).unwrap();
+    let stall = event_stall(&event("FailedScheduling", message, "karpenter"), SERVICE).unwrap();
     assert_eq!(stall.cause.reason, EndReason::Unschedulable);
 }
 

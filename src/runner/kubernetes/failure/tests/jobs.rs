@@ -25,7 +25,7 @@ fn job(kind: &str, reason: &str, message: &str) -> Job {
 
 #[test]
 fn each_end_of_a_job_has_its_message() {
-    for (kind, why, said, reason, part) in [
+    for (kind, why, message, reason, part) in [
         ("Complete", "CompletionsReached", "", EndReason::Exited, "without a result"),
         (
             "Failed",
@@ -51,7 +51,7 @@ fn each_end_of_a_job_has_its_message() {
         ),
         ("Failed", "SomethingNew", "of tomorrow", EndReason::Failed, "SomethingNew"),
     ] {
-        let end = job_end(&job(kind, why, said), SERVICE).unwrap();
+        let end = job_end(&job(kind, why, message), SERVICE).unwrap();
         assert_eq!((end.reason, end.at), (reason, at("2026-11-25T12:02:00Z")), "{why}");
         assert_message(why, &end.message, &[part]);
     }

@@ -34,7 +34,7 @@ fn each_failure_of_a_pull_has_its_message() {
         r#"rpc error: code = Unknown desc = failed to pull and unpack image "{IMAGE}": failed to resolve reference "{IMAGE}": "#
     );
     let head = "unexpected status from HEAD request to https://registry.example.com/v2/octue/x: ";
-    for (said, reason, grace, part) in [
+    for (message, reason, grace, part) in [
         (format!("{resolve}{IMAGE}: not found"), EndReason::NoImage, BRIEF, "there is no such image"),
         (format!("{resolve}{head}404 Not Found"), EndReason::NoImage, BRIEF, "no such image"),
         (
@@ -102,15 +102,15 @@ fn each_failure_of_a_pull_has_its_message() {
         ),
         ("failed in a way of its own".to_owned(), EndReason::Image, PASSES, "a way of its own"),
     ] {
-        // The kubelet says it in two ways, by turns.
-        for (state, said) in [
-            ("ErrImagePull", said.clone()),
-            ("ImagePullBackOff", format!("Back-off pulling image \"{IMAGE}\": ErrImagePull: {said}")),
+        // The kubelet alternates between two states.
+        for (state, message) in [
+            ("ErrImagePull", message.clone()),
+            ("ImagePullBackOff", format!("Back-off pulling image \"{IMAGE}\": ErrImagePull: {message}")),
         ] {
-            let stall = stall(&said, &waiting(state, &said));
-            assert_eq!((stall.cause.reason, stall.grace), (reason, grace), "{said}");
-            assert!(!stall.vague, "{said}");
-            assert_message(&said, &stall.cause.message, &[part, IMAGE]);
+            let stall = stall(&message, &waiting(state, &message));
+            assert_eq!((stall.cause.reason, stall.grace), (reason, grace), "{message}");
+            assert!(!stall.vague, "{message}");
+            assert_message(&message, &stall.cause.message, &[part, IMAGE]);
             let named = stall.cause.message.matches(IMAGE).count();
             assert!(named <= 2, "{}", stall.cause.message);
         }
@@ -147,7 +147,7 @@ fn the_name_of_an_image_is_no_cause() {
 
 #[test]
 fn each_waiting_state_has_its_message() {
-    for (state, said, reason, grace, parts) in [
+    for (state, message, reason, grace, parts) in [
         (
             "InvalidImageName",
             "Failed to apply default image tag \"Octue/x\": couldn't parse image name",
@@ -236,10 +236,10 @@ fn each_waiting_state_has_its_message() {
         ),
         (
             "PostStartHookError",
-            "hook said no",
+            "hook message no",
             EndReason::NotStarted,
             CREATED_LATER,
-            &["hook said no"],
+            &["hook message no"],
         ),
         (
             "SomethingNew",
@@ -249,9 +249,9 @@ fn each_waiting_state_has_its_message() {
             &["SomethingNew", "of tomorrow"],
         ),
     ] {
-        let stall = stall(said, &waiting(state, said));
-        assert_eq!((stall.cause.reason, stall.grace), (reason, grace), "{said}");
-        assert_message(said, &stall.cause.message, parts);
+        let stall = stall(message, &waiting(state, message));
+        assert_eq!((stall.cause.reason, stall.grace), (reason, grace), "{message}");
+        assert_message(message, &stall.cause.message, parts);
     }
 }
 
@@ -300,7 +300,7 @@ fn a_pod_that_is_being_created_does_not_stall() {
 
 #[test]
 fn a_pod_without_a_node_reports_what_it_waits_for() {
-    for (said, parts) in [
+    for (message, parts) in [
         (
             "0/3 nodes are available: 3 Insufficient cpu. preemption: 0/3 nodes are available: 3 \
              Preemption is not helpful for scheduling.",
@@ -322,29 +322,29 @@ fn a_pod_without_a_node_reports_what_it_waits_for() {
         ("no nodes available to schedule pods", &["no nodes at all"]),
         ("0/9 nodes are available: 9 of a new kind.", &["no node has taken it", "new kind"]),
     ] {
-        let state = pod_state(&unscheduled(said), SERVICE);
+        let state = pod_state(&unscheduled(message), SERVICE);
         let PodState::Waiting { why, scheduled: false, stall: None } = state else {
-            panic!("{said}: {state:?}")
+            panic!("{message}: {state:?}")
         };
         for part in parts {
-            assert!(why.contains(part), "{said}: {why}");
+            assert!(why.contains(part), "{message}: {why}");
         }
     }
 }
 
 #[test]
 fn a_missing_volume_claim_is_reported_before_the_pod_has_a_node() {
-    for (said, grace) in [
+    for (message, grace) in [
         (
             "0/1 nodes are available: persistentvolumeclaim \"cache\" not found. not found",
             CREATED_LATER,
         ),
         ("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.", PASSES),
     ] {
-        let state = pod_state(&unscheduled(said), SERVICE);
+        let state = pod_state(&unscheduled(message), SERVICE);
         let PodState::Waiting { stall: Some(stall), .. } = state else { panic!("{state:?}") };
         assert_eq!((stall.cause.reason, stall.grace), (EndReason::Volume, grace));
-        assert_message(said, &stall.cause.message, &["volume claim"]);
+        assert_message(message, &stall.cause.message, &["volume claim"]);
     }
 }
 

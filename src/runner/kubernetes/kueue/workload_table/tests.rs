@@ -76,7 +76,7 @@ fn a_refusal_is_reported_when_it_has_lasted_for_its_grace() {
     let mut table = began([object(1, 0, 0, never)], start);
     assert_eq!(table.due(), Some(start + GRACE));
 
-    // Kueue says something else meanwhile, and then the same again: the time counts anew.
+    // Kueue reports something else meanwhile: the grace starts again.
     let middle = start + GRACE / 2;
     table.apply(Event::Apply(object(1, 0, 0, "")), middle);
     assert_eq!(table.due(), None);
