@@ -61,6 +61,7 @@ SMOKE = {
     "test_rights": {"test_every_right_of_the_role_has_a_test"},
     "test_replicas": {"test_two_replicas_that_die_and_sleep_lose_nothing_and_double_nothing"},
     "test_doctor": {"test_under_exactly_the_role_all_is_well"},
+    "test_reachable": {"test_a_pod_reaches_the_daemon_by_the_name_of_a_service"},
 }
 SDK = HERE.parent / "sdk"
 # The one who asks with the SDK is the same there. Behind, for some names are in both folders.

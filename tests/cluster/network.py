@@ -49,6 +49,8 @@ class Network:
         self.folder = folder
         self.settings = {"defaults": self.defaults(), "rules": []}
         self.flags = []
+        # Where daemons listen for HTTP: other than on loopback for tests whose pods send requests.
+        self.http = "127.0.0.1:0"
         self.daemons = 0
         # Google's clients read it when they are made.
         os.environ["PUBSUB_EMULATOR_HOST"] = emulator
@@ -125,7 +127,7 @@ class Network:
             *("--store", f"sqlite:{self.store}", "--data", self.folder / f"{name}.data"),
             *("--namespace", self.namespace, "--images", self.cluster.repository),
             *("--service-account", "default", "--settings", settings),
-            *("--http", "127.0.0.1:0", "--replica", name),
+            *("--http", self.http, "--replica", name),
             *("--env", f"PUBSUB_EMULATOR_HOST={pods_pubsub}", *flags),
             *(("--log-format", "json") if command == "serve" else ()),
         ]

@@ -154,9 +154,13 @@ def test_a_pod_reaches_the_host_and_the_api_server(own_cluster, namespace):
 
 
 def test_a_service_answers_a_question_from_a_pod(own_cluster, namespace, emulator, as_google):
+    assert_answered(own_cluster, namespace, emulator, as_google(namespace, emulator))
+
+
+def assert_answered(cluster, namespace, emulator, google, **pod_fields):
+    """Runs a question in a pod that has what `as_google` gives and these fields of its own."""
     pubsub = pytest.importorskip("google.cloud.pubsub_v1")
     topic, seen = prepare_topic(pubsub, emulator)
-    google = as_google(namespace, emulator)
     env = google["env"] | {
         "TWINED_SERVICES_TOPIC_NAME": topic,
         "COMPUTE_PROVIDER": "GOOGLE_KUEUE",
@@ -164,15 +168,15 @@ def test_a_service_answers_a_question_from_a_pod(own_cluster, namespace, emulato
     }
     command = ["octue", "twined", "question", "ask-local"]
     command += ["--attributes", json.dumps(question()), "--input-values", "[1, 2]"]
-    job = jobs.job(namespace, "asked", own_cluster.image(ECHO), *command, env=env)
+    job = jobs.job(namespace, "asked", cluster.image(ECHO), *command, env=env)
     pod = job["spec"]["template"]["spec"]
-    pod["volumes"] = google["volumes"]
+    pod.update(pod_fields, volumes=google["volumes"])
     pod["containers"][0]["volumeMounts"] = google["volumeMounts"]
 
-    own_cluster.kubectl.create(job)
+    cluster.kubectl.create(job)
 
-    ended = jobs.wait_for_end(own_cluster, namespace, "asked")
-    assert ended == "Complete", own_cluster.kubectl("logs", "-n", namespace, "job/asked")
+    ended = jobs.wait_for_end(cluster, namespace, "asked")
+    assert ended == "Complete", cluster.kubectl("logs", "-n", namespace, "job/asked")
     result = next(event for event in seen() if event["kind"] == "result")
     assert result["output_values"] == {"received": [1, 2], "type": "list"}
 
