@@ -1,212 +1,275 @@
-//! Questions as Jobs of Kubernetes.
+//! Runs each question as a Kubernetes Job.
 //!
 //! ```text
-//! launch ─► Job ─► (its turn: Kueue's, or ours) ─► pod ─► its end ─► settle
+//! launch ─► Job ─► admission (Kueue's, or ours) ─► pod ─► its end ─► settle
 //!            │                                      │
-//!            └────────────► watch ◄─────────────────┘
+//!            └───────────► watches ◄────────────────┘
 //!                             │
-//!                           table ─► states
-//!                             └────► what is stuck is ended, evictions are put on record
+//!                           state ─► states of runs, to listeners
+//!                             └────► actions: stop what is stalled, record evictions
 //! ```
 //!
-//! What is, is in the cluster: a Job is a question that was launched, its annotations say all that
-//! a report needs, and its label says whether its end has been dealt with. The process holds nothing
-//! that it could not read again, and any number of them may run at once.
+//! The cluster holds everything: a Job is a question that was launched, its annotations contain all
+//! that a report needs, and a label tells whether its end has been dealt with. The process holds
+//! nothing that it could not read again, and any number of replicas may run at once.
 //!
-//! A Job is never ended by deleting it, for then there would be nothing left to say why: the reason
-//! is written on it, and its own deadline is made to pass. When its last pod has gone it is
-//! finished, whoever looks; then its end is reported, by the one that claims it, and it is settled.
+//! A Job is never deleted to end it, because then nothing would be left that tells why. Instead the
+//! cause is written to the Job, and its own deadline is made to pass. When its last pod is gone the Job
+//! is finished. One replica claims the report of its end, publishes it, and settles the Job.
+//!
+//! The modules form layers; each names only those below it:
+//!
+//! ```text
+//! kubernetes      owns all of these; implements Runner and Coordinator
+//! launcher, canceller, settler, claims, reconciler, admission, queue_updates, watches
+//! job_writer      changes Jobs, and keeps the state up to date
+//! state           what is known of the cluster; listeners
+//! observed        a Job and a pod, in brief
+//! api, election   typed calls of the API server; which replica leads
+//! ```
 
-pub mod settings;
-pub mod job;
+mod admission;
+mod api;
+mod canceller;
+mod claims;
+mod election;
+mod failure;
 mod inputs;
+pub mod job;
+mod job_writer;
+mod kueue;
+mod launcher;
+mod observed;
+pub(crate) mod preflight;
+pub(crate) mod quantity;
+mod queue_updates;
+mod reconciler;
 mod refusal;
 mod reserved;
-pub(crate) mod quantity;
-mod failure;
-pub mod table;
-pub mod call;
-pub mod lean;
-pub mod watch;
-pub mod kueue;
-pub mod limits;
-pub mod lease;
-pub(crate) mod preflight;
-pub mod cluster;
-pub mod launch;
-pub mod ends;
-pub mod acts;
-pub mod release;
+pub mod settings;
+mod settler;
+pub mod state;
+mod watches;
+
 use crate::event::RunId;
 use crate::runner::{
     Claim, Coordinator, LaunchRequest, Relaunch, RunEnd, RunState, Runner, RunnerError,
 };
+use crate::tasks::Tasks;
+use admission::Admission;
+use api::{ApiClient, ApiError};
 use async_trait::async_trait;
-use call::{CallError, Calls};
-use cluster::Cluster;
+use canceller::Canceller;
+use claims::ReportClaims;
+use election::{LeaderElection, Leadership};
 use futures_util::stream::BoxStream;
 use job::JobDefaults;
+use job_writer::JobWriter;
 use kube::{Client, Config};
 use kueue::Kueue;
-use lease::Leader;
+use launcher::Launcher;
+use reconciler::Reconciler;
 use settings::NetworkSettings;
-use std::sync::{Arc, Mutex, PoisonError};
+use settler::Settler;
+use state::ClusterState;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{oneshot, watch as channel};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
-/// How long the API server may leave a call without a byte of its answer, before its connection is
-/// given up. (A watch is given up after 35 s by itself.)
-const SILENCE: Duration = Duration::from_secs(60);
+/// How long a connection to the API server may be silent during a call before it is closed. (A watch
+/// is reopened after 35 s of silence anyway.)
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a runner waits to see what is, when it starts.
-const START: Duration = Duration::from_secs(60);
+/// How long a starting runner waits for the lists of all Jobs and pods.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How a runner is set up.
 #[derive(Debug)]
-pub struct Options {
+pub struct KubernetesOptions {
     /// What all its Jobs have in common.
-    pub network: JobDefaults,
-    /// What its questions may have.
+    pub defaults: JobDefaults,
+    /// What each service may have.
     pub settings: Arc<NetworkSettings>,
-    /// The name of the Lease that its replicas share.
-    pub lease: String,
-    /// Which of the replicas this is.
+    /// The name of the Lease that all replicas share.
+    pub lease_name: String,
+    /// This replica's alone: the name of its pod.
     pub identity: String,
-    /// How many launches are under way at once.
-    pub launches: usize,
+    /// How many Jobs are created at once.
+    pub max_concurrent_launches: usize,
 }
 
-/// Runs questions as Jobs.
-///
-/// When it is dropped or stopped, all that runs runs on.
+/// Runs questions as Jobs. When it is dropped, all runs go on.
 #[derive(Debug)]
 pub struct KubernetesRunner {
-    cluster: Arc<Cluster>,
-    held: Mutex<Held>,
-    /// Cancelled when another replica may lead.
-    stop: CancellationToken,
-    /// Cancelled when a task has ended.
-    died: CancellationToken,
+    state: Arc<ClusterState>,
+    launcher: Launcher,
+    canceller: Canceller,
+    settler: Settler,
+    claims: ReportClaims,
+    leadership: Leadership,
 }
 
-#[derive(Debug, Default)]
-struct Held {
-    /// What ends by itself when it is told to.
-    leading: JoinSet<()>,
-    /// What goes on for ever.
-    tasks: JoinSet<()>,
+/// What a runner does in the background.
+#[derive(Debug)]
+pub struct BackgroundWork {
+    api: ApiClient,
+    state: Arc<ClusterState>,
+    reconciler: Reconciler,
+    admission: Admission,
+    election: LeaderElection,
 }
 
 /// Why a runner could not be started.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no configuration of a cluster to be found.
+pub enum KubernetesStartError {
+    /// There is no configuration of a cluster.
     #[error("no cluster is configured: run in one, or name a kubeconfig by KUBECONFIG")]
     Config(#[source] kube::config::InferConfigError),
     /// The configuration cannot be used.
-    #[error("failed to make a client of the cluster")]
+    #[error("failed to create a client of the cluster")]
     Client(#[source] kube::Error),
-    /// The API server does not tell what there is.
+    /// The API server did not list all Jobs and pods.
     #[error(
-        "failed to see the Jobs and pods of namespace `{0}` in {seconds} s: `twined doctor` says \
-         what is missing", seconds = START.as_secs()
+        "failed to list the Jobs and pods of namespace `{namespace}` in {seconds} s: `twined doctor` \
+         says what is missing", seconds = START_TIMEOUT.as_secs()
     )]
-    Blind(String),
+    List {
+        /// The namespace.
+        namespace: String,
+    },
 }
 
 // === impl KubernetesRunner ===
 
 impl KubernetesRunner {
-    /// A client of the cluster that we run in, or that the kubeconfig names.
-    pub async fn client() -> Result<Client, StartError> {
-        let mut config = Config::infer().await.map_err(StartError::Config)?;
-        config.read_timeout = Some(SILENCE);
+    /// A client of the cluster that the process runs in, or that the kubeconfig names.
+    pub async fn client() -> Result<Client, KubernetesStartError> {
+        let mut config = Config::infer().await.map_err(KubernetesStartError::Config)?;
+        config.read_timeout = Some(READ_TIMEOUT);
         config.reset_reader_on_write = true;
-        Client::try_from(config).map_err(StartError::Client)
+        Client::try_from(config).map_err(KubernetesStartError::Client)
     }
 
-    /// Starts to watch. When it returns, all runs that there are have been seen.
-    pub async fn start(options: Options, client: Client) -> Result<Self, StartError> {
-        let namespace = options.network.namespace.clone();
-        let calls = Calls::new();
-        let Options { lease, identity, .. } = &options;
-        let (leader, leads, until) =
-            Leader::new(client.clone(), calls.clone(), &namespace, lease, identity);
-        let (stop, died) = (CancellationToken::new(), CancellationToken::new());
-        let (mut leading, mut tasks) = (JoinSet::new(), JoinSet::new());
-        let kueue = Kueue::new();
-        let listen = kueue.clone();
-        let listen = {
-            let (client, namespace, stop) = (client.clone(), namespace.clone(), stop.clone());
-            async move { listen.run(client, &namespace, stop).await }
+    /// Starts a runner, whose work goes on in `tasks`. When it returns, all existing runs are in its
+    /// state.
+    pub async fn start(
+        options: KubernetesOptions,
+        client: Client,
+        tasks: &mut Tasks,
+    ) -> Result<Self, KubernetesStartError> {
+        let (runner, work) = Self::assemble(options, client);
+        work.start(tasks).await?;
+        Ok(runner)
+    }
+
+    /// A runner and its work, which has not started.
+    pub fn assemble(options: KubernetesOptions, client: Client) -> (Self, BackgroundWork) {
+        let KubernetesOptions { defaults, settings, .. } = options;
+        let KubernetesOptions { lease_name, identity, max_concurrent_launches, .. } = options;
+        let api = ApiClient::new(client, &defaults);
+        let state = ClusterState::new(settings.waiting);
+        let (election, leadership) = LeaderElection::new(api.clone(), &lease_name, &identity);
+        let admission = Admission::new(
+            JobWriter::new(api.clone(), Arc::clone(&state)),
+            Arc::clone(&state),
+            leadership.clone(),
+            Arc::clone(&settings),
+        );
+        let work = BackgroundWork {
+            api: api.clone(),
+            state: Arc::clone(&state),
+            reconciler: Reconciler::new(api.clone(), Arc::clone(&state)),
+            admission,
+            election,
         };
-        let cluster = Cluster::new(options, client, calls, kueue, (leads, until));
-        let (listed, all_jobs) = oneshot::channel();
-        tasks.spawn(forever(&died, watch::jobs(Arc::clone(&cluster), listed)));
-        let (listed, all_pods) = oneshot::channel();
-        let pods = watch::pods(Arc::clone(&cluster), listed);
-        // Pods of Jobs that are not known are forgotten soon: so the Jobs come first.
-        let seen = async {
-            all_jobs.await.ok()?;
-            tasks.spawn(forever(&died, pods));
-            all_pods.await.ok()
+        let launcher = Launcher::new(
+            api.clone(),
+            Arc::clone(&state),
+            settings,
+            defaults,
+            max_concurrent_launches,
+        );
+        let claims =
+            ReportClaims::new(api.clone(), Arc::clone(&state), leadership.clone(), identity);
+        let runner = Self {
+            launcher,
+            canceller: Canceller::new(api.clone(), Arc::clone(&state)),
+            settler: Settler::new(api, Arc::clone(&state)),
+            claims,
+            leadership,
+            state,
         };
-        if !matches!(tokio::time::timeout(START, seen).await, Ok(Some(()))) {
-            return Err(StartError::Blind(namespace));
-        }
-        leading.spawn(listen);
-        tasks.spawn(forever(&died, acts::hear(Arc::clone(&cluster))));
-        tasks.spawn(forever(&died, acts::act(Arc::clone(&cluster))));
-        tasks.spawn(forever(&died, release::release(Arc::clone(&cluster))));
-        leading.spawn(leader.run(stop.clone()));
-        Ok(Self { cluster, held: Mutex::new(Held { leading, tasks }), stop, died })
+        (runner, work)
     }
 
-    /// Returns when one of its tasks has ended, which none does unless it panicked. A runner half of
-    /// which is dead looks alive, so its process is to end then.
-    pub async fn ended(&self) {
-        self.died.cancelled().await;
-    }
-
-    /// Lets go of everything: another replica may lead at once. The streams of states end.
-    pub async fn stop(&self) {
-        self.stop.cancel();
-        let Held { mut leading, mut tasks } =
-            std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
-        tasks.shutdown().await;
-        // It gives the Lease back, and ends.
-        while leading.join_next().await.is_some() {}
-        self.cluster.hush();
+    /// What is known of the cluster.
+    pub fn state(&self) -> &ClusterState {
+        &self.state
     }
 }
 
-/// Says when a task has ended, in whatever way.
-fn forever(
-    died: &CancellationToken,
-    task: impl Future<Output = ()> + Send + 'static,
-) -> impl Future<Output = ()> + Send + 'static {
-    let died = died.clone().drop_guard();
-    async move {
-        task.await;
-        drop(died);
+// === impl BackgroundWork ===
+
+impl BackgroundWork {
+    /// Starts the work, after all existing Jobs and pods are in the state.
+    async fn start(self, tasks: &mut Tasks) -> Result<(), KubernetesStartError> {
+        let Self { api, state, reconciler, admission, election } = self;
+        Self::watch(&api, &state, tasks).await?;
+        let kueue = Kueue::new();
+        let queue_updates = queue_updates::follow_queues(kueue.clone(), state);
+        let (client, stop) = (api.client(), tasks.stop());
+        tasks.spawn("kueue watch", async move { kueue.run(client, api.namespace(), stop).await });
+        tasks.spawn_endless("queue updates", queue_updates);
+        tasks.spawn_endless("reconciler", reconciler.run());
+        tasks.spawn_endless("admission", admission.run());
+        let stop = tasks.stop();
+        tasks.spawn("leader election", election.run(stop));
+        Ok(())
+    }
+
+    async fn watch(
+        api: &ApiClient,
+        state: &Arc<ClusterState>,
+        tasks: &mut Tasks,
+    ) -> Result<(), KubernetesStartError> {
+        let (listed, all_jobs) = oneshot::channel();
+        let jobs = watches::watch_jobs(api.clone(), Arc::clone(state), listed);
+        tasks.spawn_endless("job watch", jobs);
+        let (listed, all_pods) = oneshot::channel();
+        let pods = watches::watch_pods(api.clone(), Arc::clone(state), listed);
+        let listed = async {
+            // The Jobs come first, because pods of unknown Jobs are soon forgotten.
+            all_jobs.await.ok()?;
+            tasks.spawn_endless("pod watch", pods);
+            all_pods.await.ok()
+        };
+        match tokio::time::timeout(START_TIMEOUT, listed).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) | Err(_) => {
+                Err(KubernetesStartError::List { namespace: api.namespace().to_owned() })
+            }
+        }
+    }
+
+    /// Reconciles for ever, and does nothing else.
+    pub fn reconcile(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.reconciler.clone().run()
     }
 }
 
 #[async_trait]
 impl Runner for KubernetesRunner {
     async fn launch(&self, launch: LaunchRequest<'_>) -> Result<(), RunnerError> {
-        self.cluster.launch(&launch).await
+        self.launcher.launch(&launch).await
     }
 
     async fn cancel(&self, question: Uuid) -> Result<bool, RunnerError> {
-        self.cluster.cancel(question).await.map_err(|error| failed("cancel", question, error))
+        self.canceller.cancel(question).await.map_err(failed("cancel", question))
     }
 
     async fn end_run(&self, run: RunId) -> Result<(), RunnerError> {
-        self.cluster.end_run(run).await.map_err(|error| failed("end", run.question, error))
+        self.canceller.end_run(run).await.map_err(failed("end", run.question))
     }
 
     async fn relaunch(
@@ -214,35 +277,35 @@ impl Runner for KubernetesRunner {
         state: &RunState,
         end: &RunEnd,
     ) -> Result<Option<Relaunch>, RunnerError> {
-        self.cluster.relaunch(state, end).await
+        // It holds two Jobs across its calls.
+        Box::pin(self.launcher.relaunch(state, end)).await
     }
 
     async fn has(&self, run: RunId) -> Result<bool, RunnerError> {
-        self.cluster.has(run).await.map_err(|error| failed("look for", run.question, error))
+        self.settler.has(run).await.map_err(failed("look up", run.question))
     }
 
     async fn settle(&self, run: RunId) -> Result<(), RunnerError> {
-        self.cluster.settle(run).await.map_err(|error| failed("settle", run.question, error))
+        self.settler.settle(run).await.map_err(failed("settle", run.question))
     }
 
     fn states(&self) -> BoxStream<'static, RunState> {
-        self.cluster.listen().stream()
+        self.state.listen().stream()
     }
 }
 
 #[async_trait]
 impl Coordinator for KubernetesRunner {
     async fn claim_report(&self, run: RunId, report: Uuid) -> Result<Claim, RunnerError> {
-        let claimed = self.cluster.claim_report(run, report).await;
-        claimed.map_err(|error| failed("claim the report of", run.question, error))
+        let claimed = self.claims.claim(run, report).await;
+        claimed.map_err(failed("claim the report of", run.question))
     }
 
-    fn leadership(&self) -> channel::Receiver<bool> {
-        self.cluster.leads.clone()
+    fn leadership(&self) -> watch::Receiver<bool> {
+        self.leadership.subscribe()
     }
 }
 
-/// What a call's error means for the run. Only a launch can be refused for good.
-fn failed(verb: &'static str, question: Uuid, error: CallError) -> RunnerError {
-    RunnerError::Unavailable { verb, question, source: Box::new(error) }
+fn failed(verb: &'static str, question: Uuid) -> impl FnOnce(ApiError) -> RunnerError {
+    move |error| error.into_runner_error(verb, question)
 }

@@ -1,8 +1,8 @@
-//! Who listens to the states of runs.
+//! The listeners to the states of runs.
 //!
-//! A listener has a mailbox that holds, of each run, the latest state that it has not read. So
-//! nobody waits for a slow one, one that never reads costs no more than a copy of what is, and
-//! none misses an end: it is the last state of a run.
+//! The mailbox of a listener holds the latest unread state of each run. So a slow listener delays
+//! nothing, one that never reads costs a copy of the present states, and none misses an end, because
+//! it is the last state of a run.
 
 use crate::event::RunId;
 use crate::runner::RunState;
@@ -11,13 +11,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::Notify;
 
-/// All who listen. When it is dropped, their streams end.
+/// All listeners. When this is dropped, their streams end.
 #[derive(Debug, Default)]
 pub struct Listeners {
     mailboxes: Vec<Weak<Mailbox>>,
 }
 
-/// What one listener has not read yet.
+/// What one listener has not read.
 #[derive(Debug, Default)]
 pub struct Mailbox {
     pending: Mutex<Pending>,
@@ -27,7 +27,7 @@ pub struct Mailbox {
 #[derive(Debug, Default)]
 struct Pending {
     states: BTreeMap<RunId, RunState>,
-    /// The order in which to read them: each once.
+    /// The order in which they are read, each once.
     order: VecDeque<RunId>,
     closed: bool,
 }
@@ -35,18 +35,18 @@ struct Pending {
 // === impl Listeners ===
 
 impl Listeners {
-    /// Takes in a listener, with what is.
+    /// Adds a listener, which gets these states first.
     pub fn add(&mut self, mailbox: &Arc<Mailbox>, states: impl Iterator<Item = RunState>) {
         states.for_each(|state| mailbox.put(state));
         self.mailboxes.push(Arc::downgrade(mailbox));
     }
 
-    /// Tells all of a change.
-    pub fn tell(&mut self, state: &RunState) {
+    /// Publishes a changed state to all listeners.
+    pub fn notify(&mut self, state: &RunState) {
         self.each(|mailbox| mailbox.put(state.clone()));
     }
 
-    /// Takes back what is not read yet of a run.
+    /// Drops the unread states of a run.
     pub fn forget(&mut self, run: RunId) {
         self.each(|mailbox| {
             let mut pending = mailbox.pending();
@@ -76,7 +76,7 @@ impl Drop for Listeners {
 // === impl Mailbox ===
 
 impl Mailbox {
-    /// What comes in, to the end of the runner.
+    /// The states as they come, until the runner ends.
     pub fn stream(self: Arc<Self>) -> BoxStream<'static, RunState> {
         unfold(self, async |mailbox| {
             let state = mailbox.next().await?;
@@ -85,7 +85,7 @@ impl Mailbox {
         .boxed()
     }
 
-    /// Nothing more comes.
+    /// Ends the stream.
     pub fn close(&self) {
         self.pending().closed = true;
         self.changed.notify_one();
@@ -113,13 +113,13 @@ impl Mailbox {
                     return None;
                 }
             }
-            // One permit is kept for a change between the look and here.
+            // `notify_one` keeps a permit for a change since the check above.
             self.changed.notified().await;
         }
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
-        // Nothing is left half done where the lock is held.
+        // No change panics halfway.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -151,14 +151,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listener_gets_what_is_then_what_changes_then_the_end() {
+    async fn a_listener_gets_present_states_then_changes_then_the_end() {
         let mut listeners = Listeners::default();
         let mailbox = Arc::new(Mailbox::default());
         listeners.add(&mailbox, [state(2, 0), state(1, 0)].into_iter());
         let mut stream = mailbox.stream();
 
         assert_eq!(seen(stream.next().await), Some((2, 0)));
-        listeners.tell(&state(2, 1));
+        listeners.notify(&state(2, 1));
         assert_eq!(seen(stream.next().await), Some((1, 0)));
         assert_eq!(seen(stream.next().await), Some((2, 1)));
         drop(listeners);
@@ -166,13 +166,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_listener_gets_the_latest_and_nothing_that_is_settled() {
+    async fn a_slow_listener_gets_the_latest_states_and_none_of_a_forgotten_run() {
         let mut listeners = Listeners::default();
         let mailbox = Arc::new(Mailbox::default());
         listeners.add(&mailbox, std::iter::empty());
         for change in 0..1000 {
-            listeners.tell(&state(1, change));
-            listeners.tell(&state(2, change));
+            listeners.notify(&state(1, change));
+            listeners.notify(&state(2, change));
         }
         listeners.forget(state(2, 0).run);
         assert_eq!(mailbox.pending().order.len(), 1);
@@ -184,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_kept_for_one_who_has_gone() {
+    fn a_dropped_mailbox_is_removed() {
         let mut listeners = Listeners::default();
         let mailbox = Arc::new(Mailbox::default());
         listeners.add(&mailbox, std::iter::empty());
         drop(mailbox);
-        listeners.tell(&state(1, 0));
+        listeners.notify(&state(1, 0));
         assert!(listeners.mailboxes.is_empty());
     }
 }

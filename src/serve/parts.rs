@@ -11,7 +11,7 @@ use crate::runner::kubernetes::job::JobDefaults;
 use crate::runner::kubernetes::settings::{
     NetworkSettings, ObjectName, ResourceFields, ServiceFields,
 };
-use crate::runner::kubernetes::{self, KubernetesRunner};
+use crate::runner::kubernetes::{KubernetesOptions, KubernetesRunner, KubernetesStartError};
 use crate::runner::process::{self, ProcessRunner};
 use crate::runner::{Coordinator, Runner};
 use crate::sdk::variables as variable;
@@ -26,7 +26,6 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tracing::error;
 
 /// What a view keeps: more than a question usually takes, and what a small disk has room for. What
 /// is older is asked of the store.
@@ -162,24 +161,17 @@ pub async fn pods(
     tasks: &mut Tasks,
 ) -> Result<(Running, Arc<dyn ServiceRegistry>), ServeError> {
     let KubernetesSettings { lease, launches, .. } = kubernetes;
-    let options = kubernetes::Options {
-        network: network(settings, kubernetes, variables),
+    let options = KubernetesOptions {
+        defaults: network(settings, kubernetes, variables),
         settings: Arc::new(services),
-        lease: lease.clone(),
+        lease_name: lease.clone(),
         identity: settings.replica.clone(),
-        launches: *launches,
+        max_concurrent_launches: *launches,
     };
-    let failed = |error: kubernetes::StartError| ServeError::Runner(error.into());
+    let failed = |error: KubernetesStartError| ServeError::Runner(error.into());
     let client = KubernetesRunner::client().await.map_err(failed)?;
-    let runner = Arc::new(KubernetesRunner::start(options, client).await.map_err(failed)?);
-    let (watched, stop) = (Arc::clone(&runner), tasks.stop());
-    tasks.spawn("runner", async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = watched.ended() => error!("a task of the Kubernetes runner ended"),
-        }
-    });
-    Ok((Running::Kubernetes(runner), Arc::new(Allowed)))
+    let runner = KubernetesRunner::start(options, client, tasks).await.map_err(failed)?;
+    Ok((Running::Kubernetes(Arc::new(runner)), Arc::new(Allowed)))
 }
 
 /// Questions as processes, and the revisions of the given services.
@@ -251,7 +243,8 @@ impl Running {
     /// Lets go of it. What runs runs on.
     pub async fn stop(self) {
         match self {
-            Self::Kubernetes(runner) => runner.stop().await,
+            // Its work is among the tasks of the daemon.
+            Self::Kubernetes(_) => {}
             Self::Process(runner) => runner.stop().await,
         }
     }

@@ -79,7 +79,7 @@ def test_what_is_evicted_four_times_is_started_no_more(network):
         deaths.settled(network, parent)
 
     assert event["exception_type"] == "InterruptedError"
-    assert "taken away 4 times" in event["exception_message"]
+    assert "evicted 4 times" in event["exception_message"]
     assert "Ask again later" in event["exception_message"]
     told = [said for said in parent.logs() if TAKEN in said]
     assert [f"eviction {times}" in said for times, said in enumerate(told, 1)] == [True] * 3

@@ -170,7 +170,7 @@ def test_who_waits_for_too_long_is_told(fake_network):
             exception = second.exception(within=30)
             assert exception["exception_type"] == "TimeoutError"
             assert "waited for 15 seconds" in exception["exception_message"]
-            assert "1 questions may run at once" in exception["exception_message"]
+            assert "limit of 1 concurrent questions is reached" in exception["exception_message"]
             gone = lambda: network.job(second.question_uuid) is None  # noqa: E731
             network.cluster.wait_for(gone, "its Job is gone", within=10)
         assert not first.received("exception")

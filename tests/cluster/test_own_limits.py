@@ -74,7 +74,7 @@ def test_what_waits_is_told_why_and_goes_in_order(fake_network):
             asked.append(parent)
             wait_for_job(network, parent)
         assert waits(network.job(asked[4].question_uuid))
-        wait_for_note(asked[4], "of the whole network, 1 questions may run at once")
+        wait_for_note(asked[4], "the network's limit of 1 concurrent questions is reached")
         for parent in asked:
             parent.end()
         began = [network.job(parent.question_uuid)["status"]["startTime"] for parent in asked]

@@ -49,6 +49,36 @@ const ADAPTERS: [&str; 5] = [
 /// that it can be moved out.
 const EMULATOR: (&str, &[&str]) = ("pubsub::emulator", &["request_guard"]);
 
+/// The layers of the Kubernetes runner: what each module may name of the others. `kubernetes` itself
+/// owns all of them.
+const KUBERNETES_LAYERS: &[(&str, &[&str])] = &[
+    // Below the API server: pure.
+    ("quantity", &[]),
+    ("refusal", &[]),
+    ("reserved", &[]),
+    ("settings", &["quantity", "reserved"]),
+    ("inputs", &["refusal", "reserved", "settings"]),
+    ("job", &["inputs", "quantity", "refusal", "reserved", "settings"]),
+    ("failure", &[]),
+    // The API server, and what it shows.
+    ("api", &["job"]),
+    ("election", &["api"]),
+    ("kueue", &["api", "failure"]),
+    ("preflight", &["job", "refusal", "settings"]),
+    ("observed", &["failure", "job"]),
+    ("state", &["failure", "job", "observed"]),
+    ("job_writer", &["api", "job", "observed", "state"]),
+    // The work.
+    ("watches", &["api", "observed", "state"]),
+    ("queue_updates", &["kueue", "state"]),
+    ("launcher", &["api", "job", "job_writer", "observed", "refusal", "settings", "state"]),
+    ("canceller", &["api", "job_writer", "observed", "state"]),
+    ("settler", &["api", "job", "job_writer", "observed", "state"]),
+    ("claims", &["api", "election", "job", "job_writer", "observed", "state"]),
+    ("reconciler", &["api", "failure", "job", "job_writer", "observed", "state"]),
+    ("admission", &["api", "election", "job_writer", "observed", "settings", "state"]),
+];
+
 /// Where an outside crate may be named.
 const CRATES: [(&str, &[&str]); 15] = [
     ("nix", &["store/sqlite"]),
@@ -108,6 +138,40 @@ fn only_roots_name_adapters() {
         }
     }
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn the_kubernetes_runner_keeps_its_layers() {
+    let layers: BTreeMap<_, _> = KUBERNETES_LAYERS.iter().copied().collect();
+    let mut broken = Vec::new();
+    let mut seen = 0;
+    for Source { path, module, code } in sources() {
+        let ["runner", "kubernetes", layer, ..] =
+            &*module.iter().map(|it| &**it).collect::<Vec<_>>()
+        else {
+            continue;
+        };
+        let Some(allowed) = layers.get(layer) else {
+            broken.push(format!("{}: `{layer}` has no rule in this test", path.display()));
+            continue;
+        };
+        for other in layers.keys() {
+            let named = names(&code, &format!("crate::runner::kubernetes::{other}"));
+            seen += usize::from(named);
+            if named && other != layer && !allowed.contains(other) {
+                broken.push(format!("{}: `{layer}` names `{other}`", path.display()));
+            }
+        }
+        // Types of the runner itself come from above all layers.
+        let above = code.match_indices("crate::runner::kubernetes::").any(|(at, path)| {
+            code[at + path.len()..].starts_with(|first: char| first.is_uppercase())
+        });
+        if above {
+            broken.push(format!("{}: `{layer}` names a type of `kubernetes`", path.display()));
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(seen > 20, "this test no longer sees imports: it saw {seen}");
 }
 
 #[test]

@@ -133,7 +133,7 @@ impl Cluster {
         if state.phase != RunPhase::Settled {
             self.states.lock().unwrap().insert(state.run, state.clone());
         }
-        self.listeners.lock().unwrap().tell(&state);
+        self.listeners.lock().unwrap().notify(&state);
     }
 
     fn count(&self, verb: &str) -> usize {

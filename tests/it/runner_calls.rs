@@ -1,4 +1,4 @@
-//! What a runner makes of answers that a real cluster gives only now and then.
+//! The Kubernetes runner and answers that a real cluster gives only rarely.
 
 use crate::api_server::{ApiServer, NAMESPACE};
 use crate::runner_contract::{Ask, GOOD, Watch};
@@ -7,90 +7,83 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
-use twined::event::{Inputs, SruidBuf, Timestamp};
-use twined::runner::kubernetes::Options;
-use twined::runner::kubernetes::acts;
-use twined::runner::kubernetes::call::Calls;
-use twined::runner::kubernetes::cluster::Cluster;
+use twined::event::{Inputs, Timestamp};
 use twined::runner::kubernetes::job::{JobDefaults, annotation, label};
-use twined::runner::kubernetes::kueue::Kueue;
 use twined::runner::kubernetes::settings::{NetworkSettings, ServiceFields};
-use twined::runner::{Claim, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, RunnerError};
+use twined::runner::kubernetes::{BackgroundWork, KubernetesOptions, KubernetesRunner};
+use twined::runner::{
+    Claim, Coordinator, EndReason, RunEnd, RunPhase, RunState, Runner, RunnerError,
+};
 use uuid::Uuid;
 
 /// A runner without its watches.
 struct World {
     server: Arc<ApiServer>,
-    cluster: Arc<Cluster>,
+    runner: KubernetesRunner,
+    work: BackgroundWork,
 }
 
 impl World {
     fn new(settings: &str) -> Self {
         let server = Arc::<ApiServer>::default();
-        let cluster = replica(&server, settings, "one");
-        Self { server, cluster }
+        let (runner, work) = replica(&server, settings, "one");
+        Self { server, runner, work }
     }
 
     async fn launch(&self, ask: &Ask) -> Result<(), RunnerError> {
-        let recipient: SruidBuf = ask.recipient.parse().unwrap();
-        let launch = LaunchRequest {
-            run: ask.run,
-            recipient: &recipient,
-            parent_question: ask.parent_question,
-            attributes: &ask.attributes,
-            inputs: ask.inputs,
-        };
-        self.cluster.launch(&launch).await
+        ask.launch(&self.runner).await
     }
 
-    fn acts(&self) -> JoinSet<()> {
+    fn reconcile(&self) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
-        tasks.spawn(acts::act(Arc::clone(&self.cluster)));
+        tasks.spawn(self.work.reconcile());
         tasks
     }
 
     fn watch(&self) -> Watch {
-        Watch::over(self.cluster.listen().stream())
+        Watch::of(&self.runner)
     }
 }
 
-fn replica(server: &Arc<ApiServer>, settings: &str, identity: &str) -> Arc<Cluster> {
-    let options = Options {
-        network: JobDefaults {
+fn replica(
+    server: &Arc<ApiServer>,
+    settings: &str,
+    identity: &str,
+) -> (KubernetesRunner, BackgroundWork) {
+    let options = KubernetesOptions {
+        defaults: JobDefaults {
             namespace: NAMESPACE.into(),
             images: "registry.test".into(),
             topic: "tests.octue.twined.services".into(),
             environment: Vec::new(),
         },
         settings: Arc::new(NetworkSettings::read(settings, ServiceFields::default()).unwrap()),
-        lease: "twined".into(),
+        lease_name: "twined".into(),
         identity: identity.into(),
-        launches: 8,
+        max_concurrent_launches: 8,
     };
-    let leads = (watch::channel(true).1, watch::channel(None).1);
-    Cluster::new(options, server.client(), Calls::new(), Kueue::new(), leads)
+    KubernetesRunner::assemble(options, server.client())
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_was_made_while_all_were_listed_is_not_taken_for_deleted() {
+async fn a_job_that_is_created_during_a_list_does_not_count_as_deleted() {
     let world = World::new("");
     let ask = Ask::of(GOOD);
     world.launch(&ask).await.unwrap();
     let mut watch = world.watch();
-    let _acts = world.acts();
+    let _reconciler = world.reconcile();
 
-    world.cluster.jobs_are(&HashSet::new());
+    world.runner.state().jobs_listed(&HashSet::new());
     tokio::time::sleep(Duration::from_secs(2)).await;
 
-    assert!(world.cluster.has(ask.run).await.unwrap());
+    assert!(world.runner.has(ask.run).await.unwrap());
     watch.until(ask.run, |phase| matches!(phase, RunPhase::Starting { .. })).await;
     assert!(watch.is_quiet());
 }
 
 #[tokio::test]
-async fn a_job_that_went_while_nobody_saw_is_missed_though_the_api_server_fails_for_a_while() {
+async fn a_job_that_is_deleted_unseen_is_noticed_though_the_api_server_fails_for_a_while() {
     let world = World::new("");
     let (deleted, settled, strangers) = (Ask::of(GOOD), Ask::of(GOOD), Ask::of(GOOD));
     for ask in [&deleted, &settled, &strangers] {
@@ -102,9 +95,9 @@ async fn a_job_that_went_while_nobody_saw_is_missed_though_the_api_server_fails_
     world.server.change(&strangers.run.to_string(), label(label::TOPIC, "another"));
     world.server.fail((Method::GET, "jobs"), (500, "InternalError"), 4);
     let mut watch = world.watch();
-    let _acts = world.acts();
+    let _reconciler = world.reconcile();
 
-    world.cluster.jobs_are(&HashSet::new());
+    world.runner.state().jobs_listed(&HashSet::new());
 
     for ask in [&deleted, &strangers] {
         assert_eq!(watch.end(ask.run).await.reason, EndReason::Deleted);
@@ -113,31 +106,31 @@ async fn a_job_that_went_while_nobody_saw_is_missed_though_the_api_server_fails_
 }
 
 #[tokio::test]
-async fn a_job_that_is_not_there_when_it_is_to_be_ended_was_deleted() {
+async fn a_job_that_is_not_found_when_it_is_stopped_was_deleted() {
     let world = World::new("waiting: 1s");
     let ask = Ask::of(GOOD);
     world.launch(&ask).await.unwrap();
     world.server.delete(&ask.run.to_string());
     let mut watch = world.watch();
-    let _acts = world.acts();
+    let _reconciler = world.reconcile();
 
     assert_eq!(watch.end(ask.run).await.reason, EndReason::Deleted);
 }
 
-// === Made, or not ===
+// === Creates ===
 
-/// A question that no argument holds.
+/// A question that is too large for an argument.
 fn large() -> Ask {
     let values = format!("{{\"n\": \"{}\"}}", "x".repeat(200_000)).leak();
     let inputs = Inputs { input_values: Some(values), ..Inputs::default() };
     Ask { inputs, ..Ask::of(GOOD) }
 }
 
-/// What a quota answers where others use it at the same moment.
+/// The answer where others use the quota at the same moment.
 const QUOTA: (u16, &str) = (409, "Conflict");
 
 #[tokio::test]
-async fn what_a_quota_does_not_let_be_made_at_once_is_not_taken_for_made() {
+async fn a_job_or_secret_that_conflicts_with_a_quota_is_created_by_the_next_launch() {
     let world = World::new("");
     let ask = large();
 
@@ -151,7 +144,7 @@ async fn what_a_quota_does_not_let_be_made_at_once_is_not_taken_for_made() {
     assert_eq!(world.server.secrets(), 1);
 }
 
-// === Run again ===
+// === Relaunches ===
 
 const RETRIES: &str = "
 running: {network: 1}
@@ -161,7 +154,7 @@ rules:
 ";
 
 impl World {
-    /// How a run ended that was seen to.
+    /// The end of a run, once it is published.
     async fn ended(&self, ask: &Ask) -> (RunState, RunEnd) {
         let mut watch = self.watch();
         let state = watch.until(ask.run, |phase| matches!(phase, RunPhase::Ended(_))).await;
@@ -169,15 +162,15 @@ impl World {
         (state, end)
     }
 
-    /// A run fails, as the watch sees it.
+    /// The Job of a run fails, and the watch shows it.
     async fn fail(&self, ask: &Ask, name: &str) -> (RunState, RunEnd) {
         let failed = json!({"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"});
         self.see(name, json!({"status": {"conditions": [failed]}}));
-        let _acts = self.acts();
+        let _reconciler = self.reconcile();
         self.ended(ask).await
     }
 
-    /// A run is ended while it waits for its turn.
+    /// A run is stopped while its Job is suspended.
     async fn stop(&self, ask: &Ask) -> (RunState, RunEnd) {
         let stopped = json!({"reason": "waited", "message": "It waited.", "at": 1}).to_string();
         let name = ask.run.to_string();
@@ -188,28 +181,28 @@ impl World {
     fn see(&self, name: &str, change: Value) {
         self.server.change(name, change);
         let job = self.server.job(name).unwrap();
-        self.cluster.saw_job(&serde_json::from_value(job).unwrap());
-        self.cluster.tell();
+        self.runner.state().saw_job(&serde_json::from_value(job).unwrap());
+        self.runner.state().notify_listeners();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_next_attempt_is_made_before_the_run_is_told_to_run_again() {
+async fn the_next_attempt_exists_when_its_relaunch_is_reported() {
     let world = World::new(RETRIES);
     let ask = Ask::of(GOOD);
     world.launch(&ask).await.unwrap();
     let (state, end) = world.fail(&ask, &ask.run.to_string()).await;
 
     world.server.fail((Method::POST, "jobs"), QUOTA, 1);
-    world.cluster.relaunch(&state, &end).await.unwrap_err();
-    let again = world.cluster.relaunch(&state, &end).await.unwrap().unwrap();
+    world.runner.relaunch(&state, &end).await.unwrap_err();
+    let again = world.runner.relaunch(&state, &end).await.unwrap().unwrap();
 
     assert_eq!(again.attempt, 1);
     assert!(world.server.job(&format!("{}-a1", ask.run)).is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_job_whose_secrets_all_attempts_have_is_kept_for_the_last() {
+async fn the_job_that_owns_the_secrets_is_kept_until_the_last_attempt() {
     const DAY: i64 = 24 * 3600;
     let world = World::new(RETRIES);
     let ask = large();
@@ -218,11 +211,11 @@ async fn the_job_whose_secrets_all_attempts_have_is_kept_for_the_last() {
     world.launch(&ask).await.unwrap();
 
     let (state, end) = world.fail(&ask, &names[0]).await;
-    world.cluster.relaunch(&state, &end).await.unwrap().unwrap();
-    // It waits for a day and runs for a week, and is kept for a day.
+    world.runner.relaunch(&state, &end).await.unwrap().unwrap();
+    // A day in the queue, a week of running, and a day of retention.
     assert!(kept() > Some(9 * DAY));
     let (state, end) = world.fail(&ask, &names[1]).await;
-    world.cluster.relaunch(&state, &end).await.unwrap().unwrap();
+    world.runner.relaunch(&state, &end).await.unwrap().unwrap();
 
     assert!(kept() > Some(17 * DAY));
     for name in names {
@@ -232,65 +225,63 @@ async fn the_job_whose_secrets_all_attempts_have_is_kept_for_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_too_long_waits_no_more_when_the_next_attempt_does() {
+async fn the_suspended_job_of_a_previous_attempt_is_deleted() {
     let world = World::new(RETRIES);
     let ask = Ask::of(GOOD);
     world.launch(&ask).await.unwrap();
     let (state, end) = world.stop(&ask).await;
 
-    world.cluster.relaunch(&state, &end).await.unwrap().unwrap();
+    world.runner.relaunch(&state, &end).await.unwrap().unwrap();
 
     assert!(world.server.job(&ask.run.to_string()).is_none());
     assert!(world.server.job(&format!("{}-a1", ask.run)).is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_too_long_and_owns_secrets_is_not_run_again() {
+async fn a_suspended_job_that_owns_secrets_is_not_relaunched() {
     let world = World::new(RETRIES);
     let ask = large();
     world.launch(&ask).await.unwrap();
     let (state, end) = world.stop(&ask).await;
 
-    assert_eq!(world.cluster.relaunch(&state, &end).await.unwrap(), None);
+    assert_eq!(world.runner.relaunch(&state, &end).await.unwrap(), None);
 
-    world.cluster.settle(ask.run).await.unwrap();
+    world.runner.settle(ask.run).await.unwrap();
     assert!(world.server.job(&ask.run.to_string()).is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_got_its_turn_after_it_was_ended_is_not_left_to_run() {
+async fn a_job_that_is_admitted_after_it_was_stopped_is_deleted() {
     let world = World::new(RETRIES);
     let ask = Ask::of(GOOD);
     world.launch(&ask).await.unwrap();
     world.stop(&ask).await;
     world.see(&ask.run.to_string(), json!({"spec": {"suspend": false}}));
 
-    world.cluster.settle(ask.run).await.unwrap();
+    world.runner.settle(ask.run).await.unwrap();
 
     assert!(world.server.job(&ask.run.to_string()).is_none());
 }
 
-// === Who reports ===
+// === Claims ===
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_is_taken_over_when_it_was_seen_for_long_enough_whatever_clock_made_it() {
+async fn a_claim_is_taken_over_after_30_s_of_our_own_clock() {
     let world = World::new("");
-    let other = replica(&world.server, "", "other");
+    let (other, _work) = replica(&world.server, "", "other");
     let (ask, report) = (Ask::of(GOOD), Uuid::nil());
     let name = ask.run.to_string();
     world.launch(&ask).await.unwrap();
-    other.saw_job(&serde_json::from_value(world.server.job(&name).unwrap()).unwrap());
-    let claims = |cluster: &Arc<Cluster>| {
-        let cluster = Arc::clone(cluster);
-        async move { cluster.claim_report(ask.run, report).await.unwrap() }
-    };
+    other.state().saw_job(&serde_json::from_value(world.server.job(&name).unwrap()).unwrap());
+    let claims =
+        async |runner: &KubernetesRunner| runner.claim_report(ask.run, report).await.unwrap();
 
-    assert_eq!(claims(&world.cluster).await, Claim::Ours);
+    assert_eq!(claims(&world.runner).await, Claim::Ours);
     let claim = world.server.job(&name).unwrap()["metadata"]["annotations"][annotation::REPORT]
         .as_str()
         .unwrap()
         .to_owned();
-    // Its clock is years behind.
+    // The clock of the other replica is years behind.
     let year = Timestamp::now().to_string()[..4].to_owned();
     let old =
         json!({"metadata": {"annotations": {annotation::REPORT: claim.replace(&year, "2001")}}});
@@ -298,21 +289,21 @@ async fn a_claim_is_taken_over_when_it_was_seen_for_long_enough_whatever_clock_m
     assert_eq!(claims(&other).await, Claim::Theirs);
     tokio::time::sleep(Duration::from_secs(29)).await;
     assert_eq!(claims(&other).await, Claim::Theirs);
-    assert_eq!(claims(&world.cluster).await, Claim::Ours, "made anew");
+    assert_eq!(claims(&world.runner).await, Claim::Ours, "renewed");
     tokio::time::sleep(Duration::from_secs(29)).await;
     assert_eq!(claims(&other).await, Claim::Theirs);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(claims(&other).await, Claim::Ours);
-    assert_eq!(claims(&world.cluster).await, Claim::Theirs);
+    assert_eq!(claims(&world.runner).await, Claim::Theirs);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_changed_while_its_report_was_claimed_is_looked_at_again() {
+async fn a_claim_that_another_change_overtakes_is_tried_again() {
     let world = World::new("");
     let ask = Ask::of(GOOD);
     world.launch(&ask).await.unwrap();
 
     world.server.fail((Method::PATCH, "jobs"), (409, "Conflict"), 2);
 
-    assert_eq!(world.cluster.claim_report(ask.run, Uuid::nil()).await.unwrap(), Claim::Ours);
+    assert_eq!(world.runner.claim_report(ask.run, Uuid::nil()).await.unwrap(), Claim::Ours);
 }

@@ -15,7 +15,7 @@ mod workload;
 mod workload_table;
 use crate::chain::Chain;
 use crate::runner::cause::Cause;
-use crate::runner::kubernetes::call::CallError;
+use crate::runner::kubernetes::api::ApiError;
 use futures_util::StreamExt;
 use kube::api::{Api, DynamicObject};
 use kube::core::ApiResource;
@@ -115,7 +115,7 @@ impl Kueue {
                         DISCOVERY_INTERVAL
                     }
                     Err(error) => {
-                        let error = CallError::from(error);
+                        let error = ApiError::from(error);
                         debug!(error = %Chain(&error), "failed to discover Kueue");
                         RETRY_PAUSE
                     }
@@ -176,12 +176,12 @@ impl Kueue {
             watcher::Error::WatchError(status) => Error::Api(status),
             watcher::Error::NoResourceVersion => return Some(RETRY_PAUSE),
         };
-        let error = CallError::from(error);
+        let error = ApiError::from(error);
         let text = error.to_string();
         let is_new = last_error.replace(text.clone()) != Some(text);
         match error {
-            CallError::Gone(_) => Some(RETRY_PAUSE),
-            CallError::Forbidden(_) => {
+            ApiError::NotFound(_) => Some(RETRY_PAUSE),
+            ApiError::Forbidden(_) => {
                 self.set_visibility(Visibility::Hidden);
                 if is_new {
                     warn!(
@@ -194,10 +194,10 @@ impl Kueue {
                 // The watcher would try again at once: its back-off is reset by each list.
                 Some(DISCOVERY_INTERVAL)
             }
-            CallError::Refused(_)
-            | CallError::Exists(_)
-            | CallError::Conflict(_)
-            | CallError::Unavailable(_) => {
+            ApiError::Invalid(_)
+            | ApiError::AlreadyExists(_)
+            | ApiError::Conflict(_)
+            | ApiError::Unavailable(_) => {
                 if is_new {
                     debug!(error = %Chain(&error), "watch of Workloads broke; starting it again");
                 }

@@ -401,7 +401,7 @@ impl Owner {
 
     fn tell(&mut self, run: RunId) {
         if let Some(state) = self.queue.state(run) {
-            self.listeners.tell(&state);
+            self.listeners.notify(&state);
         }
     }
 

@@ -1,8 +1,7 @@
-//! Jobs and pods as the watches read them: without what nobody here looks at.
+//! Jobs and pods as the watches read them: without the fields that nothing here uses.
 //!
-//! Every object brings who manages which of its fields, a Job also the template of its pods: most of
-//! what the API server sends, and of what it costs to read. Of ten thousand questions a burst of
-//! watch events is a good part of our CPU.
+//! Most of what the API server sends is `managedFields`, and in a Job the template of its pods.
+//! Reading them costs a good part of the CPU time of a burst of ten thousand questions.
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus};
@@ -13,13 +12,13 @@ use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// An object of which a part was read: the rest is empty.
+/// An object of which a part was read; the other fields are empty.
 #[derive(Clone, Debug)]
-pub struct Lean<K>(pub K);
+pub(crate) struct Trimmed<K>(pub(crate) K);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct LeanMeta {
+struct TrimmedMeta {
     name: Option<String>,
     namespace: Option<String>,
     uid: Option<String>,
@@ -33,29 +32,29 @@ struct LeanMeta {
 }
 
 #[derive(Deserialize)]
-struct LeanJob {
-    metadata: LeanMeta,
-    spec: Option<LeanJobSpec>,
+struct TrimmedJob {
+    metadata: TrimmedMeta,
+    spec: Option<TrimmedJobSpec>,
     status: Option<JobStatus>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct LeanJobSpec {
+struct TrimmedJobSpec {
     suspend: Option<bool>,
     active_deadline_seconds: Option<i64>,
 }
 
 #[derive(Deserialize)]
-struct LeanPod {
-    metadata: LeanMeta,
+struct TrimmedPod {
+    metadata: TrimmedMeta,
     spec: Option<PodSpec>,
     status: Option<PodStatus>,
 }
 
-// === impl Lean ===
+// === impl Trimmed ===
 
-impl<K> Resource for Lean<K>
+impl<K> Resource for Trimmed<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -87,9 +86,9 @@ where
     }
 }
 
-impl<'de> Deserialize<'de> for Lean<Job> {
+impl<'de> Deserialize<'de> for Trimmed<Job> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let LeanJob { metadata, spec, status } = LeanJob::deserialize(deserializer)?;
+        let TrimmedJob { metadata, spec, status } = TrimmedJob::deserialize(deserializer)?;
         let spec = spec.map(|spec| JobSpec {
             suspend: spec.suspend,
             active_deadline_seconds: spec.active_deadline_seconds,
@@ -99,18 +98,19 @@ impl<'de> Deserialize<'de> for Lean<Job> {
     }
 }
 
-impl<'de> Deserialize<'de> for Lean<Pod> {
+impl<'de> Deserialize<'de> for Trimmed<Pod> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let LeanPod { metadata, spec, status } = LeanPod::deserialize(deserializer)?;
+        let TrimmedPod { metadata, spec, status } = TrimmedPod::deserialize(deserializer)?;
         Ok(Self(Pod { metadata: metadata.into(), spec, status }))
     }
 }
 
-impl From<LeanMeta> for ObjectMeta {
-    fn from(lean: LeanMeta) -> Self {
-        let LeanMeta { name, namespace, uid, resource_version, labels, annotations, .. } = lean;
-        let LeanMeta { creation_timestamp, deletion_timestamp, .. } = lean;
-        let LeanMeta { deletion_grace_period_seconds, owner_references, .. } = lean;
+impl From<TrimmedMeta> for ObjectMeta {
+    fn from(trimmed: TrimmedMeta) -> Self {
+        let TrimmedMeta { name, namespace, uid, resource_version, labels, annotations, .. } =
+            trimmed;
+        let TrimmedMeta { creation_timestamp, deletion_timestamp, .. } = trimmed;
+        let TrimmedMeta { deletion_grace_period_seconds, owner_references, .. } = trimmed;
         Self {
             name,
             namespace,
@@ -130,11 +130,11 @@ impl From<LeanMeta> for ObjectMeta {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::kubernetes::watch;
+    use crate::runner::kubernetes::observed;
     use serde_json::json;
 
     #[test]
-    fn what_is_looked_at_is_read_the_same_and_the_rest_is_not() {
+    fn the_fields_that_are_used_are_read_and_the_others_are_not() {
         let metadata = json!({
             "name": "question-1", "namespace": "default", "resourceVersion": "7",
             "uid": "aaaaaaaa-0000-4000-8000-000000000001",
@@ -153,10 +153,10 @@ mod tests {
             "status": {"phase": "Pending"},
         });
         let mut whole: Pod = serde_json::from_value(pod.clone()).unwrap();
-        let Lean(lean) = serde_json::from_value::<Lean<Pod>>(pod).unwrap();
+        let Trimmed(trimmed) = serde_json::from_value::<Trimmed<Pod>>(pod).unwrap();
         whole.metadata.managed_fields = None;
-        assert_eq!(lean, whole);
-        assert_eq!(watch::owner(&lean.metadata), watch::owner(&whole.metadata));
+        assert_eq!(trimmed, whole);
+        assert_eq!(observed::owner_job(&trimmed.metadata), observed::owner_job(&whole.metadata));
 
         let job = json!({
             "apiVersion": "batch/v1", "kind": "Job", "metadata": metadata,
@@ -165,16 +165,16 @@ mod tests {
             "status": {"active": 1},
         });
         let mut whole: Job = serde_json::from_value(job.clone()).unwrap();
-        let Lean(lean) = serde_json::from_value::<Lean<Job>>(job).unwrap();
+        let Trimmed(trimmed) = serde_json::from_value::<Trimmed<Job>>(job).unwrap();
         whole.metadata.managed_fields = None;
         whole.spec.as_mut().unwrap().template = Default::default();
-        assert_eq!(lean, whole);
+        assert_eq!(trimmed, whole);
     }
 
     #[test]
-    fn it_is_the_resource_that_it_is_of() {
-        let path = Lean::<Pod>::url_path(&(), Some("here"));
+    fn a_trimmed_object_has_the_url_and_kind_of_the_whole_one() {
+        let path = Trimmed::<Pod>::url_path(&(), Some("here"));
         assert_eq!(path, Pod::url_path(&(), Some("here")));
-        assert_eq!(Lean::<Job>::kind(&()), Job::kind(&()));
+        assert_eq!(Trimmed::<Job>::kind(&()), Job::kind(&()));
     }
 }

@@ -1,0 +1,65 @@
+//! Forgets runs whose end has been dealt with, and finds out whether anything of a run is left.
+
+use crate::event::RunId;
+use crate::runner::EndReason;
+use crate::runner::kubernetes::api::{ApiClient, ApiError};
+use crate::runner::kubernetes::job::label;
+use crate::runner::kubernetes::job_writer::JobWriter;
+use crate::runner::kubernetes::observed::{self, ObservedJob};
+use crate::runner::kubernetes::state::ClusterState;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::sync::Arc;
+
+/// Settles the Jobs of runs.
+#[derive(Debug)]
+pub(super) struct Settler {
+    api: ApiClient,
+    jobs: JobWriter,
+    state: Arc<ClusterState>,
+}
+
+// === impl Settler ===
+
+impl Settler {
+    pub(super) fn new(api: ApiClient, state: Arc<ClusterState>) -> Self {
+        Self { jobs: JobWriter::new(api.clone(), Arc::clone(&state)), api, state }
+    }
+
+    /// Whether anything of a run exists.
+    pub(super) async fn has(&self, run: RunId) -> Result<bool, ApiError> {
+        if !self.state.jobs_of(run).is_empty() {
+            return Ok(true);
+        }
+        let retry = run.retry.to_string();
+        let is_of_run = |metadata: &ObjectMeta| {
+            observed::label_of(metadata, label::RETRY) == Some(retry.as_str())
+        };
+        if self.api.jobs_of(run.question).await?.iter().any(|job| is_of_run(&job.metadata)) {
+            return Ok(true);
+        }
+        Ok(self.api.live_pods_of(run.question).await?.iter().any(|pod| is_of_run(&pod.metadata)))
+    }
+
+    /// Settles a run that has ended. Jobs that were cancelled, or that could still start, are
+    /// deleted; the others stay for inspection until their time to live is over. A run that has not
+    /// ended is left alone.
+    pub(super) async fn settle(&self, run: RunId) -> Result<(), ApiError> {
+        if !self.state.table(|table| table.has_ended(run)) {
+            return Ok(());
+        }
+        for job in self.state.jobs_of(run) {
+            if self.state.existing_job(job.uid).is_none() {
+                self.state.job_settled(job.uid);
+            } else if was_cancelled(&job) || job.suspended || job.may_yet_run() {
+                self.jobs.delete(&job).await?;
+            } else {
+                self.jobs.mark_settled(&job).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn was_cancelled(job: &ObservedJob) -> bool {
+    job.stopped.as_ref().is_some_and(|stopped| stopped.cause().reason == EndReason::Cancelled)
+}
