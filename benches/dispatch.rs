@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use twined::event::encode::{self, Ask, Body};
 use twined::event::{Sruid, Timestamp, decode};
-use twined::pipeline::action::{self, Action};
+use twined::pipeline::action::Action;
 use twined::runner::LaunchRequest;
 use twined::runner::kubernetes::job::{Gate, JobDefaults, JobRequest, Templates};
 use twined::runner::kubernetes::settings::{NetworkSettings, ServiceFields};
@@ -73,7 +73,7 @@ fn dispatch(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
             bencher.iter(|| {
                 let event = decode(black_box(data.as_bytes()), &attributes).expect("an event");
-                let action = action::of(&event);
+                let action = Action::for_event(&event);
                 black_box(&action);
                 black_box(Row::new(&event, &attributes, "1234567890", "2f1b8f3c"));
             });
@@ -100,7 +100,9 @@ fn dispatch_to_job(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let event = decode(black_box(data.as_bytes()), &attributes).expect("an event");
                 black_box(Row::new(&event, &attributes, "1234567890", "2f1b8f3c"));
-                let Action::Launch(run, inputs) = action::of(&event) else { panic!("no launch") };
+                let Action::Launch(run, inputs) = Action::for_event(&event) else {
+                    panic!("no launch")
+                };
                 let recipient = event.attributes.recipient.to_buf();
                 let service = settings.service(&recipient);
                 let order = JobRequest {

@@ -1,7 +1,8 @@
 //! What the pipeline and the monitor are given by the root that starts them.
 
-use crate::pubsub::{Admin, Publisher};
-use crate::registry::ServiceRegistry;
+use crate::cancellations::Cancellations;
+use crate::pubsub::Publisher;
+use crate::routing::Router;
 use crate::runner::{Coordinator, Runner};
 use crate::store::{EventStore, View};
 use std::sync::Arc;
@@ -18,15 +19,12 @@ pub struct Dependencies {
     pub view: Arc<dyn View>,
     /// Keeps every event.
     pub store: Arc<dyn EventStore>,
-    /// Knows which revisions exist.
-    pub registry: Arc<dyn ServiceRegistry>,
-    /// Knows which subscriptions exist.
-    pub admin: Admin,
+    /// Finds out who answers a question.
+    pub router: Arc<Router>,
+    /// The cancellations that this replica has put on record.
+    pub cancellations: Arc<Cancellations>,
     /// Publishes to the network's topic.
     pub publisher: Publisher,
-    /// Whether a subscription that is named like a service of ours wins over it: then somebody
-    /// started that service by hand, and its questions are not ours.
-    pub subscriptions_first: bool,
     /// For how long an answer may be late, after the end of a run that ended without an error.
     /// Pub/Sub keeps the order of events only of one region, so an answer may arrive behind a fence.
     pub late_answers: Duration,

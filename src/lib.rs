@@ -24,7 +24,9 @@ pub mod runner;
 pub mod registry;
 // The work.
 pub mod dependencies;
+pub mod cancellations;
 mod notifications;
+pub mod routing;
 pub mod pipeline;
 pub mod monitor;
 pub mod http;
@@ -43,4 +45,5 @@ pub mod tasks;
 pub mod private_path;
 pub mod telemetry;
 pub mod chain;
+mod retry;
 pub mod check;

@@ -1,24 +1,27 @@
-//! Run states become events: what a child can no longer say itself is said for it.
+//! Watches the runs, and publishes what a child can no longer publish itself.
 //!
 //! ```text
-//! Queued, Starting, Running ──► a table ──► heartbeats, and notes of what a run waits for
-//! Ended ──► spoken? ──► claim ──► fence ──► again? ──► exception ──► settle
-//! nothing of a question is left ──► the sweep ──► fence ──► exception
+//! Queued, Starting, Running ──► live runs ──► heartbeats, and log records of what a run waits for
+//!                                   └──► cancelled? ──► Runner::cancel
+//! Ended ──► terminal event? ──► claim ──► fence ──► relaunch? ──► exception ──► settle
+//! no run of an unanswered question ──► the sweep ──► fence ──► exception
 //! ```
 //!
-//! The monitor writes nothing to the store: it publishes, and what it published comes back by the
-//! pipeline as any other event. Of several monitors of the same runs one, which the runner names,
-//! does what need be done once; an end is reported by the one that has claimed it.
+//! The monitor writes nothing to the store. It publishes, and its events come back by the pipeline as
+//! any other event. Of several monitors of the same runs, the leader does what is needed once. An end
+//! is reported by the monitor that has claimed it.
 
+mod cancel;
 mod ends;
+mod live_runs;
 mod metrics;
 mod publish;
 mod sweep;
-mod waiting;
 use crate::dependencies::Dependencies;
 use crate::event::{RunId, Timestamp};
+use crate::monitor::cancel::Reconciler;
+use crate::monitor::live_runs::{Due, LiveRuns};
 use crate::monitor::metrics::Metrics;
-use crate::monitor::waiting::{Due, Waiting};
 use crate::runner::{RunEnd, RunPhase, RunState};
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -29,32 +32,31 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{Instrument, error, info_span};
 
-/// How often the table is looked through: a second is nothing to an asker, and to look through
-/// ten thousand runs costs less than a millisecond.
+/// How often the live runs are looked through. A parent does not notice half a second, and looking
+/// through ten thousand runs takes less than a millisecond.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How many things are said or looked for at once for the runs that live: with 10,000 of them, a
-/// daemon that begins to lead has said all that is due in a few seconds, in a few MB.
-const MOST_ERRANDS: usize = 1024;
+/// How many notifications of live runs are published at once. With 10,000 runs, a new leader has
+/// published everything that is due in a few seconds, in a few MB.
+const MAX_PUBLISHING: usize = 1024;
 
-/// How soon a daemon that begins to lead looks for runs that vanished: first its runner is to see
-/// what there is.
-const SWEEP_SOON: Duration = Duration::from_secs(30);
+/// How soon a new leader sweeps: its runner must see the existing runs first.
+const FIRST_SWEEP: Duration = Duration::from_secs(30);
 
-/// How often it looks then.
-const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// How often it sweeps then.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Watches the runs.
 #[derive(Debug)]
 pub struct Monitor {
     dependencies: Dependencies,
     metrics: Metrics,
-    leads: watch::Receiver<bool>,
+    leadership: watch::Receiver<bool>,
     clock: Clock,
-    /// How many runs are being seen to their end.
-    ending: AtomicU32,
+    /// How many ends are being handled.
+    ends_in_progress: AtomicU32,
     stop: CancellationToken,
 }
 
@@ -64,127 +66,151 @@ struct Clock {
     start: (Timestamp, Instant),
 }
 
-/// What one monitor has in hand.
-struct Hands {
+/// The state of one monitor's loop.
+struct Watch {
     monitor: Arc<Monitor>,
-    waiting: Waiting,
-    errands: JoinSet<()>,
+    live: LiveRuns,
+    reconciler: Reconciler,
+    publishing: JoinSet<()>,
     ends: JoinSet<()>,
     ending: HashMap<RunId, Ending>,
-    /// Of which run each task of [`Hands::ends`] is.
-    tasks: HashMap<Id, RunId>,
+    /// The run of each task in [`Watch::ends`].
+    run_of_end: HashMap<Id, RunId>,
     sweep: JoinSet<()>,
     next_sweep: Instant,
 }
 
-/// A run that is being seen to its end.
+/// A run whose end is being handled.
 struct Ending {
     attempt: u32,
     task: AbortHandle,
-    /// Cancelled when there is nothing more to do.
+    /// Cancelled when nothing more needs to be done.
     over: CancellationToken,
 }
+
+/// Counts an end for as long as it is being handled.
+struct EndInProgress<'a>(&'a AtomicU32);
 
 // === impl Monitor ===
 
 impl Monitor {
     /// A monitor that works until `stop`.
     pub fn new(dependencies: Dependencies, stop: CancellationToken) -> Arc<Self> {
-        let leads = dependencies.coordinator.leadership();
-        let (metrics, clock) = (Metrics::new(), Clock::new());
-        Arc::new(Self { dependencies, metrics, leads, clock, ending: AtomicU32::new(0), stop })
+        let leadership = dependencies.coordinator.leadership();
+        Arc::new(Self {
+            dependencies,
+            metrics: Metrics::new(),
+            leadership,
+            clock: Clock::new(),
+            ends_in_progress: AtomicU32::new(0),
+            stop,
+        })
     }
 
-    /// Watches, until it is stopped. What is not settled then is settled after the next start, or
-    /// by another.
+    /// Watches until it is stopped. Ends that are not settled then are handled after the next start,
+    /// or by another replica.
     pub async fn run(self: Arc<Self>) {
+        let mut cancelled = cancel::cancelled_questions(Arc::clone(&self.dependencies.view));
+        let cancellations = Arc::clone(&self.dependencies.cancellations);
         let mut states = self.dependencies.runner.states();
-        let mut hands = Hands::new(Arc::clone(&self));
+        let mut watch = Watch::new(Arc::clone(&self));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 state = states.next() => match state {
-                    Some(state) => hands.hear(state),
+                    Some(state) => watch.observe(state),
                     None => break,
                 },
-                _ = tick.tick() => hands.tick(),
-                Some(ended) = hands.ends.join_next_with_id() => hands.forget(ended),
-                Some(Err(panic)) = hands.errands.join_next() => log_panic(&panic),
-                Some(Err(panic)) = hands.sweep.join_next() => log_panic(&panic),
+                Some(questions) = cancelled.next() => {
+                    watch.reconciler.cancelled_questions(questions, &watch.live);
+                }
+                cancellation = cancellations.next() => {
+                    watch.reconciler.cancellation(cancellation, &watch.live);
+                }
+                Some(()) = watch.reconciler.next() => {}
+                _ = tick.tick() => watch.tick(),
+                Some(ended) = watch.ends.join_next_with_id() => watch.forget_end(ended),
+                Some(Err(panic)) = watch.publishing.join_next() => log_panic(&panic),
+                Some(Err(panic)) = watch.sweep.join_next() => log_panic(&panic),
                 () = self.stop.cancelled() => break,
             }
         }
-        hands.drop_all().await;
+        watch.shutdown().await;
     }
 
     fn leads(&self) -> bool {
-        *self.leads.borrow()
+        *self.leadership.borrow()
     }
 }
 
-// === impl Hands ===
+// === impl Watch ===
 
-impl Hands {
+impl Watch {
     fn new(monitor: Arc<Monitor>) -> Self {
         Self {
+            reconciler: Reconciler::new(Arc::clone(&monitor)),
             monitor,
-            waiting: Waiting::default(),
-            errands: JoinSet::new(),
+            live: LiveRuns::default(),
+            publishing: JoinSet::new(),
             ends: JoinSet::new(),
             ending: HashMap::new(),
-            tasks: HashMap::new(),
+            run_of_end: HashMap::new(),
             sweep: JoinSet::new(),
-            next_sweep: Instant::now() + SWEEP_SOON,
+            next_sweep: Instant::now() + FIRST_SWEEP,
         }
     }
 
-    fn hear(&mut self, state: RunState) {
+    fn observe(&mut self, state: RunState) {
         match &state.phase {
             RunPhase::Queued { .. } | RunPhase::Starting { .. } | RunPhase::Running { .. } => {
                 // A later attempt than the one that has ended.
-                self.let_go(state.run);
-                let took = self.waiting.hear(&state, self.monitor.clock.now());
+                self.drop_end(state.run);
+                let observed = self.live.observe(&state, self.monitor.clock.now());
                 if self.monitor.leads() {
-                    self.monitor.metrics.took(took);
+                    self.monitor.metrics.stages(observed.durations);
+                }
+                if observed.is_new {
+                    self.reconciler.run(state.run, &state.attributes);
                 }
             }
             RunPhase::Ended(end) => {
                 let end = end.clone();
-                self.waiting.remove(state.run);
-                self.end(state, end);
+                self.live.remove(state.run);
+                self.handle_end(state, end);
             }
             RunPhase::Settled => {
-                self.waiting.remove(state.run);
-                self.let_go(state.run);
+                self.live.remove(state.run);
+                self.drop_end(state.run);
             }
         }
     }
 
-    /// Sees a run to its end, unless that is being done already.
-    fn end(&mut self, state: RunState, end: RunEnd) {
+    /// Handles the end of an attempt, unless that is being done already.
+    fn handle_end(&mut self, state: RunState, end: RunEnd) {
         let RunState { run, attempt, .. } = state;
         let known = self.ending.get(&run);
         if known.is_some_and(|known| known.attempt == attempt && !known.task.is_finished()) {
             return;
         }
-        self.let_go(run);
+        self.drop_end(run);
         let over = CancellationToken::new();
+        let span =
+            info_span!("end", question = %run.question, attempt, reason = end.reason.label());
         let monitor = Arc::clone(&self.monitor);
-        let task = self.ends.spawn(monitor.end(state, end, over.clone()));
-        self.tasks.insert(task.id(), run);
+        let task = self.ends.spawn(monitor.handle_end(state, end, over.clone()).instrument(span));
+        self.run_of_end.insert(task.id(), run);
         self.ending.insert(run, Ending { attempt, task, over });
     }
 
-    fn let_go(&mut self, run: RunId) {
+    fn drop_end(&mut self, run: RunId) {
         if let Some(ending) = self.ending.remove(&run) {
             ending.over.cancel();
         }
     }
 
-    /// Takes note that a run has been seen to its end, or that its task died: of that, only this
-    /// run suffers.
-    fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
+    /// Forgets an end that was handled, or whose task panicked: then only this run suffers.
+    fn forget_end(&mut self, ended: Result<(Id, ()), JoinError>) {
         let task = match &ended {
             Ok((task, ())) => *task,
             Err(panic) => {
@@ -192,7 +218,7 @@ impl Hands {
                 panic.id()
             }
         };
-        let Some(run) = self.tasks.remove(&task) else { return };
+        let Some(run) = self.run_of_end.remove(&task) else { return };
         if self.ending.get(&run).is_some_and(|ending| ending.task.id() == task) {
             self.ending.remove(&run);
         }
@@ -200,43 +226,51 @@ impl Hands {
 
     fn tick(&mut self) {
         let leads = self.monitor.leads();
-        let room = MOST_ERRANDS.saturating_sub(self.errands.len());
-        for due in self.waiting.due(self.monitor.clock.now(), leads, room) {
-            let monitor = Arc::clone(&self.monitor);
-            match due {
-                Due::Heartbeat(report) => self.errands.spawn(monitor.beat(report)),
-                Due::Note(report) => self.errands.spawn(monitor.note(report)),
-                Due::Evicted(evicted) => self.errands.spawn(monitor.evicted(evicted)),
-                Due::Look(run) => self.errands.spawn(monitor.look(run)),
-            };
+        if leads {
+            let limit = MAX_PUBLISHING.saturating_sub(self.publishing.len());
+            for due in self.live.due(self.monitor.clock.now(), limit) {
+                let monitor = Arc::clone(&self.monitor);
+                match due {
+                    Due::Heartbeat(heartbeat) => {
+                        self.publishing.spawn(monitor.publish_heartbeat(heartbeat))
+                    }
+                    Due::LogRecord(record) => {
+                        self.publishing.spawn(monitor.publish_log_record(record))
+                    }
+                    Due::Eviction(eviction) => {
+                        self.publishing.spawn(monitor.handle_eviction(eviction))
+                    }
+                };
+            }
         }
-        self.monitor.metrics.live(self.waiting.counts());
+        self.monitor.metrics.live_runs(self.live.counts());
         self.sweep(leads);
     }
 
-    /// Looks for runs that vanished, for as long as we lead.
+    /// Sweeps for as long as we lead.
     fn sweep(&mut self, leads: bool) {
         let now = Instant::now();
         if !leads {
             self.sweep.abort_all();
-            self.next_sweep = now + SWEEP_SOON;
+            self.next_sweep = now + FIRST_SWEEP;
         } else if now >= self.next_sweep && self.sweep.is_empty() {
-            self.next_sweep = now + SWEEP_EVERY;
+            self.next_sweep = now + SWEEP_INTERVAL;
             self.sweep.spawn(Arc::clone(&self.monitor).sweep());
         }
     }
 
-    async fn drop_all(&mut self) {
+    async fn shutdown(&mut self) {
         self.sweep.shutdown().await;
-        self.errands.shutdown().await;
+        self.publishing.shutdown().await;
+        self.reconciler.shutdown().await;
         self.ends.shutdown().await;
     }
 }
 
-/// A task that was aborted is none that panicked.
-fn log_panic(failed: &JoinError) {
-    if failed.is_panic() {
-        error!(%failed, "a task of one run panicked: it is seen to again after the next start");
+/// Logs a panic. An aborted task did not panic.
+fn log_panic(error: &JoinError) {
+    if error.is_panic() {
+        error!(%error, "a task of one run panicked: the run is handled again after the next start");
     }
 }
 
@@ -254,17 +288,16 @@ impl Clock {
     }
 }
 
-/// Counts a run that is being seen to its end.
-struct Counted<'a>(&'a AtomicU32);
+// === impl EndInProgress ===
 
-impl<'a> Counted<'a> {
+impl<'a> EndInProgress<'a> {
     fn new(count: &'a AtomicU32) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for EndInProgress<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -11,6 +11,8 @@ use crate::pubsub::subscriber::{Flow, SubscriberError};
 use crate::pubsub::{Admin, CallError, Connection, Publisher, Subscriber};
 use crate::registry::ServiceRegistry;
 use crate::request_guard::HostName;
+use crate::retry::{Backoff, retry};
+use crate::routing;
 use crate::runner::{Coordinator, Runner};
 use crate::store::{EventStore, View};
 use crate::tasks::{TaskError, Tasks};
@@ -70,15 +72,15 @@ impl Work<'_> {
         let publisher = Publisher::new(connection, topic);
         let subscriber = Subscriber::new(connection, subscription, flow).await?;
         let subscriber = subscriber.restoring(admin.clone(), subscription, topic);
+        let router = Arc::new(routing::Router::new(registry, admin, subscriptions_first));
         let dependencies = Dependencies {
             runner,
             coordinator,
             view,
             store,
-            registry,
-            admin,
+            router,
+            cancellations: Arc::default(),
             publisher,
-            subscriptions_first,
             late_answers,
         };
         let monitor = Monitor::new(dependencies.clone(), stop.clone());
@@ -182,17 +184,12 @@ pub async fn set_up(admin: &Admin, subscription: &str, topic: &str) -> Result<()
 }
 
 /// Calls until it succeeds, or fails for good, or [`START_TIMEOUT`] is over.
-pub async fn patiently<T, F>(mut call: impl FnMut() -> F) -> Result<T, CallError>
+pub async fn patiently<T, F>(call: impl FnMut() -> F) -> Result<T, CallError>
 where
     F: Future<Output = Result<T, CallError>>,
 {
     let give_up = tokio::time::Instant::now() + START_TIMEOUT;
-    loop {
-        match call().await {
-            Err(error) if error.is_transient() && tokio::time::Instant::now() < give_up => {
-                tokio::time::sleep(AGAIN).await;
-            }
-            done => return done,
-        }
-    }
+    let may_retry =
+        |error: &CallError| error.is_transient() && tokio::time::Instant::now() < give_up;
+    retry(Backoff::fixed(AGAIN), call, may_retry).await
 }

@@ -6,75 +6,87 @@
 //!
 //! Append comes before act, so nothing runs that is not on record. Ack comes last, so a crash at
 //! any point is a redelivery. Append and act can both be repeated, so a redelivery is harmless.
-//! What cannot be done now is held and tried again; what never can be is rejected: kept whole, and
-//! the parent is notified where there is one.
+//! What fails for now is held and retried. What can never be handled is rejected: it is kept whole,
+//! and the parent is notified where there is one.
 
 mod act;
 pub mod action;
-pub mod disposition;
-pub mod view_feed;
+mod disposition;
+mod in_flight;
 mod lanes;
 mod metrics;
-mod in_flight;
-mod outside;
+mod reject;
+pub mod view_feed;
 use crate::chain::Chain;
 use crate::dependencies::Dependencies;
-use crate::event::decode::is_question;
-use crate::event::{self, Event, RunId, Timestamp, decode};
-use crate::notifications::{self, Refusal};
+use crate::event::{self, Event, decode};
 use crate::pipeline::disposition::{Disposition, HandleError};
 use crate::pipeline::in_flight::{InFlightLimit, InFlightPermit};
 use crate::pipeline::lanes::Lanes;
 use crate::pipeline::metrics::{InFlightGauge, Metrics};
-use crate::pipeline::outside::Subscriptions;
 use crate::pubsub::subscriber::Flow;
 use crate::pubsub::{Delivery, Message};
-use crate::store::{AppendError, RejectedMessage, Row};
+use crate::retry::Backoff;
+use crate::routing::ExternalServices;
+use crate::store::{AppendError, Row};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{Instrument, Span, error, info_span, warn};
 
-/// How many deliveries of one question are dealt with together: they share a commit, and none
-/// waits for the ack of more than this many.
+/// How many deliveries of one question are handled together. They share a commit, and each waits
+/// for the ack of at most this many.
 const BATCH: usize = 64;
 
-/// How often the gauges that age by themselves are brought up to date.
+/// How often the gauge of the oldest delivery is updated.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Deals with deliveries.
+/// The pauses between tries of one delivery.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
+
+/// Handles deliveries.
 #[derive(Debug)]
 pub struct Pipeline {
     dependencies: Dependencies,
-    lanes: Lanes<(Delivery, (InFlightGauge, InFlightPermit))>,
+    lanes: Lanes<InFlight>,
     limit: InFlightLimit,
-    outside: Mutex<JoinSet<()>>,
-    subscriptions: Subscriptions,
+    external: ExternalServices,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
+}
+
+/// A delivery that is being handled, or waits in its lane.
+#[derive(Debug)]
+struct InFlight {
+    delivery: Delivery,
+    /// From receipt to ack.
+    span: Span,
+    _gauge: InFlightGauge,
+    _permit: InFlightPermit,
 }
 
 // === impl Pipeline ===
 
 impl Pipeline {
-    /// A pipeline that works until `stop`, with no more in hand than `flow`.
+    /// A pipeline that works until `stop`, with no more in flight than `flow`.
     pub fn new(dependencies: Dependencies, flow: Flow, stop: CancellationToken) -> Arc<Self> {
+        let Dependencies { view, publisher, .. } = &dependencies;
+        let external = ExternalServices::new(Arc::clone(view), publisher.clone(), stop.clone());
         Arc::new(Self {
             dependencies,
             lanes: Lanes::new(),
             limit: InFlightLimit::new(flow),
-            outside: Mutex::default(),
-            subscriptions: Subscriptions::default(),
+            external,
             metrics: Arc::new(Metrics::new()),
             stop,
         })
     }
 
-    /// Deals with every delivery, until there are no more or until it is stopped. What is in hand
-    /// then is dealt with to its end if that goes now, and given back if not.
+    /// Handles every delivery, until there are no more or until it is stopped. On a stop, each
+    /// delivery in flight gets one last try, and is nacked if that fails.
     pub async fn run(self: Arc<Self>, mut deliveries: mpsc::Receiver<Delivery>) {
         let mut workers = JoinSet::new();
         let mut upkeep = tokio::time::interval(UPKEEP);
@@ -83,26 +95,28 @@ impl Pipeline {
                 delivery = deliveries.recv() => match delivery {
                     Some(delivery) => {
                         let permit = self.limit.acquire(&delivery.message);
-                        // Stopped first: it is given back.
-                        let Some(permit) = self.stop.run_until_cancelled(permit).await else { break };
+                        // On a stop the delivery is dropped, which nacks it.
+                        let Some(permit) = self.stop.run_until_cancelled(permit).await else {
+                            break;
+                        };
                         self.dispatch(delivery, permit, &mut workers);
                     }
                     None => break,
                 },
                 Some(ended) = workers.join_next() => {
-                    // The receipts that it held were dropped, so nothing of it is lost.
+                    // Its receipts were dropped, so no delivery is lost.
                     if let Err(panic) = ended {
-                        error!(error = %panic, "a worker panicked: its deliveries will come again");
+                        error!(error = %panic, "a worker panicked: its deliveries are redelivered");
                     }
                 }
-                _ = upkeep.tick() => self.metrics.upkeep(),
+                _ = upkeep.tick() => self.metrics.update_oldest(),
                 () = self.stop.cancelled() => break,
             }
         }
         deliveries.close();
         self.lanes.clear();
         while workers.join_next().await.is_some() {}
-        self.outside.lock().await.shutdown().await;
+        self.external.shutdown().await;
     }
 
     fn dispatch(
@@ -111,50 +125,59 @@ impl Pipeline {
         permit: InFlightPermit,
         workers: &mut JoinSet<()>,
     ) {
-        let key = lane(&delivery.message).to_owned();
-        if self.lanes.push(&key, (delivery, (self.metrics.take(), permit))) {
-            workers.spawn(Arc::clone(self).work(key));
+        let lane = lane(&delivery.message).to_owned();
+        let message = &delivery.message;
+        let span = info_span!("delivery", message_id = message.id, question = lane);
+        let gauge = self.metrics.in_flight();
+        let in_flight = InFlight { delivery, span, _gauge: gauge, _permit: permit };
+        if self.lanes.push(&lane, in_flight) {
+            workers.spawn(Arc::clone(self).work(lane));
         }
     }
 
-    /// Deals with all that is in one lane.
-    async fn work(self: Arc<Self>, key: String) {
-        let worker = self.lanes.worker(&key);
+    /// Handles the deliveries of one lane, until it is empty.
+    async fn work(self: Arc<Self>, lane: String) {
+        let worker = self.lanes.worker(&lane);
         while let Some(batch) = worker.take(BATCH) {
-            let (batch, in_hand): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             self.receive(batch).await;
-            drop(in_hand);
         }
     }
 
-    /// Takes deliveries of one question, deals with them in order, and answers for them.
-    async fn receive(&self, batch: Vec<Delivery>) {
+    /// Handles deliveries of one question in order, and answers them.
+    async fn receive(&self, batch: Vec<InFlight>) {
         let outcomes = self.handle(&batch).await;
-        for (delivery, outcome) in batch.into_iter().zip(outcomes) {
-            let disposition = disposition::of(&outcome);
-            let done = match (disposition, outcome) {
-                (Disposition::Reject, Err(error)) => self.reject(&delivery.message, &error).await,
+        for (InFlight { delivery, span, .. }, outcome) in batch.into_iter().zip(outcomes) {
+            let disposition = Disposition::from_outcome(&outcome);
+            let is_done = match (disposition, outcome) {
+                (Disposition::Reject, Err(error)) => {
+                    self.reject(&delivery.message, &error).instrument(span.clone()).await
+                }
                 (disposition, _) => disposition == Disposition::Ack,
             };
-            if done {
-                self.metrics.disposed(disposition);
-                delivery.receipt.ack();
-            } else {
-                // Stopped while it was held. All that follow are of its question: given back too.
+            if !is_done {
+                // Stopped while it was held. Those that follow are of the same question: all are
+                // nacked.
                 return;
             }
+            self.metrics.disposed(disposition);
+            delivery.receipt.ack();
         }
     }
 
-    async fn handle(&self, batch: &[Delivery]) -> Vec<Result<(), HandleError>> {
-        let mut events: Vec<_> = batch.iter().map(|delivery| self.decode(delivery)).collect();
+    async fn handle(&self, batch: &[InFlight]) -> Vec<Result<(), HandleError>> {
+        let mut events: Vec<_> =
+            batch.iter().map(|it| it.span.in_scope(|| self.decode(&it.delivery))).collect();
         self.append(batch, &mut events).await;
         let mut outcomes = Vec::with_capacity(batch.len());
-        for (event, delivery) in events.into_iter().zip(batch) {
-            outcomes.push(match event {
-                Ok(event) => self.act_until_done(&event, &delivery.message).await,
+        for (event, InFlight { delivery, span, .. }) in events.into_iter().zip(batch) {
+            let outcome = match event {
+                Ok(event) => {
+                    let acting = self.act_until_done(&event, &delivery.message);
+                    acting.instrument(span.clone()).await
+                }
                 Err(error) => Err(error),
-            });
+            };
+            outcomes.push(outcome);
         }
         outcomes
     }
@@ -168,36 +191,36 @@ impl Pipeline {
         Ok(event)
     }
 
-    /// Puts the events on record, with as many tries as it takes. Those that the store refuses,
-    /// or that are not there when we are stopped, become errors.
-    async fn append(&self, batch: &[Delivery], events: &mut [Result<Event<'_>, HandleError>]) {
+    /// Appends the events, with as many tries as it takes. Those that the store refuses, or that are
+    /// not on record when we are stopped, become errors.
+    async fn append(&self, batch: &[InFlight], events: &mut [Result<Event<'_>, HandleError>]) {
         let start = Instant::now();
-        for tries in 0.. {
+        let mut backoff = BACKOFF;
+        loop {
             let rows: Vec<_> = events.iter().zip(batch).filter_map(row).collect();
             if rows.is_empty() {
                 return;
             }
-            let failed = match self.dependencies.store.append(&rows).await {
-                Ok(()) => {
-                    self.metrics.append.record(start.elapsed());
-                    return;
-                }
-                Err(failed) => failed,
-            };
+            let appended = self.dependencies.store.append(&rows).await;
             drop(rows);
-            warn!(error = %Chain(&failed), "failed to append events");
-            match failed {
+            let Err(error) = appended else {
+                self.metrics.append.record(start.elapsed());
+                return;
+            };
+            warn!(error = %Chain(&error), "failed to append events");
+            match error {
                 AppendError::Refused { uuid, reason } => {
-                    let refused = |event: &Result<Event<'_>, _>| {
+                    let is_refused = |event: &Result<Event<'_>, _>| {
                         event.as_ref().is_ok_and(|event| event.attributes.uuid == uuid)
                     };
-                    for event in events.iter_mut().filter(|event| refused(event)) {
+                    for event in events.iter_mut().filter(|event| is_refused(event)) {
                         let reason = reason.clone();
                         *event = Err(HandleError::Append(AppendError::Refused { uuid, reason }));
                     }
                 }
-                AppendError::Unavailable(_) if self.pause(tries).await => {}
+                AppendError::Unavailable(_) if self.pause(&mut backoff).await => {}
                 AppendError::Unavailable(source) => {
+                    // One source for many: as text.
                     let text = source.to_string();
                     for event in events.iter_mut().filter(|event| event.is_ok()) {
                         let source = text.clone().into();
@@ -209,109 +232,23 @@ impl Pipeline {
         }
     }
 
-    /// Keeps a message that can never be handled, and tells the asker if it was a question. False
-    /// where we were stopped first.
-    async fn reject(&self, message: &Message, error: &HandleError) -> bool {
-        let reason = Chain(error).to_string();
-        warn!(id = message.id, reason, "message rejected");
-        if !self.tell_refused(message, &reason).await {
-            return false;
-        }
-        let rejected = RejectedMessage {
-            message_id: &message.id,
-            ordering_key: &message.ordering_key,
-            data: &message.data,
-            attributes: &message.attributes,
-            reason: &reason,
-            at: Timestamp::now(),
-        };
-        for tries in 0.. {
-            match self.dependencies.store.reject(&rejected).await {
-                Ok(()) => break,
-                Err(AppendError::Refused { reason, .. }) => {
-                    // Nowhere to keep it: the log is the last place.
-                    error!(id = message.id, reason, "event store refused a rejected message");
-                    break;
-                }
-                Err(failed @ AppendError::Unavailable(_)) => {
-                    warn!(error = %Chain(&failed), "failed to record a rejected message");
-                    if !self.pause(tries).await {
-                        return false;
-                    }
-                }
-            }
-        }
-        self.metrics.rejected(error.label());
-        true
-    }
-
-    /// As well as it goes: what is wrong with the message may be just what names the asker. False
-    /// where we were stopped first.
-    async fn tell_refused(&self, message: &Message, reason: &str) -> bool {
-        use event::attributes as name;
-        let attribute = |name: &str| message.attributes.get(name).map(String::as_str);
-        if attribute(name::SENDER_TYPE) != Some("PARENT") || !is_question(&message.data) {
-            return true;
-        }
-        let run = RunId {
-            question: uuid::Uuid::new_v5(
-                &uuid::Uuid::NAMESPACE_OID,
-                attribute(name::QUESTION_UUID).unwrap_or_default().as_bytes(),
-            ),
-            retry: attribute(name::RETRY_COUNT).and_then(|text| text.parse().ok()).unwrap_or(0),
-        };
-        // What is wrong with this one is no end of another that has its name.
-        let named = attribute(name::QUESTION_UUID).and_then(|text| text.parse().ok());
-        if let Some(question) = named {
-            let run = RunId { question, ..run };
-            let Some(known) = self.is_known(run).await else { return false };
-            if known {
-                return true;
-            }
-        }
-        let refusal = Refusal::InvalidEvent { reason: reason.to_owned() };
-        let at = message.published.unwrap_or(Timestamp(0));
-        if let Some(report) = notifications::refusal(run, &message.attributes, at, &refusal) {
-            let told = self.dependencies.publisher.publish_until(report.message, &self.stop).await;
-            return told || !self.stop.is_cancelled();
-        }
-        true
-    }
-
-    /// Whether a question is on record. None where we were stopped first.
-    async fn is_known(&self, run: RunId) -> Option<bool> {
-        for tries in 0.. {
-            match self.dependencies.view.run_record(run).await {
-                Ok(record) => return Some(record.question),
-                Err(failed) => warn!(%run, error = %Chain(&failed), "failed to look at a run"),
-            }
-            if !self.pause(tries).await {
-                return None;
-            }
-        }
-        unreachable!("the tries are counted without end")
-    }
-
-    /// Waits before the next try. False where we are stopped: the delivery is given back.
-    async fn pause(&self, tries: u32) -> bool {
+    /// Waits before the next try. False where we are stopped: the delivery is then nacked.
+    async fn pause(&self, backoff: &mut Backoff) -> bool {
         self.metrics.disposed(Disposition::Retry);
-        tokio::select! {
-            () = self.stop.cancelled() => false,
-            () = tokio::time::sleep(disposition::pause(tries)) => true,
-        }
+        backoff.wait_unless(&self.stop).await
     }
 }
 
 fn row<'a>(
-    (event, delivery): (&'a Result<Event<'a>, HandleError>, &'a Delivery),
+    (event, in_flight): (&'a Result<Event<'a>, HandleError>, &'a InFlight),
 ) -> Option<Row<'a>> {
-    let message = &delivery.message;
+    let message = &in_flight.delivery.message;
     let event = event.as_ref().ok()?;
     Some(Row::new(event, &message.attributes, &message.id, &message.ordering_key))
 }
 
-/// What keeps the order of a message: the question that it says it is of, whatever its publisher's
-/// ordering key, for a launch and a cancellation must never meet.
+/// The lane of a message: its question, whatever ordering key its publisher chose, because the
+/// events of a question must be handled in order.
 fn lane(message: &Message) -> &str {
     let question = message.attributes.get(event::attributes::QUESTION_UUID);
     question.filter(|question| !question.is_empty()).unwrap_or(&message.id)

@@ -1,33 +1,33 @@
 //! How a run that has ended gets its one terminal event.
 //!
 //! ```text
-//! Ended ──► spoken, or soon? ──yes──► settle
+//! Ended ──► terminal event on record, or soon? ──yes──► settle
 //!             │ no
 //!             ▼
-//!           claim ──theirs──► until it is on record, or 30 s have passed ──► claim
+//!           claim ──theirs──► wait for a terminal event, for 30 s at most ──► claim
 //!             │ ours
 //!             ▼
-//!           fence ──► until it is back ──► spoken? ──yes──► settle
-//!                                            │ no
-//!                                            ▼
-//!                                          again? ──yes──► a line in the asker's log
-//!                                            │ no
-//!                                            └──► exception ──► until it is on record ──► settle
+//!           fence ──► on record ──► terminal event? ──yes──► settle
+//!                                     │ no
+//!                                     ▼
+//!                                   relaunch? ──yes──► heartbeat, log record
+//!                                     │ no
+//!                                     └──► exception ──► on record ──► settle
 //! ```
 //!
-//! The last words of a run may still be on their way when it ends, so a heartbeat in its name, the
-//! fence, is sent after them: when that is on record, all that the run published is. No timer
-//! decides. But Pub/Sub keeps the order of a key only of what is published in one region, so a run
-//! that ended without an error, and so most likely answered, is given time for that before the
-//! fence is sent. Only the one who has claimed the report speaks, behind a fence of that claim, and makes
-//! sure that the claim is fresh before he does: by the asker a second exception is taken for the
-//! answer of his next attempt. A run may pause before it runs again: its asker hears that it is not
-//! lost meanwhile.
+//! The last events of a run may still be on their way when it ends. So a heartbeat in its name, the
+//! fence, is published behind them: when it is on record, so is everything that the run published. No
+//! timeout decides. But Pub/Sub keeps the order of a key only of one region's events. So a run that
+//! ended without an error, and so most likely answered, gets time for that before its fence.
+//!
+//! Only the replica that has claimed the report publishes an exception, behind a fence of that claim,
+//! and it renews the claim shortly before: a parent would take a second exception for the answer to
+//! its next attempt. A relaunch may take long: the parent gets heartbeats meanwhile.
 
 use crate::chain::Chain;
 use crate::event::RunId;
-use crate::monitor::publish::{A_MOMENT, pause};
-use crate::monitor::{Counted, Monitor};
+use crate::monitor::publish::{BACKOFF, GRACE};
+use crate::monitor::{EndInProgress, Monitor};
 use crate::notifications::{Attempt, GIVE_UP_AFTER, HEARTBEAT_INTERVAL, LogLevel, Notification};
 use crate::runner::{Claim, EndReason, Relaunch, RunEnd, RunState};
 use crate::store::RunRecord;
@@ -40,240 +40,250 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-/// After how long a claim of another daemon may be ours to take over.
-const THEIRS: Duration = Duration::from_secs(30);
+/// After how long another replica's claim can be taken over.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For how long we rely on a claim of our own: with the time that it takes to publish, it is to be
-/// less than that after which another takes it over.
-const FRESH: Duration = Duration::from_secs(20);
+/// After how long our own claim is renewed before it is relied on. Together with the time that a
+/// publication takes, this must be less than [`CLAIM_TIMEOUT`].
+const CLAIM_RENEWAL: Duration = Duration::from_secs(20);
 
-/// How long who does not lead leaves it to the leader to settle what is on record.
-const SETTLE_LATER: Duration = Duration::from_secs(5);
+/// How long a follower leaves it to the leader to settle a run.
+const FOLLOWER_DELAY: Duration = Duration::from_secs(5);
 
-/// Whether a run had a word of its own.
-enum Judged {
-    /// A terminal event is on record.
-    Spoken(RunRecord),
-    /// There is none, and the duty to say so is ours since then.
-    Silent(RunRecord, Notification, Instant),
-    /// Its question does not say whom to tell.
-    Nobody,
+/// What the end of a run requires.
+enum Verdict {
+    /// Nothing: a terminal event is on record.
+    Terminal(RunRecord),
+    /// An exception, which is ours to publish.
+    Silent(Report),
+    /// Nothing: the question does not name its parent.
+    NoParent,
+}
+
+/// The duty to publish an exception.
+struct Report {
+    record: RunRecord,
+    exception: Notification,
+    claimed_at: Instant,
 }
 
 /// A terminal event came on record first.
-struct Spoken(RunRecord);
+struct Terminal(RunRecord);
 
 impl Monitor {
-    /// Sees to it that a run which has ended has one terminal event or runs again, and then
-    /// forgets the run. Stops where it is when that is `over`.
-    pub(super) async fn end(
+    /// Handles the end of a run: makes sure that it has one terminal event or is relaunched, and
+    /// settles it. Stops early when that is `over`.
+    pub(super) async fn handle_end(
         self: Arc<Self>,
         state: RunState,
         end: RunEnd,
         over: CancellationToken,
     ) {
-        let _counted = Counted::new(&self.ending);
-        let Some(judged) = over.run_until_cancelled(self.judge(&state, &end)).await else { return };
-        let (record, silent) = match judged {
-            Judged::Spoken(record) => (record, None),
-            Judged::Nobody => (RunRecord::default(), None),
-            Judged::Silent(record, report, since) => (record, Some((report, since))),
-        };
-        // Not to be cut off: the next attempt is told of before its asker is.
-        if silent.is_some() && self.again(&state, &end, &record).await {
+        let _in_progress = EndInProgress::new(&self.ends_in_progress);
+        let judging = over.run_until_cancelled(self.judge(&state, &end));
+        let Some(verdict) = judging.await else { return };
+        // Not to be cut off by the state of the next attempt, which comes before its parent is
+        // notified.
+        if let Verdict::Silent(report) = &verdict
+            && self.relaunch(&state, &end, &report.record).await
+        {
             return;
         }
         let finish = async {
-            let record = match silent {
-                Some((report, since)) => self.speak(&state, &end, report, since).await,
-                None => record,
+            let record = match verdict {
+                Verdict::Terminal(record) => record,
+                Verdict::Silent(report) => self.publish_exception(&state, &end, report).await,
+                Verdict::NoParent => RunRecord::default(),
             };
             self.settle(state.run, &end, &record).await;
         };
         over.run_until_cancelled(finish).await;
     }
 
-    async fn judge(&self, state: &RunState, end: &RunEnd) -> Judged {
+    async fn judge(&self, state: &RunState, end: &RunEnd) -> Verdict {
         let run = state.run;
-        let spoken = self.until(run, |record| record.terminal);
-        let patience = match end.reason {
-            EndReason::Exited => A_MOMENT.max(self.dependencies.late_answers),
-            _ => A_MOMENT,
+        let terminal = self.wait_for_record(run, |record| record.terminal);
+        let grace = match end.reason {
+            EndReason::Exited => GRACE.max(self.dependencies.late_answers),
+            _ => GRACE,
         };
-        if let Ok(record) = tokio::time::timeout(patience, spoken).await {
-            return Judged::Spoken(record);
+        if let Ok(record) = tokio::time::timeout(grace, terminal).await {
+            return Verdict::Terminal(record);
         }
-        let Some(report) = Attempt::from_state(state).exception(end) else {
-            error!(%run, "ended, but its question does not say whom to tell");
-            return Judged::Nobody;
+        let Some(exception) = Attempt::from_state(state).exception(end) else {
+            error!(question = %run.question, "run ended, but its question does not name its parent");
+            return Verdict::NoParent;
         };
-        match self.claim_and_fence(state, end, report.uuid).await {
-            Ok((record, since)) => Judged::Silent(record, report, since),
-            Err(Spoken(record)) => Judged::Spoken(record),
+        match self.claim_and_fence(state, end, exception.uuid).await {
+            Ok((record, claimed_at)) => Verdict::Silent(Report { record, exception, claimed_at }),
+            Err(Terminal(record)) => Verdict::Terminal(record),
         }
     }
 
-    /// What is on record of a run once all is that was published before the report became ours, and
-    /// since when it is: also what another has said who had the claim before us, and whose words
-    /// nobody may have dealt with yet.
+    /// The record of a run behind a fence of our claim, and when we claimed. The record has also what
+    /// an earlier holder of the claim published.
     async fn claim_and_fence(
         &self,
         state: &RunState,
         end: &RunEnd,
         report: Uuid,
-    ) -> Result<(RunRecord, Instant), Spoken> {
+    ) -> Result<(RunRecord, Instant), Terminal> {
         let run = state.run;
         loop {
-            let mut since = self.claim(run, report).await?;
+            let mut claimed_at = self.claim(run, report).await?;
             let fence = Attempt::from_state(state).fence(end, Uuid::new_v4());
             let mut fenced = pin!(async {
                 match fence {
                     Some(fence) => self.fence(run, fence).await,
-                    // It named an asker a moment ago.
-                    None => self.until(run, |_| true).await,
+                    // The question named its parent a moment ago.
+                    None => self.wait_for_record(run, |_| true).await,
                 }
             });
-            // Events may be far behind: the claim is kept meanwhile.
+            // Events may be far behind: the claim is renewed meanwhile.
             loop {
-                match tokio::time::timeout(FRESH, &mut fenced).await {
-                    Ok(record) if record.terminal => return Err(Spoken(record)),
-                    Ok(record) => return Ok((record, since)),
-                    Err(_) if self.keep(run, report, &mut since).await? => {}
+                match tokio::time::timeout(CLAIM_RENEWAL, &mut fenced).await {
+                    Ok(record) if record.terminal => return Err(Terminal(record)),
+                    Ok(record) => return Ok((record, claimed_at)),
+                    Err(_) if self.renew_claim(run, report, &mut claimed_at).await? => {}
                     Err(_) => break,
                 }
             }
         }
     }
 
-    /// Claims anew what is ours since then. Whether it was ours all the time: if not, another may
-    /// have spoken.
-    async fn keep(&self, run: RunId, report: Uuid, since: &mut Instant) -> Result<bool, Spoken> {
-        let claimed = std::mem::replace(since, self.claim(run, report).await?);
-        Ok(claimed.elapsed() < THEIRS)
+    /// Renews our claim. False where it may have been another's meanwhile, who may have published.
+    async fn renew_claim(
+        &self,
+        run: RunId,
+        report: Uuid,
+        claimed_at: &mut Instant,
+    ) -> Result<bool, Terminal> {
+        let before = std::mem::replace(claimed_at, self.claim(run, report).await?);
+        Ok(before.elapsed() < CLAIM_TIMEOUT)
     }
 
-    /// Claims the duty to report, for as long as it takes another to do it.
-    /// Says since when it is ours: since before it was asked for.
-    async fn claim(&self, run: RunId, report: Uuid) -> Result<Instant, Spoken> {
-        for tries in 0.. {
-            let asked = Instant::now();
+    /// Claims the duty to report, for as long as no terminal event is on record. Returns a moment
+    /// before the claim.
+    async fn claim(&self, run: RunId, report: Uuid) -> Result<Instant, Terminal> {
+        let mut backoff = BACKOFF;
+        loop {
+            let before = Instant::now();
             let wait = match self.dependencies.coordinator.claim_report(run, report).await {
-                Ok(Claim::Ours) => return Ok(asked),
-                Ok(Claim::Theirs) => THEIRS,
+                Ok(Claim::Ours) => return Ok(before),
+                Ok(Claim::Theirs) => CLAIM_TIMEOUT,
                 Err(error) => {
-                    warn!(%run, error = %Chain(&error), "failed to claim a report");
-                    pause(tries)
+                    warn!(question = %run.question, error = %Chain(&error), "failed to claim a report");
+                    backoff.next_pause()
                 }
             };
-            let spoken = self.until(run, |record| record.terminal);
-            if let Ok(record) = tokio::time::timeout(wait, spoken).await {
-                return Err(Spoken(record));
+            let terminal = self.wait_for_record(run, |record| record.terminal);
+            if let Ok(record) = tokio::time::timeout(wait, terminal).await {
+                return Err(Terminal(record));
             }
         }
-        unreachable!("the tries are counted without end")
     }
 
-    /// Runs it again where it may be. Its asker is told, and hears nothing of an exception.
-    async fn again(&self, state: &RunState, end: &RunEnd, record: &RunRecord) -> bool {
+    /// Relaunches the run where that is allowed. The parent gets a heartbeat in place of an exception.
+    async fn relaunch(&self, state: &RunState, end: &RunEnd, record: &RunRecord) -> bool {
         if record.cancelled || end.reason == EndReason::Cancelled {
             return false;
         }
-        let again = tokio::select! {
-            again = self.try_again(state, end) => again,
-            never = self.say_held(state, end) => match never {},
+        let relaunched = tokio::select! {
+            relaunched = self.try_relaunch(state, end) => relaunched,
+            never = self.publish_retry_heartbeats(state, end) => match never {},
         };
-        let Some(again) = again else { return false };
-        info!(run = %state.run, attempt = again.attempt, "runs again");
-        let (about, now) = (Attempt::from_state(state), self.clock.now());
-        if let Some(heartbeat) = about.relaunch_heartbeat(now)
-            && self.say(heartbeat).await
+        let Some(Relaunch { attempt: number, message }) = relaunched else { return false };
+        info!(run = %state.run, attempt = number, "run relaunched");
+        let (attempt, now) = (Attempt::from_state(state), self.clock.now());
+        if let Some(heartbeat) = attempt.relaunch_heartbeat(now)
+            && self.publish_once(heartbeat).await
         {
             self.metrics.heartbeats.increment(1);
         }
-        if let Some(note) = about.log_record(now, LogLevel::Warning, &again.message) {
-            self.say(note).await;
+        if let Some(record) = attempt.log_record(now, LogLevel::Warning, &message) {
+            self.publish_once(record).await;
         }
         true
     }
 
-    /// Has the runner run it again: none where it does not, or cannot for too long.
-    async fn try_again(&self, state: &RunState, end: &RunEnd) -> Option<Relaunch> {
+    /// None where the runner does not relaunch, or cannot for too long.
+    async fn try_relaunch(&self, state: &RunState, end: &RunEnd) -> Option<Relaunch> {
         let run = state.run;
-        let unavailable = &OnceLock::new();
-        let again = self.insist(run, || async {
+        let unavailable_since = &OnceLock::new();
+        let relaunched = self.call_runner(run, || async {
             match self.dependencies.runner.relaunch(state, end).await {
-                Err(error) if unavailable.get_or_init(Instant::now).elapsed() >= GIVE_UP_AFTER => {
-                    error!(%run, error = %Chain(&error), "it is given up to run it again");
+                Err(error)
+                    if unavailable_since.get_or_init(Instant::now).elapsed() >= GIVE_UP_AFTER =>
+                {
+                    error!(question = %run.question, error = %Chain(&error), "relaunch given up");
                     Ok(None)
                 }
-                again => again,
+                relaunched => relaunched,
             }
         });
-        again.await.flatten()
+        relaunched.await.flatten()
     }
 
-    /// Says now and then that a run is not lost which does not run again yet.
-    async fn say_held(&self, state: &RunState, end: &RunEnd) -> Infallible {
+    /// Publishes heartbeats while a relaunch is under way.
+    async fn publish_retry_heartbeats(&self, state: &RunState, end: &RunEnd) -> Infallible {
         let next = Attempt { number: state.attempt + 1, ..Attempt::from_state(state) };
         loop {
             tokio::time::sleep(Duration::from_secs(HEARTBEAT_INTERVAL as u64)).await;
             let now = self.clock.now();
-            // Of its end, so that one who goes on for another does not say again what was said.
+            // Counted from the end, so that a replica that takes over publishes none twice.
             let slot = now.seconds_since(end.at) as i64 / HEARTBEAT_INTERVAL;
             if let Some(heartbeat) = next.retry_heartbeat(now, slot)
-                && self.say(heartbeat).await
+                && self.publish_once(heartbeat).await
             {
                 self.metrics.heartbeats.increment(1);
             }
         }
     }
 
-    /// Tells the asker that the run has ended, and waits until that is on record.
-    async fn speak(
-        &self,
-        state: &RunState,
-        end: &RunEnd,
-        report: Notification,
-        mut since: Instant,
-    ) -> RunRecord {
+    /// Publishes the exception, and waits until a terminal event is on record.
+    async fn publish_exception(&self, state: &RunState, end: &RunEnd, report: Report) -> RunRecord {
+        let Report { exception, mut claimed_at, .. } = report;
         let run = state.run;
-        for tries in 0.. {
-            if since.elapsed() > FRESH {
-                let kept = self.keep(run, report.uuid, &mut since).await;
-                let again = match kept {
-                    Ok(true) => Ok((self.until(run, |_| true).await, since)),
-                    Ok(false) => self.claim_and_fence(state, end, report.uuid).await,
-                    Err(spoken) => Err(spoken),
+        let mut backoff = BACKOFF;
+        loop {
+            if claimed_at.elapsed() > CLAIM_RENEWAL {
+                let renewed = match self.renew_claim(run, exception.uuid, &mut claimed_at).await {
+                    Ok(true) => Ok((self.wait_for_record(run, |_| true).await, claimed_at)),
+                    Ok(false) => self.claim_and_fence(state, end, exception.uuid).await,
+                    Err(terminal) => Err(terminal),
                 };
-                match again {
-                    Ok((record, now)) if !record.terminal => since = now,
-                    Ok((record, _)) | Err(Spoken(record)) => return record,
+                match renewed {
+                    Ok((record, at)) if !record.terminal => claimed_at = at,
+                    Ok((record, _)) | Err(Terminal(record)) => return record,
                 }
             }
-            match self.dependencies.publisher.publish(report.message.clone()).await {
+            match self.dependencies.publisher.publish(exception.message.clone()).await {
                 Ok(()) => break,
-                Err(error) => warn!(%run, error = error.chain(), "failed to tell of an end"),
+                Err(error) => {
+                    warn!(question = %run.question, error = error.chain(), "failed to publish an exception")
+                }
             }
-            tokio::time::sleep(pause(tries)).await;
+            backoff.wait().await;
         }
-        info!(%run, reason = end.reason.label(), "ended without a word: its parent was told");
+        info!(question = %run.question, reason = end.reason.label(), "exception published for a run that ended silently");
         let seconds = self.clock.now().seconds_since(end.at);
         self.metrics.failed(end.reason, Some(seconds));
-        self.until(run, |record| record.terminal).await
+        self.wait_for_record(run, |record| record.terminal).await
     }
 
-    /// Forgets a run whose end is on record: at once where we lead, else if nobody has.
+    /// Settles a run whose terminal event is on record: at once where we lead, else if the leader
+    /// does not.
     async fn settle(&self, run: RunId, end: &RunEnd, record: &RunRecord) {
-        let mut leads = self.leads.clone();
+        let mut leadership = self.leadership.clone();
         let leading = async {
-            if leads.wait_for(|leads| *leads).await.is_err() {
-                // Nobody says any more who leads.
+            if leadership.wait_for(|leads| *leads).await.is_err() {
+                // The runner is gone.
                 std::future::pending::<()>().await;
             }
         };
-        let _ = tokio::time::timeout(SETTLE_LATER, leading).await;
-        // Before, for when it is done we may be told so before we hear of it here.
+        let _ = tokio::time::timeout(FOLLOWER_DELAY, leading).await;
+        // Counted before, because the settled state may cut this task off.
         self.metrics.ended(end, record);
-        self.insist(run, || self.dependencies.runner.settle(run)).await;
+        self.call_runner(run, || self.dependencies.runner.settle(run)).await;
     }
 }

@@ -1,6 +1,6 @@
-//! What the monitor counts. Handles are made once; every counter starts at zero.
+//! The metrics of the monitor. Handles are made once, and every counter starts at zero.
 
-use crate::monitor::waiting::{Counts, Took};
+use crate::monitor::live_runs::{StageCounts, StageDurations};
 use crate::runner::{EndReason, RunEnd};
 use crate::store::RunRecord;
 use metrics::{
@@ -9,13 +9,13 @@ use metrics::{
 };
 use std::collections::HashMap;
 
-/// The handles.
+/// The handles of all metrics.
 #[derive(Debug)]
-pub struct Metrics {
+pub(super) struct Metrics {
     failures: HashMap<EndReason, Counter>,
     outcomes: HashMap<Outcome, Counter>,
-    /// Heartbeats that were sent.
-    pub heartbeats: Counter,
+    /// Heartbeats that were published.
+    pub(super) heartbeats: Counter,
     detection: HashMap<EndReason, Histogram>,
     queued: Gauge,
     starting: Gauge,
@@ -38,7 +38,7 @@ enum Outcome {
 
 impl Metrics {
     /// Registers all of them.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         describe();
         let zero = |counter: Counter| {
             counter.absolute(0);
@@ -68,35 +68,36 @@ impl Metrics {
         }
     }
 
-    /// So many runs live.
-    pub fn live(&self, counts: Counts) {
+    /// How many runs are live. Only the monitor sets this gauge, from the states of its runner, so it
+    /// means the same with every runner.
+    pub(super) fn live_runs(&self, counts: StageCounts) {
         self.queued.set(counts.queued);
         self.starting.set(counts.starting);
         self.running.set(counts.running);
     }
 
-    /// A run came further.
-    pub fn took(&self, took: Took) {
-        if let Some(seconds) = took.queue {
+    /// A run has left stages.
+    pub(super) fn stages(&self, durations: StageDurations) {
+        if let Some(seconds) = durations.queue {
             self.queue.record(seconds);
         }
-        if let Some(seconds) = took.startup {
+        if let Some(seconds) = durations.startup {
             self.startup.record(seconds);
         }
     }
 
-    /// The asker was told that a run had ended in silence, so many seconds after its end where
-    /// that is known.
-    pub fn failed(&self, reason: EndReason, seconds: Option<f64>) {
+    /// An exception was published for a run that ended silently, so many seconds after its end
+    /// where that is known.
+    pub(super) fn failed(&self, reason: EndReason, seconds: Option<f64>) {
         self.failures[&reason].increment(1);
         if let Some(seconds) = seconds {
             self.detection[&reason].record(seconds);
         }
     }
 
-    /// A run has ended, and this is on record of it.
-    pub fn ended(&self, end: &RunEnd, record: &RunRecord) {
-        self.outcomes[&Outcome::of(end.reason, record)].increment(1);
+    /// A run has ended with this record.
+    pub(super) fn ended(&self, end: &RunEnd, record: &RunRecord) {
+        self.outcomes[&Outcome::new(end.reason, record)].increment(1);
         if let Some(started) = end.started {
             self.run.record(end.at.seconds_since(started));
         }
@@ -117,8 +118,8 @@ impl Outcome {
         }
     }
 
-    /// What is on record decides; why the run ended says what kind of failure it was.
-    fn of(reason: EndReason, record: &RunRecord) -> Self {
+    /// A result on record is an answer. Else the reason of the end decides.
+    fn new(reason: EndReason, record: &RunRecord) -> Self {
         if record.answered {
             return Self::Answered;
         }
@@ -146,23 +147,33 @@ impl Outcome {
 }
 
 fn describe() {
-    describe_counter!("twined_failures_total", "Runs that ended without a word of their own");
-    describe_counter!("twined_heartbeats_sent_total", "Heartbeats sent for runs that wait");
-    describe_gauge!("twined_questions", "Questions that live, as this daemon sees them");
+    describe_counter!(
+        "twined_failures_total",
+        "Runs that ended without a terminal event, by reason"
+    );
+    describe_counter!("twined_heartbeats_sent_total", "Heartbeats published for waiting runs");
+    describe_gauge!(
+        "twined_questions",
+        "Live runs by state; every replica counts the runs of all replicas"
+    );
     describe_histogram!(
         "twined_failure_detection_seconds",
         Unit::Seconds,
-        "From the end of a run to the exception that tells of it"
+        "From the end of a run to the exception published for it"
     );
     describe_histogram!(
         "twined_question_queue_seconds",
         Unit::Seconds,
-        "From the launch of a run until it has its turn"
+        "From the launch of a run to its admission"
     );
     describe_histogram!(
         "twined_question_startup_seconds",
         Unit::Seconds,
-        "From the turn of a run until it runs"
+        "From the admission of a run to its start"
     );
-    describe_histogram!("twined_question_run_seconds", Unit::Seconds, "From start to end");
+    describe_histogram!(
+        "twined_question_run_seconds",
+        Unit::Seconds,
+        "From the start of a run to its end"
+    );
 }

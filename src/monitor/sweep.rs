@@ -1,15 +1,14 @@
-//! The search for runs that vanished: deleted by hand, or gone while nobody looked.
+//! The sweep for lost runs: deleted by hand, or ended while no daemon was running.
 //!
-//! A question that has no answer, though it was asked a while ago, and of whose run nothing is
-//! left, is told as lost. Before that all is looked at again behind a fence: where events are
-//! behind, the answer may be among them.
+//! An unanswered question that is old enough, and of whose run nothing exists, gets an exception. It
+//! is looked at twice, the second time behind a fence: where events are behind, its answer may be
+//! among them.
 
 use crate::chain::Chain;
 use crate::event::{RunId, Timestamp};
 use crate::monitor::Monitor;
 use crate::notifications::{self, Attempt};
-use crate::pubsub::CallError;
-use crate::registry::RegistryError;
+use crate::routing::RoutingError;
 use crate::runner::{Claim, RunnerError};
 use crate::store::{ReadError, RunRecord, UnansweredQuery, UnansweredQuestion};
 use futures_util::StreamExt;
@@ -17,51 +16,51 @@ use futures_util::stream;
 use std::sync::Arc;
 use tracing::{info, warn};
 
-/// Which questions are looked at, by their age in seconds: of the last seven days, for no run
-/// lasts longer; and not of the last half hour, for their runs may not be there yet.
-const AGES: (i64, i64) = (7 * 24 * 3600, 1800);
+/// The oldest questions that are swept, in seconds: no run takes longer than seven days.
+const OLDEST: i64 = 7 * 24 * 3600;
+
+/// The youngest questions that are swept, in seconds: the runs of younger ones may not exist yet.
+const YOUNGEST: i64 = 1800;
 
 /// How many questions are read at once.
 const PAGE: u32 = 500;
 
-/// How many are looked at together. Each may wait long for its fence.
-const TOGETHER: usize = 16;
+/// How many questions are looked at concurrently. Each may wait long for its fence.
+const CONCURRENT: usize = 16;
 
-/// Why it could not be found out what became of a question. The next sweep tries again.
+/// Why a question could not be judged. The next sweep tries again.
 #[derive(Debug, thiserror::Error)]
 enum SweepError {
-    #[error("failed to look up the service revision")]
-    Find(#[source] RegistryError),
-    #[error("failed to ask Pub/Sub")]
-    Call(#[source] CallError),
-    #[error("failed to ask the runner")]
+    #[error("failed to find out who answers the question")]
+    Routing(#[source] RoutingError),
+    #[error("runner call failed")]
     Runner(#[source] RunnerError),
-    #[error("failed to look at what is on record")]
-    Look(#[source] ReadError),
+    #[error("failed to read what is on record of the question")]
+    View(#[source] ReadError),
 }
 
 impl Monitor {
     /// Looks once at all unanswered questions.
     pub(super) async fn sweep(self: Arc<Self>) {
         let Timestamp(now) = self.clock.now();
-        let (oldest, youngest) = AGES;
-        let mut sweep = UnansweredQuery {
-            from: Timestamp(now - oldest * 1_000_000),
-            until: Timestamp(now - youngest * 1_000_000),
+        let mut query = UnansweredQuery {
+            from: Timestamp(now - OLDEST * 1_000_000),
+            until: Timestamp(now - YOUNGEST * 1_000_000),
             after: None,
             limit: PAGE,
         };
         loop {
-            let page = match self.dependencies.store.unanswered(&sweep).await {
+            let page = match self.dependencies.store.unanswered(&query).await {
                 Ok(page) => page,
                 Err(error) => return warn!(error = %Chain(&error), "failed to sweep"),
             };
             let Some(last) = page.last() else { return };
-            sweep.after = Some(last.cursor);
+            query.after = Some(last.cursor);
             stream::iter(page)
-                .for_each_concurrent(TOGETHER, async |question| {
+                .for_each_concurrent(CONCURRENT, async |question| {
                     if let Err(error) = self.judge_unanswered(&question).await {
-                        warn!(run = %question.run, error = %Chain(&error), "not swept");
+                        let run = question.run;
+                        warn!(question = %run.question, error = %Chain(&error), "failed to judge an unanswered question");
                     }
                 })
                 .await;
@@ -70,50 +69,38 @@ impl Monitor {
 
     async fn judge_unanswered(&self, question: &UnansweredQuestion) -> Result<(), SweepError> {
         let run = question.run;
-        if !self.is_ours(question).await? || !self.is_lost(run).await? {
+        let recipient = question.recipient.as_sruid();
+        let is_ours = self.dependencies.router.is_ours(recipient).await;
+        if !is_ours.map_err(SweepError::Routing)? || !self.is_lost(run).await? {
             return Ok(());
         }
         let now = self.clock.now();
-        let about = Attempt { run, number: 0, question: &question.attributes };
-        let Some(fence) = about.sweep_fence(now) else { return Ok(()) };
+        let attempt = Attempt { run, number: 0, question: &question.attributes };
+        let Some(fence) = attempt.sweep_fence(now) else { return Ok(()) };
         let record = self.fence(run, fence).await;
         if record.terminal || !self.is_lost(run).await? {
             return Ok(());
         }
         let end = notifications::end_of_lost_run(question.cancelled || record.cancelled, now);
-        let Some(report) = about.exception(&end) else { return Ok(()) };
-        let claim = self.dependencies.coordinator.claim_report(run, report.uuid).await;
+        let Some(exception) = attempt.exception(&end) else { return Ok(()) };
+        let claim = self.dependencies.coordinator.claim_report(run, exception.uuid).await;
         if claim.map_err(SweepError::Runner)? == Claim::Theirs {
             return Ok(());
         }
-        info!(%run, reason = end.reason.label(), "nothing is left of it: telling its parent");
-        if self.say(report).await {
+        info!(question = %run.question, reason = end.reason.label(), "run lost: publishing an exception");
+        if self.publish_once(exception).await {
             self.metrics.failed(end.reason, None);
             self.metrics.ended(&end, &RunRecord::default());
         }
         Ok(())
     }
 
-    /// Whether it is ours to judge: what a service answers that somebody runs outside is not.
-    async fn is_ours(&self, question: &UnansweredQuestion) -> Result<bool, SweepError> {
-        let recipient = question.recipient.as_sruid();
-        if !self.dependencies.registry.has(recipient).await.map_err(SweepError::Find)? {
-            return Ok(false);
-        }
-        if !self.dependencies.subscriptions_first {
-            return Ok(true);
-        }
-        let subscription = recipient.subscription();
-        let outside = self.dependencies.admin.has_subscription(&subscription).await;
-        Ok(!outside.map_err(SweepError::Call)?)
-    }
-
-    /// Whether nothing is there of a run but its question. Where it is being tried again, its
-    /// asker would take the exception for the answer of that: it is told later.
+    /// Whether nothing exists of a run but its question. Not where the SDK retries the question: the
+    /// parent would take an exception for the answer to its retry. It gets one after that has ended.
     async fn is_lost(&self, run: RunId) -> Result<bool, SweepError> {
         let next = RunId { retry: run.retry.saturating_add(1), ..run };
         let record =
-            async |run| self.dependencies.view.run_record(run).await.map_err(SweepError::Look);
+            async |run| self.dependencies.view.run_record(run).await.map_err(SweepError::View);
         if record(run).await?.terminal {
             return Ok(false);
         }

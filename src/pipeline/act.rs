@@ -1,334 +1,225 @@
-//! What is done about an event that is on record, tried again here for as long as it makes sense.
+//! Acts on an event that is on record, and retries for as long as that makes sense.
 //!
-//! A launch and a cancellation may meet on two daemons, each of which sees what is on record a
-//! moment late. So a launch looks for a cancellation before and after, a cancellation waits a
-//! while for a run to end, and the monitor looks again at every run that it hears of.
+//! A question that was cancelled before its launch is refused where the view already has the
+//! cancellation. Where it does not, the question is launched, and the monitor ends its run.
 
+use crate::cancellations::Cancellation;
 use crate::chain::Chain;
-use crate::dependencies::Dependencies;
-use crate::event::{Event, Inputs, Kind, RunId, Timestamp, attributes};
+use crate::event::{Event, Inputs, RunId, Timestamp};
 use crate::notifications::{self, Attempt, GIVE_UP_AFTER, HEARTBEAT_INTERVAL, Refusal};
-use crate::pipeline::Pipeline;
-use crate::pipeline::action::{self, Action};
-use crate::pipeline::disposition::{self, Disposition, HandleError};
+use crate::pipeline::action::Action;
+use crate::pipeline::disposition::{Disposition, HandleError};
+use crate::pipeline::{BACKOFF, Pipeline};
 use crate::pubsub::Message;
+use crate::routing::Answerer;
 use crate::runner::{LaunchRequest, RunnerError};
-use crate::store::{EventQuery, EventScope};
-use std::time::Duration;
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
-use uuid::Uuid;
+use tracing::{Instrument, debug, error, info, info_span, warn};
 
-/// For how long a cancellation waits for a run that another daemon may just be launching.
-const LAUNCHING: Duration = Duration::from_secs(10);
-
-/// For how long a cancellation waits to be seen in the view, which may be behind the store.
-const BEHIND: Duration = Duration::from_secs(5);
-
-/// How many attempts at a question are read to see who asked it: they all say the same.
-const ATTEMPTS: u32 = 16;
-
-/// How often is looked meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-
-/// Who answers a question.
-enum Answerer {
-    /// A run of ours.
-    Runner,
-    /// A service that somebody runs, by a subscription of this name.
-    Subscription(String),
-    /// Nobody; of that service there are these revisions.
-    Nobody(Vec<String>),
+/// A question whose launch is under way, or is being retried.
+struct Question<'a> {
+    run: RunId,
+    event: &'a Event<'a>,
+    inputs: Inputs<'a>,
+    message: &'a Message,
 }
 
-/// How long an event is held.
-struct Hold {
-    start: Instant,
-    /// Since when the runner, the registry or Pub/Sub has not done what it should.
-    unavailable: Option<Instant>,
-    /// How many heartbeats were sent meanwhile.
+/// For how long a launch is being retried.
+struct Retries {
+    since: Instant,
+    /// Since when the runner, the registry or Pub/Sub has been unavailable without a break.
+    unavailable_since: Option<Instant>,
+    /// How many heartbeats the parent has got meanwhile.
     heartbeats: i64,
 }
 
 // === impl Pipeline ===
 
 impl Pipeline {
-    /// Acts, with as many tries as it takes. An error is for good, or we were stopped.
+    /// Acts on an event, with as many tries as it takes. An error is final, or we were stopped.
     pub(super) async fn act_until_done(
         &self,
         event: &Event<'_>,
         message: &Message,
     ) -> Result<(), HandleError> {
-        let mut hold = Hold { start: Instant::now(), unavailable: None, heartbeats: 0 };
-        for tries in 0.. {
-            let mut outcome = self.act(event, message).await;
-            if let Err(failed) = &outcome
-                && hold.is_over(failed)
-                && let Action::Launch(run, _) = action::of(event)
+        let start = Instant::now();
+        let outcome = match Action::for_event(event) {
+            Action::Launch(run, inputs) => {
+                let service = event.attributes.recipient.as_str();
+                let span =
+                    info_span!("launch", question = %run.question, retry = run.retry, service);
+                let question = Question { run, event, inputs, message };
+                self.launch_until_done(&question).instrument(span).await
+            }
+            Action::Cancel => {
+                // The monitor compares it with the runs.
+                let attributes = &event.attributes;
+                let (question, sender) =
+                    (attributes.question_uuid, attributes.sender.as_str().to_owned());
+                self.dependencies.cancellations.push(Cancellation { question, sender });
+                Ok(())
+            }
+            Action::None => Ok(()),
+        };
+        if Disposition::from_outcome(&outcome) != Disposition::Retry {
+            self.metrics.act.record(start.elapsed());
+            if let Some(published) = message.published {
+                let age = Timestamp::now().seconds_since(published);
+                self.metrics.age(event.kind.label(), age);
+            }
+        }
+        outcome
+    }
+
+    async fn launch_until_done(&self, question: &Question<'_>) -> Result<(), HandleError> {
+        let mut retries = Retries::new();
+        let mut backoff = BACKOFF;
+        loop {
+            let mut outcome = self.launch(question).await;
+            if let Err(error) = &outcome
+                && retries.is_over(error)
             {
-                outcome = self.give_up(run, event, message, failed).await;
+                outcome = self.give_up(question, error).await;
             }
-            if disposition::of(&outcome) != Disposition::Retry {
-                self.metrics.act.record(hold.start.elapsed());
-                if let Some(published) = message.published {
-                    let age = Timestamp::now().seconds_since(published);
-                    self.metrics.age(event.kind.label(), age);
-                }
+            if Disposition::from_outcome(&outcome) != Disposition::Retry {
                 return outcome;
             }
-            if let Err(failed) = &outcome {
-                let question = event.attributes.question_uuid;
-                warn!(%question, error = %Chain(failed), "failed to act on event");
+            if let Err(error) = &outcome {
+                warn!(question = %question.run.question, error = %Chain(error), "failed to act on event");
             }
-            self.say_held(&mut hold, event, message).await;
-            if !self.pause(tries).await {
+            self.publish_retry_heartbeat(question, &mut retries).await;
+            if !self.pause(&mut backoff).await {
                 return outcome;
             }
         }
-        unreachable!("the tries are counted without end")
     }
 
-    async fn act(&self, event: &Event<'_>, message: &Message) -> Result<(), HandleError> {
-        match action::of(event) {
-            Action::Launch(run, inputs) => self.launch(run, inputs, event, message).await,
-            Action::Cancel(run) => self.cancel(run, event).await,
-            Action::Nothing => Ok(()),
-        }
-    }
-
-    async fn launch(
-        &self,
-        run: RunId,
-        inputs: Inputs<'_>,
-        event: &Event<'_>,
-        message: &Message,
-    ) -> Result<(), HandleError> {
-        let record = self.dependencies.view.run_record(run).await.map_err(HandleError::Look)?;
+    async fn launch(&self, question: &Question<'_>) -> Result<(), HandleError> {
+        let Question { run, event, inputs, message } = *question;
+        let record = self.dependencies.view.run_record(run).await.map_err(HandleError::View)?;
         if record.terminal {
-            debug!(%run, "redelivered after its end");
+            debug!(question = %run.question, "question redelivered after its terminal event");
             return Ok(());
         }
-        if record.cancelled {
-            return self.call_off(run, event, message).await;
+        // Without the question, the view cannot tell who may cancel it.
+        if record.question && record.cancelled {
+            return self.refuse_cancelled(question).await;
         }
-        match self.answerer(event).await? {
+        let recipient = event.attributes.recipient;
+        let answerer = self.dependencies.router.answerer(recipient).await;
+        match answerer.map_err(HandleError::Routing)? {
             Answerer::Runner => {}
-            Answerer::Subscription(subscription) => {
-                self.look_outside(run, message, subscription).await;
+            Answerer::External(subscription) => {
+                let attributes = &message.attributes;
+                self.external.expect_acknowledgement(run, attributes, subscription).await;
                 return Ok(());
             }
             Answerer::Nobody(revisions) => {
-                let recipient = event.attributes.recipient.to_string();
+                let recipient = recipient.to_string();
                 let refusal = Refusal::NoSuchRevision { recipient, revisions };
-                return self.refuse(run, event, message, refusal).await;
+                return self.refuse(question, refusal).await;
             }
         }
         let launch = LaunchRequest {
             run,
-            recipient: &event.attributes.recipient.to_buf(),
+            recipient: &recipient.to_buf(),
             parent_question: event.attributes.parent_question_uuid,
             attributes: &message.attributes,
             inputs,
         };
         match self.dependencies.runner.launch(launch).await {
-            Err(RunnerError::Refused { exception, message: words, .. }) => {
-                let refusal = Refusal::Runner { exception, message: words };
-                return self.refuse(run, event, message, refusal).await;
+            Err(RunnerError::Refused { exception, message, .. }) => {
+                self.refuse(question, Refusal::Runner { exception, message }).await
             }
-            Err(foreign @ RunnerError::NameConflict { .. }) => {
-                let words = Chain(&foreign).to_string();
-                let refusal = Refusal::Runner { exception: "RuntimeError", message: words };
-                self.refuse(run, event, message, refusal).await?;
-                return Err(HandleError::Act(foreign));
+            Err(conflict @ RunnerError::NameConflict { .. }) => {
+                let message = Chain(&conflict).to_string();
+                let refusal = Refusal::Runner { exception: "RuntimeError", message };
+                self.refuse(question, refusal).await?;
+                Err(HandleError::Runner(conflict))
             }
-            outcome => outcome.map_err(HandleError::Act),
-        }?;
-        // Another process may have put a cancellation on record since the look. A view may be behind.
-        if self.dependencies.store.run_record(run).await.map_err(HandleError::Look)?.cancelled {
-            self.dependencies.runner.cancel(run.question).await.map_err(HandleError::Act)?;
+            outcome => outcome.map_err(HandleError::Runner),
         }
-        Ok(())
     }
 
-    /// Sees to it that a question which was cancelled does not run, and that its asker is told:
-    /// by the end of its run if it has one.
-    async fn call_off(
-        &self,
-        run: RunId,
-        event: &Event<'_>,
-        message: &Message,
-    ) -> Result<(), HandleError> {
-        if self.dependencies.runner.cancel(run.question).await.map_err(HandleError::Act)? {
+    /// Ends the run of a cancelled question that was delivered before, or else notifies the parent.
+    /// (The end of a run notifies the parent by itself.)
+    async fn refuse_cancelled(&self, question: &Question<'_>) -> Result<(), HandleError> {
+        let ended = self.dependencies.runner.cancel(question.run.question).await;
+        if ended.map_err(HandleError::Runner)? {
             return Ok(());
         }
-        self.refuse(run, event, message, Refusal::Cancelled).await
+        self.refuse(question, Refusal::Cancelled).await
     }
 
-    async fn answerer(&self, event: &Event<'_>) -> Result<Answerer, HandleError> {
-        let recipient = event.attributes.recipient;
-        let Dependencies { registry, admin, subscriptions_first, .. } = &self.dependencies;
-        let ours = registry.has(recipient).await.map_err(HandleError::Find)?;
-        if ours && !subscriptions_first {
-            return Ok(Answerer::Runner);
-        }
-        let subscription = recipient.subscription();
-        let look = || admin.has_subscription(&subscription);
-        // Who is to be told that nobody answers is told what is so now.
-        let has =
-            if ours { self.subscriptions.has(&subscription, look).await } else { look().await };
-        if has.map_err(HandleError::Call)? {
-            return Ok(Answerer::Subscription(subscription));
-        }
-        if ours {
-            return Ok(Answerer::Runner);
-        }
-        let revisions = registry.revisions(recipient.service()).await.map_err(HandleError::Find)?;
-        let name = |tag: &String| format!("{}:{tag}", recipient.service());
-        Ok(Answerer::Nobody(revisions.iter().map(name).collect()))
-    }
-
-    /// Ends every run of a question, if the one who says so may.
-    async fn cancel(&self, run: RunId, event: &Event<'_>) -> Result<(), HandleError> {
-        if !self.may_cancel(run, event).await? {
-            warn!(%run, "ignored the cancellation of somebody who did not ask the question");
-            return Ok(());
-        }
-        let give_up = Instant::now() + LAUNCHING;
-        while !self.dependencies.runner.cancel(run.question).await.map_err(HandleError::Act)? {
-            let record = self.dependencies.view.run_record(run).await.map_err(HandleError::Look)?;
-            // Where the question is not on record, its launch will see the cancellation.
-            if !record.question || record.terminal || Instant::now() >= give_up {
-                break;
-            }
-            if !matches!(self.answerer(event).await?, Answerer::Runner) {
-                break;
-            }
-            self.look_again().await?;
-        }
-        Ok(())
-    }
-
-    /// Whether a cancellation is of somebody who may: as the view sees it. Where the view does not
-    /// see it, as the question says that the store has, and before there is one as it says of
-    /// itself.
-    async fn may_cancel(&self, run: RunId, event: &Event<'_>) -> Result<bool, HandleError> {
-        let said = &event.attributes;
-        let give_up = Instant::now() + BEHIND;
-        loop {
-            // In this order: what is there decides, and it may come between.
-            let seen = self.dependencies.view.has(said.uuid).await.map_err(HandleError::Look)?;
-            if self.dependencies.view.run_record(run).await.map_err(HandleError::Look)?.cancelled {
-                return Ok(true);
-            }
-            if seen {
-                return Ok(false);
-            }
-            if Instant::now() >= give_up {
-                return match self.askers(run.question).await? {
-                    Some(askers) => Ok(askers.iter().any(|asker| asker == said.sender.as_str())),
-                    None => Ok([said.parent, said.originator].contains(&said.sender)),
-                };
-            }
-            self.look_again().await?;
-        }
-    }
-
-    /// Who asked a question and who the root of its tree, as it says; none where it is not on record.
-    async fn askers(&self, question: Uuid) -> Result<Option<Vec<String>>, HandleError> {
-        let query = EventQuery {
-            of: EventScope::Question(question),
-            kinds: vec!["question".to_owned()],
-            exclude_kinds: Vec::new(),
-            limit: ATTEMPTS,
-            tail: false,
-        };
-        let asked = self.dependencies.store.read(&query).await.map_err(HandleError::Look)?;
-        let names = [attributes::PARENT, attributes::ORIGINATOR];
-        let askers = asked.iter().flat_map(|event| names.map(|name| event.attributes.get(name)));
-        Ok((!asked.is_empty()).then(|| askers.flatten().cloned().collect()))
-    }
-
-    async fn look_again(&self) -> Result<(), HandleError> {
-        tokio::select! {
-            () = self.stop.cancelled() => Err(HandleError::Stopped),
-            () = tokio::time::sleep(LOOK_AGAIN) => Ok(()),
-        }
-    }
-
-    /// Tells the asker that his question cannot be launched, and sees to it, as well as it goes,
-    /// that it does not run after all. In this order: the end of a run whose asker was told needs
-    /// no words.
+    /// Notifies the parent that the question cannot be launched, and ends the run that may exist all
+    /// the same. In this order: the end of a run with a terminal event on record needs no other one.
     async fn give_up(
         &self,
-        run: RunId,
-        event: &Event<'_>,
-        message: &Message,
-        failed: &HandleError,
+        question: &Question<'_>,
+        error: &HandleError,
     ) -> Result<(), HandleError> {
-        let reason = Chain(failed).to_string();
-        error!(%run, reason, "a question is given up");
-        let refusal = Refusal::GivenUp { minutes: GIVE_UP_AFTER.as_secs() / 60, reason };
-        self.refuse(run, event, message, refusal).await?;
-        if let Err(failed) = self.dependencies.runner.cancel(run.question).await {
-            warn!(%run, error = %Chain(&failed), "failed to call off a question that is given up");
+        let run = question.run;
+        let reason = Chain(error).to_string();
+        error!(question = %run.question, reason, "launch given up");
+        let minutes = GIVE_UP_AFTER.as_secs() / 60;
+        self.refuse(question, Refusal::GivenUp { minutes, reason }).await?;
+        if let Err(error) = self.dependencies.runner.cancel(run.question).await {
+            warn!(question = %run.question, error = %Chain(&error), "failed to end the run of a launch given up");
         }
         Ok(())
     }
 
-    /// Says now and then that a question which is held is not lost: its asker gives up on silence
-    /// long before we do. As well as it goes, for Pub/Sub may be what is not there.
-    async fn say_held(&self, hold: &mut Hold, event: &Event<'_>, message: &Message) {
-        let slot = hold.start.elapsed().as_secs() as i64 / HEARTBEAT_INTERVAL;
-        let Kind::Question(_) = event.kind else { return };
-        if slot <= hold.heartbeats {
+    /// Publishes a heartbeat now and then: a parent gives up on silence long before we do. It is not
+    /// retried, because Pub/Sub itself may be unavailable.
+    async fn publish_retry_heartbeat(&self, question: &Question<'_>, retries: &mut Retries) {
+        let slot = retries.since.elapsed().as_secs() as i64 / HEARTBEAT_INTERVAL;
+        if slot <= retries.heartbeats {
             return;
         }
-        hold.heartbeats = slot;
-        let (attributes, question) = (&event.attributes, &message.attributes);
-        let run = RunId { question: attributes.question_uuid, retry: attributes.retry_count };
-        let about = Attempt { run, number: 0, question };
-        let Some(report) = about.retry_heartbeat(Timestamp::now(), slot) else { return };
-        if let Err(failed) = self.dependencies.publisher.publish(report.message).await {
-            warn!(%run, error = failed.chain(), "failed to say that a question is held");
+        retries.heartbeats = slot;
+        let run = question.run;
+        let attempt = Attempt { run, number: 0, question: &question.message.attributes };
+        let Some(heartbeat) = attempt.retry_heartbeat(Timestamp::now(), slot) else { return };
+        if let Err(error) = self.dependencies.publisher.publish(heartbeat.message).await {
+            warn!(question = %run.question, error = error.chain(), "failed to publish the heartbeat of a retried launch");
         }
     }
 
-    /// Tells the asker why his question is not run, unless he was told.
-    async fn refuse(
-        &self,
-        run: RunId,
-        event: &Event<'_>,
-        message: &Message,
-        refusal: Refusal,
-    ) -> Result<(), HandleError> {
+    /// Publishes an exception, unless it is on record.
+    async fn refuse(&self, question: &Question<'_>, refusal: Refusal) -> Result<(), HandleError> {
+        let Question { run, event, message, .. } = question;
         let at = event.attributes.datetime;
-        let Some(report) = notifications::refusal(run, &message.attributes, at, &refusal) else {
-            return Ok(());
-        };
-        if self.dependencies.view.has(report.uuid).await.map_err(HandleError::Look)? {
+        let exception = notifications::refusal(*run, &message.attributes, at, &refusal);
+        let Some(exception) = exception else { return Ok(()) };
+        if self.dependencies.view.has(exception.uuid).await.map_err(HandleError::View)? {
             return Ok(());
         }
-        info!(%run, "refused");
-        self.dependencies.publisher.publish(report.message).await.map_err(HandleError::Call)?;
+        info!(question = %run.question, "question refused");
+        let published = self.dependencies.publisher.publish(exception.message).await;
+        published.map_err(HandleError::Publish)?;
         self.metrics.refused();
         Ok(())
     }
 }
 
-// === impl Hold ===
+// === impl Retries ===
 
-impl Hold {
-    /// Whether it is enough, after another try that failed.
-    fn is_over(&mut self, failed: &HandleError) -> bool {
-        let away = match failed {
-            HandleError::Act(failed) => matches!(failed, RunnerError::Unavailable { .. }),
-            HandleError::Call(_) | HandleError::Find(_) => true,
-            _ => false,
+impl Retries {
+    fn new() -> Self {
+        Self { since: Instant::now(), unavailable_since: None, heartbeats: 0 }
+    }
+
+    /// Whether to give up, after another try that failed.
+    fn is_over(&mut self, error: &HandleError) -> bool {
+        let unavailable = match error {
+            HandleError::Runner(error) => matches!(error, RunnerError::Unavailable { .. }),
+            HandleError::Publish(_) | HandleError::Routing(_) => true,
+            HandleError::Decode(_) | HandleError::Append(_) | HandleError::View(_) => false,
         };
-        if !away {
-            self.unavailable = None;
+        if !unavailable {
+            self.unavailable_since = None;
             return false;
         }
-        self.unavailable.get_or_insert_with(Instant::now).elapsed() >= GIVE_UP_AFTER
+        self.unavailable_since.get_or_insert_with(Instant::now).elapsed() >= GIVE_UP_AFTER
     }
 }

@@ -1,31 +1,37 @@
-//! What is to be done about an event once it is on record. Pure.
+//! What an event on record causes. Pure.
 
 use crate::event::{Event, Inputs, Kind, RunId};
 
-/// What is to be done.
+/// What an event causes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action<'e> {
-    /// Make sure that the question runs.
+    /// The launch of a run.
     Launch(RunId, Inputs<'e>),
-    /// Make sure that nothing of the question runs.
-    Cancel(RunId),
-    /// It is on record, and that is all.
-    Nothing,
+    /// The end of the question's runs, if its sender may cancel the question.
+    Cancel,
+    /// Nothing: to be on record is enough.
+    None,
 }
 
-/// Decides. Every kind is written out, so that a new one does not compile until someone has.
-pub fn of<'e>(event: &Event<'e>) -> Action<'e> {
-    let run =
-        RunId { question: event.attributes.question_uuid, retry: event.attributes.retry_count };
-    match &event.kind {
-        Kind::Question(inputs) => Action::Launch(run, *inputs),
-        Kind::Cancellation => Action::Cancel(run),
-        Kind::DeliveryAcknowledgement
-        | Kind::Heartbeat
-        | Kind::LogRecord
-        | Kind::MonitorMessage
-        | Kind::Exception
-        | Kind::Result
-        | Kind::Other(_) => Action::Nothing,
+// === impl Action ===
+
+impl<'e> Action<'e> {
+    /// Every kind is written out, so that a new one does not compile until somebody decides.
+    pub fn for_event(event: &Event<'e>) -> Self {
+        match &event.kind {
+            Kind::Question(inputs) => Self::Launch(run_id(event), *inputs),
+            Kind::Cancellation => Self::Cancel,
+            Kind::DeliveryAcknowledgement
+            | Kind::Heartbeat
+            | Kind::LogRecord
+            | Kind::MonitorMessage
+            | Kind::Exception
+            | Kind::Result
+            | Kind::Other(_) => Self::None,
+        }
     }
+}
+
+fn run_id(event: &Event<'_>) -> RunId {
+    RunId { question: event.attributes.question_uuid, retry: event.attributes.retry_count }
 }

@@ -1,93 +1,85 @@
-//! How a delivery is answered, from what became of it. Pure, and the only place that decides it.
+//! How a delivery is answered, from the outcome of its handling. Pure; no other module decides it.
 
 use crate::event::DecodeError;
 use crate::pubsub::CallError;
-use crate::registry::RegistryError;
+use crate::routing::RoutingError;
 use crate::runner::RunnerError;
 use crate::store::{AppendError, ReadError};
-use std::time::Duration;
 
-/// The pauses between tries of one delivery: the first, and the longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
-
-/// Why a delivery was not dealt with.
+/// Why a delivery could not be handled.
 #[derive(Debug, thiserror::Error)]
-pub enum HandleError {
-    /// It is no event.
+pub(super) enum HandleError {
+    /// It is not a valid event.
     #[error("failed to decode message")]
     Decode(#[source] DecodeError),
     /// It is not on record.
     #[error("failed to append event")]
     Append(#[source] AppendError),
-    /// What is on record of its question could not be seen.
-    #[error("failed to look at what is on record")]
-    Look(#[source] ReadError),
-    /// Who answers it could not be found out.
-    #[error("failed to look up the service revision")]
-    Find(#[source] RegistryError),
-    /// Pub/Sub could not be asked.
-    #[error("failed to ask Pub/Sub")]
-    Call(#[source] CallError),
-    /// The runner did not do it.
-    #[error("failed to act on event")]
-    Act(#[source] RunnerError),
-    /// We were stopped first.
-    #[error("stopped while the event was held")]
-    Stopped,
+    /// The view could not be read.
+    #[error("failed to read what is on record of the question")]
+    View(#[source] ReadError),
+    /// It could not be found out who answers the question.
+    #[error("failed to find out who answers the question")]
+    Routing(#[source] RoutingError),
+    /// Pub/Sub did not take a notification.
+    #[error("failed to publish")]
+    Publish(#[source] CallError),
+    /// The runner failed.
+    #[error("runner call failed")]
+    Runner(#[source] RunnerError),
 }
 
 /// How a delivery is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disposition {
-    /// It is dealt with.
+pub(super) enum Disposition {
+    /// It is handled: it is acked.
     Ack,
-    /// It is held, its lease extended, and tried again here. (It is not given back: every nack
-    /// counts towards a dead-letter policy, and an outage must not move good events there.)
+    /// It is held, its lease extended, and handled again here. It is not nacked: every nack counts
+    /// towards a dead-letter policy, and an outage must not move good events there.
     Retry,
-    /// It can never be handled: it is kept as a rejected message, and then acked.
+    /// It can never be handled: it is kept, whole, as a rejected message, and then acked.
     Reject,
 }
 
-/// Decides.
-pub fn of<T>(outcome: &Result<T, HandleError>) -> Disposition {
-    match outcome {
-        Ok(_) => Disposition::Ack,
-        // A topic that is not there may come back.
-        Err(HandleError::Call(call)) if call.is_transient() || call.is_not_found() => {
-            Disposition::Retry
-        }
-        Err(HandleError::Call(_)) => Disposition::Reject,
-        Err(HandleError::Decode(_))
-        | Err(HandleError::Append(AppendError::Refused { .. }))
-        | Err(HandleError::Act(RunnerError::Refused { .. } | RunnerError::NameConflict { .. })) => {
-            Disposition::Reject
-        }
-        Err(HandleError::Append(AppendError::Unavailable(_)))
-        | Err(HandleError::Look(_))
-        | Err(HandleError::Find(_))
-        | Err(HandleError::Stopped)
-        | Err(HandleError::Act(RunnerError::Unavailable { .. })) => Disposition::Retry,
-    }
-}
+// === impl Disposition ===
 
-/// How long to wait before the try after `tries` of them.
-pub fn pause(tries: u32) -> Duration {
-    let (first, longest) = BACKOFF;
-    longest.min(first.saturating_mul(1 << tries.min(16)))
+impl Disposition {
+    /// Decides.
+    pub(super) fn from_outcome<T>(outcome: &Result<T, HandleError>) -> Self {
+        let Err(error) = outcome else { return Self::Ack };
+        match error {
+            HandleError::Publish(call) | HandleError::Routing(RoutingError::Subscription(call)) => {
+                // A topic that does not exist may be created again.
+                match call.is_transient() || call.is_not_found() {
+                    true => Self::Retry,
+                    false => Self::Reject,
+                }
+            }
+            HandleError::Decode(_)
+            | HandleError::Append(AppendError::Refused { .. })
+            | HandleError::Runner(RunnerError::Refused { .. } | RunnerError::NameConflict { .. }) => {
+                Self::Reject
+            }
+            HandleError::Append(AppendError::Unavailable(_))
+            | HandleError::View(_)
+            | HandleError::Routing(RoutingError::Registry(_))
+            | HandleError::Runner(RunnerError::Unavailable { .. }) => Self::Retry,
+        }
+    }
 }
 
 // === impl HandleError ===
 
 impl HandleError {
     /// A closed set of names, for metrics.
-    pub fn label(&self) -> &'static str {
+    pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Decode(error) => error.label(),
             Self::Append(_) => "store",
-            Self::Look(_) => "view",
-            Self::Find(_) => "registry",
-            Self::Call(_) => "pubsub",
-            Self::Act(_) | Self::Stopped => "runner",
+            Self::View(_) => "view",
+            Self::Routing(RoutingError::Registry(_)) => "registry",
+            Self::Routing(RoutingError::Subscription(_)) | Self::Publish(_) => "pubsub",
+            Self::Runner(_) => "runner",
         }
     }
 }
@@ -98,7 +90,7 @@ mod tests {
     use uuid::Uuid;
 
     #[test]
-    fn what_never_can_be_handled_is_rejected_and_what_may_be_is_tried_again() {
+    fn an_error_that_may_pass_is_retried_and_any_other_rejects_the_message() {
         let unavailable = || Box::<dyn std::error::Error + Send + Sync>::from("gone");
         let (uuid, question) = (Uuid::nil(), Uuid::nil());
         for (outcome, disposition) in [
@@ -115,10 +107,9 @@ mod tests {
                 Disposition::Reject,
             ),
             (Err(HandleError::Append(AppendError::Unavailable(unavailable()))), Disposition::Retry),
-            (Err(HandleError::Look(ReadError(unavailable()))), Disposition::Retry),
-            (Err(HandleError::Stopped), Disposition::Retry),
+            (Err(HandleError::View(ReadError(unavailable()))), Disposition::Retry),
             (
-                Err(HandleError::Act(RunnerError::Refused {
+                Err(HandleError::Runner(RunnerError::Refused {
                     question,
                     exception: "PermissionError",
                     message: String::new(),
@@ -126,7 +117,7 @@ mod tests {
                 Disposition::Reject,
             ),
             (
-                Err(HandleError::Act(RunnerError::Unavailable {
+                Err(HandleError::Runner(RunnerError::Unavailable {
                     verb: "launch",
                     question,
                     source: unavailable(),
@@ -134,14 +125,7 @@ mod tests {
                 Disposition::Retry,
             ),
         ] {
-            assert_eq!(of(&outcome), disposition, "{outcome:?}");
+            assert_eq!(Disposition::from_outcome(&outcome), disposition, "{outcome:?}");
         }
-    }
-
-    #[test]
-    fn pauses_grow_to_a_bound() {
-        assert_eq!(pause(0), Duration::from_millis(50));
-        assert_eq!(pause(1), Duration::from_millis(100));
-        assert_eq!(pause(u32::MAX), Duration::from_secs(10));
     }
 }

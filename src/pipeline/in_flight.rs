@@ -1,24 +1,24 @@
-//! How much may be in hand at once.
+//! A limit on the deliveries in flight.
 //!
-//! Pub/Sub sends no more than it was told to, but counts by stream: one that was lost and opened
-//! again begins to count anew, while we still hold what came before.
+//! Pub/Sub has a limit of its own, but counts by stream. A stream that is opened again begins to
+//! count anew while we still hold the messages of the one before.
 
 use crate::pubsub::Message;
 use crate::pubsub::subscriber::Flow;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The room that there is.
+/// How many messages, and how many bytes of them, may be in flight.
 #[derive(Debug)]
-pub struct InFlightLimit {
+pub(super) struct InFlightLimit {
     messages: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     all_bytes: u32,
 }
 
-/// The room of one message, until it is dropped.
+/// One message's share of the limit, until it is dropped.
 #[derive(Debug)]
-pub struct InFlightPermit {
+pub(super) struct InFlightPermit {
     _messages: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
 }
@@ -26,8 +26,8 @@ pub struct InFlightPermit {
 // === impl InFlightLimit ===
 
 impl InFlightLimit {
-    /// InFlightPermit for so much.
-    pub fn new(flow: Flow) -> Self {
+    /// The limit that a flow sets.
+    pub(super) fn new(flow: Flow) -> Self {
         let all_bytes = u32::try_from(flow.bytes).unwrap_or(u32::MAX);
         let messages = usize::try_from(flow.messages).unwrap_or_default().max(1);
         Self {
@@ -37,8 +37,8 @@ impl InFlightLimit {
         }
     }
 
-    /// Waits until there is room for a message. One that is larger than all of it is alone.
-    pub async fn acquire(&self, message: &Message) -> InFlightPermit {
+    /// Waits until the limit allows a message. One that is larger than the limit is in flight alone.
+    pub(super) async fn acquire(&self, message: &Message) -> InFlightPermit {
         let bytes = u32::try_from(size(message)).unwrap_or(u32::MAX).min(self.all_bytes);
         let messages = Arc::clone(&self.messages).acquire_owned().await;
         let bytes = Arc::clone(&self.bytes).acquire_many_owned(bytes).await;
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_no_room_waits_until_something_goes() {
+    async fn a_message_over_the_limit_waits_until_another_is_done() {
         let limit = InFlightLimit::new(Flow { messages: 2, bytes: 100 });
         let first = limit.acquire(&message(60)).await;
         assert!(limit.acquire(&message(60)).now_or_never().is_none(), "too many bytes");

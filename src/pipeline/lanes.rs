@@ -1,22 +1,22 @@
 //! Many questions at once, the events of one question in order.
 //!
-//! What waits of one question is its lane, and one worker at a time takes from it. A lane is there
-//! while something is in it or its worker is at work, so there are never more lanes than
-//! deliveries in hand.
+//! The waiting deliveries of one question are its lane, and one worker at a time takes from it. A
+//! lane exists while it has deliveries or its worker is at work, so there are never more lanes than
+//! deliveries in flight.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
-/// What waits, by key.
+/// The lanes, by key.
 #[derive(Debug)]
-pub struct Lanes<T> {
+pub(super) struct Lanes<T> {
     lanes: Mutex<HashMap<String, VecDeque<T>>>,
 }
 
-/// The one who takes from a lane.
+/// Takes from a lane.
 #[derive(Debug)]
-pub struct Worker<'a, T> {
+pub(super) struct Worker<'a, T> {
     lanes: &'a Lanes<T>,
     key: &'a str,
 }
@@ -25,13 +25,13 @@ pub struct Worker<'a, T> {
 
 impl<T> Lanes<T> {
     /// No lanes.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { lanes: Mutex::new(HashMap::new()) }
     }
 
-    /// Puts an item at the end of its lane. True where the lane is new: it wants a worker.
-    #[must_use = "a new lane without a worker stands still"]
-    pub fn push(&self, key: &str, item: T) -> bool {
+    /// Puts an item at the end of its lane. True where the lane is new and needs a worker.
+    #[must_use = "a new lane without a worker never empties"]
+    pub(super) fn push(&self, key: &str, item: T) -> bool {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = lanes.get_mut(key) {
             lane.push_back(item);
@@ -42,12 +42,12 @@ impl<T> Lanes<T> {
     }
 
     /// The worker of a new lane.
-    pub fn worker<'a>(&'a self, key: &'a str) -> Worker<'a, T> {
+    pub(super) fn worker<'a>(&'a self, key: &'a str) -> Worker<'a, T> {
         Worker { lanes: self, key }
     }
 
-    /// Drops all that waits.
-    pub fn clear(&self) {
+    /// Drops all waiting items.
+    pub(super) fn clear(&self) {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
@@ -55,9 +55,9 @@ impl<T> Lanes<T> {
 // === impl Worker ===
 
 impl<T> Worker<'_, T> {
-    /// Takes up to `most` items from the front of the lane. None where it is empty: the lane is
-    /// then gone, and its worker is to end.
-    pub fn take(&self, most: usize) -> Option<Vec<T>> {
+    /// Takes up to `most` items from the front of the lane. None where it is empty: the lane is then
+    /// removed, and its worker must end.
+    pub(super) fn take(&self, most: usize) -> Option<Vec<T>> {
         let mut lanes = self.lanes.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let Entry::Occupied(mut lane) = lanes.entry(self.key.to_owned()) else { return None };
         if lane.get().is_empty() {
@@ -70,7 +70,7 @@ impl<T> Worker<'_, T> {
 }
 
 impl<T> Drop for Worker<'_, T> {
-    /// A lane whose worker panics goes with it, or it would stand still for ever.
+    /// Removes the lane of a worker that panics: it would never empty.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.lanes.lanes.lock().unwrap_or_else(PoisonError::into_inner).remove(self.key);
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_keeps_its_order_and_goes_when_it_is_empty() {
+    fn a_lane_keeps_its_order_and_is_removed_when_it_is_empty() {
         let lanes = Lanes::new();
         let worker = lanes.worker("a");
         assert!(lanes.push("a", 1));
@@ -92,25 +92,25 @@ mod tests {
         assert!(!lanes.push("a", 3));
 
         assert_eq!(worker.take(2), Some(vec![1, 2]));
-        assert!(!lanes.push("a", 4), "its worker is still at work");
+        assert!(!lanes.push("a", 4), "its worker is at work");
         assert_eq!(worker.take(9), Some(vec![3, 4]));
         assert_eq!(worker.take(9), None);
         assert!(lanes.push("a", 5), "a new lane");
     }
 
     #[test]
-    fn a_lane_does_not_outlive_a_worker_that_panics() {
+    fn a_lane_is_removed_with_a_worker_that_panics() {
         let lanes = Lanes::new();
         assert!(lanes.push("a", 1));
 
         std::thread::scope(|scope| {
-            let dies = scope.spawn(|| {
+            let worker = scope.spawn(|| {
                 let _worker = lanes.worker("a");
                 panic!("on purpose");
             });
-            assert!(dies.join().is_err());
+            assert!(worker.join().is_err());
         });
 
-        assert!(lanes.push("a", 2), "a new lane, which gets a new worker");
+        assert!(lanes.push("a", 2), "a new lane, with a new worker");
     }
 }

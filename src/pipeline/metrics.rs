@@ -1,4 +1,4 @@
-//! What the pipeline counts. Handles are made once; every counter starts at zero.
+//! The metrics of the pipeline. Handles are made once, and every counter starts at zero.
 
 use crate::event::Kind;
 use crate::pipeline::disposition::Disposition;
@@ -7,15 +7,15 @@ use metrics::{
     gauge, histogram,
 };
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 /// The reasons for which messages are rejected: a closed set.
 const REJECTED: [&str; 5] = ["data", "attribute", "store", "runner", "pubsub"];
 
-/// The handles.
+/// The handles of all metrics.
 #[derive(Debug)]
-pub struct Metrics {
+pub(super) struct Metrics {
     received: HashMap<&'static str, Counter>,
     age: HashMap<&'static str, Histogram>,
     rejected: HashMap<&'static str, Counter>,
@@ -24,20 +24,26 @@ pub struct Metrics {
     reject: Counter,
     refused: Counter,
     /// Seconds to decode one message.
-    pub decode: Histogram,
+    pub(super) decode: Histogram,
     /// Seconds until a batch of one question is on record.
-    pub append: Histogram,
+    pub(super) append: Histogram,
     /// Seconds to act on one event.
-    pub act: Histogram,
+    pub(super) act: Histogram,
     in_flight: Gauge,
     oldest: Gauge,
-    /// When each delivery in hand was received, by the order of their receipt.
-    hand: Mutex<(u64, BTreeMap<u64, Instant>)>,
+    received_at: Mutex<ReceivedAt>,
 }
 
-/// Counts a delivery for as long as it is in hand.
+/// When each delivery in flight was received, by a number in the order of receipt.
+#[derive(Debug, Default)]
+struct ReceivedAt {
+    last: u64,
+    deliveries: BTreeMap<u64, Instant>,
+}
+
+/// Counts a delivery for as long as it is in flight.
 #[derive(Debug)]
-pub struct InFlightGauge {
+pub(super) struct InFlightGauge {
     number: u64,
     metrics: Arc<Metrics>,
 }
@@ -47,8 +53,7 @@ pub struct InFlightGauge {
 impl Drop for InFlightGauge {
     fn drop(&mut self) {
         self.metrics.in_flight.decrement(1.0);
-        let mut hand = self.metrics.hand.lock().unwrap_or_else(PoisonError::into_inner);
-        hand.1.remove(&self.number);
+        self.metrics.received_at().deliveries.remove(&self.number);
     }
 }
 
@@ -56,7 +61,7 @@ impl Drop for InFlightGauge {
 
 impl Metrics {
     /// Registers all of them.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         describe();
         let kinds = || Kind::NAMES.into_iter().chain(["other"]);
         let zero = |counter: Counter| {
@@ -89,55 +94,58 @@ impl Metrics {
             act: stage("act"),
             in_flight: gauge!("twined_deliveries_in_flight"),
             oldest: gauge!("twined_oldest_delivery_age_seconds"),
-            hand: Mutex::default(),
+            received_at: Mutex::default(),
         }
     }
 
-    /// A delivery was received.
-    pub fn take(self: &Arc<Self>) -> InFlightGauge {
+    /// Counts a delivery that was received just now.
+    pub(super) fn in_flight(self: &Arc<Self>) -> InFlightGauge {
         self.in_flight.increment(1.0);
-        let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
-        let (next, hand) = &mut *hand;
-        *next += 1;
-        hand.insert(*next, Instant::now());
-        InFlightGauge { number: *next, metrics: Arc::clone(self) }
+        let mut received_at = self.received_at();
+        received_at.last += 1;
+        let number = received_at.last;
+        received_at.deliveries.insert(number, Instant::now());
+        InFlightGauge { number, metrics: Arc::clone(self) }
     }
 
-    /// Brings the age of the oldest delivery up to date.
-    pub fn upkeep(&self) {
-        let hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
-        let oldest = hand.1.first_key_value().map(|(_, at)| at.elapsed());
+    /// Updates the age of the oldest delivery in flight.
+    pub(super) fn update_oldest(&self) {
+        let oldest = self.received_at().deliveries.first_key_value().map(|(_, at)| at.elapsed());
         self.oldest.set(oldest.unwrap_or_default().as_secs_f64());
     }
 
+    fn received_at(&self) -> MutexGuard<'_, ReceivedAt> {
+        self.received_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// An event was received.
-    pub fn received(&self, kind: &'static str) {
+    pub(super) fn received(&self, kind: &'static str) {
         if let Some(counter) = self.received.get(kind) {
             counter.increment(1);
         }
     }
 
-    /// An event was dealt with, so many seconds after it was published.
-    pub fn age(&self, kind: &'static str, seconds: f64) {
+    /// An event was handled, so many seconds after it was published.
+    pub(super) fn age(&self, kind: &'static str, seconds: f64) {
         if let Some(histogram) = self.age.get(kind) {
             histogram.record(seconds);
         }
     }
 
     /// A message was rejected.
-    pub fn rejected(&self, reason: &'static str) {
+    pub(super) fn rejected(&self, reason: &'static str) {
         if let Some(counter) = self.rejected.get(reason) {
             counter.increment(1);
         }
     }
 
     /// A question was refused.
-    pub fn refused(&self) {
+    pub(super) fn refused(&self) {
         self.refused.increment(1);
     }
 
-    /// A delivery was answered, or is to be tried again.
-    pub fn disposed(&self, disposition: Disposition) {
+    /// A delivery was answered, or will be retried.
+    pub(super) fn disposed(&self, disposition: Disposition) {
         match disposition {
             Disposition::Ack => self.ack.increment(1),
             Disposition::Retry => self.retry.increment(1),
@@ -147,24 +155,27 @@ impl Metrics {
 }
 
 fn describe() {
-    describe_counter!("twined_events_received_total", "Events decoded, redeliveries too");
+    describe_counter!("twined_events_received_total", "Events decoded, redeliveries included");
     describe_counter!("twined_events_rejected_total", "Messages that can never be handled");
-    describe_counter!("twined_deliveries_total", "Deliveries, by how they were answered");
-    describe_counter!("twined_questions_total", "Questions, by how they ended");
-    describe_gauge!("twined_deliveries_in_flight", "Deliveries in hand");
+    describe_counter!(
+        "twined_deliveries_total",
+        "Deliveries by their answer; `retry` counts each retry"
+    );
+    describe_counter!("twined_questions_total", "Questions by outcome");
+    describe_gauge!("twined_deliveries_in_flight", "Deliveries in flight");
     describe_gauge!(
         "twined_oldest_delivery_age_seconds",
         Unit::Seconds,
-        "For how long the oldest delivery in hand has been there"
+        "Age of the oldest delivery in flight"
     );
     describe_histogram!(
         "twined_event_handling_seconds",
         Unit::Seconds,
-        "How long the stages of handling an event take"
+        "Duration of each stage of handling an event"
     );
     describe_histogram!(
         "twined_event_age_seconds",
         Unit::Seconds,
-        "From an event's publication to the answer for it"
+        "From the publication of an event to its ack"
     );
 }

@@ -1,16 +1,16 @@
-//! A replica's own view: every event of the topic, by a subscription of its own, into a store of the
-//! last days.
+//! Feeds a replica's own view: every event of the topic, by a subscription of its own, into a store
+//! of recent events.
 //!
 //! ```text
 //! Delivery -> decode -> append -> ack
 //! ```
 //!
-//! It only looks on. It acts on nothing, and what cannot be decoded is acked and left to the
-//! pipeline, which gets it too and rejects it.
+//! It acts on nothing. A message that cannot be decoded is acked: the pipeline receives it too, and
+//! rejects it.
 
 use crate::chain::Chain;
 use crate::event::{Event, decode};
-use crate::pipeline::disposition;
+use crate::pipeline::BACKOFF;
 use crate::pubsub::Delivery;
 use crate::store::{AppendError, EventStore, Row};
 use metrics::{Counter, counter, describe_counter};
@@ -19,39 +19,39 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// How many deliveries are appended together: they share a commit, and none waits long for its ack.
+/// How many deliveries are appended together. They share a commit, and none waits long for its ack.
 pub const BATCH: usize = 500;
 
-/// Follows the topic.
+/// Feeds a view.
 #[derive(Debug)]
 pub struct ViewFeed {
     view: Arc<dyn EventStore>,
-    followed: Counter,
+    events: Counter,
     stop: CancellationToken,
 }
 
 // === impl ViewFeed ===
 
 impl ViewFeed {
-    /// One that follows until `stop`.
+    /// A feed that works until `stop`.
     pub fn new(view: Arc<dyn EventStore>, stop: CancellationToken) -> Self {
-        describe_counter!("twined_view_events_total", "Events that came to the view");
-        let followed = counter!("twined_view_events_total");
-        followed.absolute(0);
-        Self { view, followed, stop }
+        describe_counter!("twined_view_events_total", "Events appended to this replica's view");
+        let events = counter!("twined_view_events_total");
+        events.absolute(0);
+        Self { view, events, stop }
     }
 
-    /// Takes every delivery into the view, as many at a time as there are, until there are no more
-    /// or until it is stopped. What is in hand then and not in the view is given back.
+    /// Appends every delivery to the view, as many at a time as there are, until there are no more
+    /// or until it is stopped. On a stop, deliveries that are not in the view are nacked.
     pub async fn run(self, mut deliveries: mpsc::Receiver<Delivery>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                taken = deliveries.recv_many(&mut batch, BATCH) => if taken == 0 { break },
+                received = deliveries.recv_many(&mut batch, BATCH) => if received == 0 { break },
             }
-            if !self.take(&batch).await {
+            if !self.append(&batch).await {
                 break;
             }
             for delivery in batch.drain(..) {
@@ -61,26 +61,28 @@ impl ViewFeed {
         deliveries.close();
     }
 
-    /// Puts what can be decoded into the view. False where we were stopped first.
-    async fn take(&self, batch: &[Delivery]) -> bool {
+    /// Appends the events that can be decoded. False where we were stopped first.
+    async fn append(&self, batch: &[Delivery]) -> bool {
         let mut events: Vec<_> = batch.iter().filter_map(event).collect();
-        for tries in 0.. {
+        let mut backoff = BACKOFF;
+        loop {
             let rows: Vec<_> = events.iter().map(row).collect();
-            let Err(failed) = self.view.append(&rows).await else { break };
+            let Err(error) = self.view.append(&rows).await else { break };
             drop(rows);
-            warn!(error = %Chain(&failed), "failed to append to the view");
-            match failed {
-                // It would be again; the network's store has it.
+            warn!(error = %Chain(&error), "failed to append to the view");
+            match error {
+                // The view would refuse it again. The network's store has it.
                 AppendError::Refused { uuid, .. } => {
                     events.retain(|(event, _)| event.attributes.uuid != uuid);
                 }
-                AppendError::Unavailable(_) => tokio::select! {
-                    () = self.stop.cancelled() => return false,
-                    () = tokio::time::sleep(disposition::pause(tries)) => {}
-                },
+                AppendError::Unavailable(_) => {
+                    if !backoff.wait_unless(&self.stop).await {
+                        return false;
+                    }
+                }
             }
         }
-        self.followed.increment(events.len() as u64);
+        self.events.increment(events.len() as u64);
         true
     }
 }
@@ -90,7 +92,7 @@ fn event(delivery: &Delivery) -> Option<(Event<'_>, &Delivery)> {
     match decode(&message.data, &message.attributes) {
         Ok(event) => Some((event, delivery)),
         Err(error) => {
-            debug!(id = message.id, error = %Chain(&error), "not in the view: no event");
+            debug!(id = message.id, error = %Chain(&error), "message left out of the view");
             None
         }
     }

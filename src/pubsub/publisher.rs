@@ -7,6 +7,7 @@
 
 use crate::event::Outgoing;
 use crate::pubsub::{CallError, Connection, LARGEST_MESSAGE, Publishing};
+use crate::retry::Backoff;
 use google_cloud_googleapis::pubsub::v1::publisher_client::PublisherClient;
 use google_cloud_googleapis::pubsub::v1::{PublishRequest, PubsubMessage};
 use metrics::{Counter, counter, describe_counter};
@@ -16,7 +17,7 @@ use tracing::warn;
 
 /// The pauses between tries: the first, and the longest. An asker waits for what we publish, so
 /// the longest is short beside his patience of 6 minutes.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// Publishes to one topic. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -63,7 +64,7 @@ impl Publisher {
     /// Publishes one message, and tries again for as long as it takes. False where `stop` came
     /// first, or where Pub/Sub will never take it, which is logged.
     pub async fn publish_until(&self, message: Outgoing, stop: &CancellationToken) -> bool {
-        let (mut pause, longest) = BACKOFF;
+        let mut backoff = BACKOFF;
         loop {
             let Err(error) = self.publish(message.clone()).await else { return true };
             warn!(question = message.ordering_key, error = error.chain(), "failed to publish");
@@ -71,9 +72,8 @@ impl Publisher {
             if !error.is_transient() && !error.is_not_found() {
                 return false;
             }
-            tokio::select! {
-                () = stop.cancelled() => return false,
-                () = tokio::time::sleep(pause) => pause = longest.min(pause * 2),
+            if !backoff.wait_unless(stop).await {
+                return false;
             }
         }
     }

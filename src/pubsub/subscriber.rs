@@ -8,6 +8,7 @@
 use crate::chain::Chain;
 use crate::event::Timestamp;
 use crate::pubsub::{Admin, Connection, Delivery, Message, Receipt, Wanted};
+use crate::retry::Backoff;
 use google_cloud_pubsub::client::Subscriber as Client;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use google_cloud_pubsub::subscriber::{MessageStream, ShutdownBehavior};
@@ -26,7 +27,7 @@ const LONGEST_LEASE: Duration = Duration::from_secs(24 * 3600);
 const LEASE: Duration = Duration::from_secs(10);
 
 /// The pauses before a stream that has ended for good is opened again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// After how long of silence a stream is given up. Where nothing is published that costs one call
 /// each time.
@@ -139,20 +140,18 @@ impl Subscriber {
     /// Sends every delivery to `deliveries`, until `stop`, or until nobody takes them. When it
     /// returns, the acks of all receipts that were answered have been sent.
     pub async fn run(self, deliveries: mpsc::Sender<Delivery>, stop: CancellationToken) {
-        let (mut pause, longest) = BACKOFF;
+        let mut backoff = BACKOFF;
         // Streams that are over, until all that they brought is answered.
         let mut over = JoinSet::new();
         while !stop.is_cancelled() && !deliveries.is_closed() {
             while over.try_join_next().is_some() {}
             match self.stream(&deliveries, &stop, &mut over).await {
                 Ended::Silent => continue,
-                Ended::Lost { any: true } => pause = BACKOFF.0,
+                Ended::Lost { any: true } => backoff.reset(),
                 Ended::Lost { any: false } => {}
             }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(pause) => pause = longest.min(pause * 2),
-            }
+            // Where it is stopped, the loop ends.
+            backoff.wait_unless(&stop).await;
         }
         while over.join_next().await.is_some() {}
     }

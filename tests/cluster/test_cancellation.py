@@ -210,7 +210,7 @@ def test_a_stranger_cancels_nothing(fake, claimed):
 
         parent.cancel(sender=STRANGER, **claimed)
 
-        ignored = "ignored the cancellation"
+        ignored = "cancellation ignored"
         wait_for(lambda: ignored in daemon.log.read_text(), "the stranger is ignored")
         job = fake.job(parent.question_uuid)
         assert "twined.octue.com/stopped" not in job["metadata"]["annotations"]

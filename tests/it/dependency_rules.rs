@@ -8,19 +8,31 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the pipeline and the monitor may name: neither names the other.
-const WORK: [&str; 8] =
-    ["chain", "dependencies", "event", "notifications", "pubsub", "registry", "runner", "store"];
+const WORK: [&str; 10] = [
+    "cancellations",
+    "chain",
+    "dependencies",
+    "event",
+    "notifications",
+    "pubsub",
+    "retry",
+    "routing",
+    "runner",
+    "store",
+];
 
 /// What each module may name of the others. The roots may name all.
 const MODULES: &[(&str, &[&str])] = &[
     ("event", &["chain"]),
-    ("pubsub", &["chain", "check", "event", "request_guard"]),
+    ("pubsub", &["chain", "check", "event", "request_guard", "retry"]),
     ("store", &["chain", "event"]),
     ("runner", &["chain", "check", "event", "sdk", "tasks"]),
     ("registry", &["chain", "event"]),
     ("pipeline", &WORK),
     ("monitor", &WORK),
-    ("dependencies", &["pubsub", "registry", "runner", "store"]),
+    ("dependencies", &["cancellations", "pubsub", "routing", "runner", "store"]),
+    ("cancellations", &[]),
+    ("routing", &["event", "notifications", "pubsub", "registry", "store"]),
     ("notifications", &["event", "runner"]),
     ("http", &["chain", "event", "google", "registry", "request_guard"]),
     ("sdk", &["event", "private_path"]),
@@ -28,6 +40,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("tasks", &[]),
     ("telemetry", &[]),
     ("chain", &[]),
+    ("retry", &[]),
     ("check", &[]),
     ("request_guard", &[]),
     ("private_path", &[]),

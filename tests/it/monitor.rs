@@ -1,4 +1,4 @@
-//! Runs that end: who has spoken is not spoken for, who has not is, once.
+//! Ends of runs: a run without a terminal event gets one, exactly once; a run with one gets no other.
 
 use crate::pipeline::{World, question};
 use async_trait::async_trait;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A runner one of whose runs has ended.
+/// A runner with one run, which has ended.
 #[derive(Debug)]
 struct Ended {
     state: RunState,
@@ -62,7 +62,7 @@ impl Ended {
             started: None,
             reason,
             message: "It ended.".into(),
-            tail: vec!["its last words\n".into()],
+            tail: vec!["its last line\n".into()],
         };
         let attributes = Arc::new(asked.attributes.clone());
         let state =
@@ -83,11 +83,11 @@ impl Ended {
 
 /// So many monitors of one runner, until they are dropped.
 fn monitors(world: &World, runner: &Arc<Ended>, count: usize) -> JoinSet<()> {
-    patient_monitors(world, runner, count, Duration::ZERO)
+    monitors_with_late_answers(world, runner, count, Duration::ZERO)
 }
 
-/// The same, that wait so long for late answers.
-fn patient_monitors(
+/// The same, with so long a time for late answers.
+fn monitors_with_late_answers(
     world: &World,
     runner: &Arc<Ended>,
     count: usize,
@@ -102,7 +102,7 @@ fn patient_monitors(
     tasks
 }
 
-/// A question whose run has ended so.
+/// A question whose run has ended for this reason.
 async fn ended(reason: EndReason) -> (World, Outgoing, Arc<Ended>) {
     let asked = question(Uuid::new_v4());
     let runner = Ended::new(&asked, reason);
@@ -121,28 +121,28 @@ async fn kinds(world: &World, uuid: Uuid) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_run_that_ended_without_a_word_is_spoken_for_once_by_however_many_monitors() {
+async fn a_run_that_ended_silently_gets_one_exception_from_any_number_of_monitors() {
     let (world, asked, runner) = ended(EndReason::Killed).await;
     world.publisher.publish(asked).await.unwrap();
     let _monitors = monitors(&world, &runner, 2);
 
     world.work_until(runner.wait_until_settled()).await;
 
-    // Each has a fence of its own, and what it says is the same to the byte.
+    // Each publishes a fence of its own, and the same exception to the byte.
     let mut found = kinds(&world, runner.question()).await;
     found.retain(|kind| kind != "heartbeat");
     assert_eq!(found, ["exception", "question"]);
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_after_a_good_end_is_the_only_one() {
+async fn a_late_answer_of_a_run_without_an_error_is_its_only_terminal_event() {
     let (world, asked, runner) = ended(EndReason::Exited).await;
     let result = answer(&asked);
     world.publisher.publish(asked).await.unwrap();
-    let _monitors = patient_monitors(&world, &runner, 2, DEADLINE);
+    let _monitors = monitors_with_late_answers(&world, &runner, 2, DEADLINE);
 
     let late = async {
-        // Longer than who died is given.
+        // Longer than a run with an error gets.
         tokio::time::sleep(Duration::from_secs(1)).await;
         world.publisher.publish(result).await.unwrap();
         runner.wait_until_settled().await;
@@ -153,10 +153,10 @@ async fn an_answer_that_comes_after_a_good_end_is_the_only_one() {
 }
 
 #[tokio::test]
-async fn who_died_is_spoken_for_however_long_answers_may_take() {
+async fn a_run_with_an_error_gets_no_time_for_a_late_answer() {
     let (world, asked, runner) = ended(EndReason::Failed).await;
     world.publisher.publish(asked).await.unwrap();
-    let _monitors = patient_monitors(&world, &runner, 1, 2 * DEADLINE);
+    let _monitors = monitors_with_late_answers(&world, &runner, 1, 2 * DEADLINE);
 
     world.work_until(runner.wait_until_settled()).await;
 
@@ -164,19 +164,19 @@ async fn who_died_is_spoken_for_however_long_answers_may_take() {
 }
 
 #[tokio::test]
-async fn last_words_that_are_still_on_their_way_are_waited_for() {
+async fn an_answer_that_is_still_on_its_way_is_waited_for() {
     // Given a run that has answered and ended, while nobody reads the subscription,
     let (world, asked, runner) = ended(EndReason::Exited).await;
     let result = answer(&asked);
     world.publisher.publish(asked).await.unwrap();
     world.publisher.publish(result).await.unwrap();
 
-    // when a monitor looks, for longer than it gives last words to come by themselves,
+    // when a monitor handles the end, for longer than its grace period,
     let _monitors = monitors(&world, &runner, 1);
     tokio::time::timeout(Duration::from_secs(1), runner.wait_until_settled()).await.unwrap_err();
     assert!(world.stored(runner.question()).await.is_empty());
 
-    // then it goes on when the pipeline does, and says nothing of its own but the fence.
+    // then it publishes nothing but the fence, and settles the run when the pipeline goes on.
     world.work_until(runner.wait_until_settled()).await;
     let found = kinds(&world, runner.question()).await;
     assert!(!found.contains(&"exception".to_owned()), "{found:?}");

@@ -1,4 +1,4 @@
-//! Deliveries whose store or runner fails: nothing is lost, nothing is done twice.
+//! Deliveries whose store or runner fails: nothing is lost, and nothing is done twice.
 
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -20,6 +20,7 @@ use twined::pubsub::emulator::{Emulator, Options};
 use twined::pubsub::subscriber::Flow;
 use twined::pubsub::{Admin, Connection, Delivery, Message, Publisher, Subscriber};
 use twined::registry::Listed;
+use twined::routing::Router;
 use twined::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError};
 use twined::store::sqlite::{self, SqliteStore};
 use twined::store::{
@@ -33,13 +34,13 @@ const TOPIC: &str = "a-topic";
 const SUBSCRIPTION: &str = "a-subscription";
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A store that fails so many times, and refuses one event for good.
+/// A store that fails so many times, and always refuses one event.
 #[derive(Debug)]
 pub struct Flaky {
     inner: SqliteStore,
     pub failures: AtomicUsize,
     refused: Option<Uuid>,
-    /// What a sweep finds.
+    /// The unanswered questions that a sweep reads.
     pub unanswered: Mutex<Vec<UnansweredQuestion>>,
 }
 
@@ -101,15 +102,13 @@ impl View for Flaky {
     }
 }
 
-/// A runner that fails so many times, and writes down what it was to run.
+/// A runner that fails so many times, and records its calls.
 #[derive(Debug, Default)]
 struct Ledger {
     failures: AtomicUsize,
     launched: Mutex<Vec<Uuid>>,
-    /// Refuses what it is to launch.
+    /// Whether it refuses every launch.
     refuses: AtomicBool,
-    /// How many cancellations find nothing to end.
-    misses: AtomicUsize,
     cancelled: AtomicUsize,
 }
 
@@ -130,9 +129,8 @@ impl Runner for Ledger {
     }
 
     async fn cancel(&self, _: Uuid) -> Result<bool, RunnerError> {
-        let missed = take_one(&self.misses);
         self.cancelled.fetch_add(1, Ordering::SeqCst);
-        Ok(!missed)
+        Ok(true)
     }
 
     async fn has(&self, _: RunId) -> Result<bool, RunnerError> {
@@ -154,7 +152,7 @@ fn take_one(left: &AtomicUsize) -> bool {
     left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
 }
 
-/// An emulator, a store, and what the pipeline works with.
+/// An emulator, a store, and the dependencies of a pipeline.
 pub struct World {
     pub store: Arc<Flaky>,
     runner: Arc<Ledger>,
@@ -195,7 +193,7 @@ impl World {
         }
     }
 
-    /// The pipeline and its subscriber, until `done`, and then to their end.
+    /// Runs the pipeline and its subscriber until `done`, and then to their end.
     pub async fn work_until<T>(&self, done: impl Future<Output = T>) -> T {
         let stop = CancellationToken::new();
         let dependencies = self.dependencies(&self.runner);
@@ -214,45 +212,46 @@ impl World {
         found
     }
 
-    /// What a monitor and a pipeline of this runner work with.
+    /// The dependencies of a monitor and a pipeline with this runner.
     pub fn dependencies<R>(&self, runner: &Arc<R>) -> Dependencies
     where
         R: Runner + Coordinator + 'static,
     {
         let revision: SruidBuf = "octue/example:1.0.0".parse().unwrap();
+        let registry: Listed = [revision].into_iter().collect();
+        let admin = Admin::new(&self.connection);
         Dependencies {
             runner: Arc::clone(runner) as Arc<dyn Runner>,
             coordinator: Arc::clone(runner) as Arc<dyn Coordinator>,
             view: Arc::clone(&self.store) as Arc<dyn View>,
             store: Arc::clone(&self.store) as Arc<dyn EventStore>,
-            registry: Arc::new([revision].into_iter().collect::<Listed>()),
-            admin: Admin::new(&self.connection),
+            router: Arc::new(Router::new(Arc::new(registry), admin, true)),
+            cancellations: Arc::default(),
             publisher: self.publisher.clone(),
-            subscriptions_first: true,
             late_answers: Duration::ZERO,
         }
     }
 
-    /// What is published from now on, as anybody sees it.
+    /// Records what is published from now on.
     pub async fn wire(&self) -> Wire {
         let name = format!("wire-{}", Uuid::new_v4());
         Admin::new(&self.connection).ensure_subscription(&name, TOPIC, "").await.unwrap();
         let subscriber = Subscriber::new(&self.connection, &name, Flow::default()).await.unwrap();
         let (sender, mut deliveries) = mpsc::channel(1);
-        let heard = watch::Sender::new(Vec::new());
-        let told = heard.clone();
+        let published = watch::Sender::new(Vec::new());
+        let recorded = published.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(subscriber.run(sender, CancellationToken::new()));
         tasks.spawn(async move {
             while let Some(Delivery { message, receipt }) = deliveries.recv().await {
-                told.send_modify(|heard| heard.push(message));
+                recorded.send_modify(|published| published.push(message));
                 receipt.ack();
             }
         });
-        Wire { heard, _tasks: tasks }
+        Wire { published, _tasks: tasks }
     }
 
-    /// The cancellation of a question by the one who asked it.
+    /// The cancellation of a question by its parent.
     pub fn cancellation(asked: &Outgoing) -> Outgoing {
         let data = serde_json::to_vec(&Body::Cancellation).unwrap();
         let mut attributes = asked.attributes.clone();
@@ -272,7 +271,7 @@ impl World {
     }
 
     /// Waits until the runner is as wanted.
-    async fn until(&self, wanted: impl Fn(&Ledger) -> bool) {
+    async fn wait_until(&self, wanted: impl Fn(&Ledger) -> bool) {
         let deadline = Instant::now() + 10 * DEADLINE;
         while !wanted(&self.runner) {
             assert!(Instant::now() < deadline);
@@ -295,27 +294,27 @@ impl World {
     }
 }
 
-/// What was published.
+/// A record of what was published.
 pub struct Wire {
-    heard: watch::Sender<Vec<Message>>,
+    published: watch::Sender<Vec<Message>>,
     _tasks: JoinSet<()>,
 }
 
 impl Wire {
-    /// Waits for an event that says this, and gives it.
-    async fn hear(&self, text: &str) -> String {
-        let mut heard = self.heard.subscribe();
+    /// Waits for an event with this text in its data, and returns its data.
+    async fn wait_for(&self, text: &str) -> String {
+        let mut published = self.published.subscribe();
         let data = |message: &Message| String::from_utf8_lossy(&message.data).into_owned();
-        let says = |message: &&Message| data(message).contains(text);
-        let waiting = heard.wait_for(|heard| heard.iter().any(|message| says(&message)));
-        let heard = tokio::time::timeout(10 * DEADLINE, waiting).await.unwrap().unwrap();
-        heard.iter().find(says).map(data).unwrap()
+        let has_text = |message: &&Message| data(message).contains(text);
+        let waiting = published.wait_for(|all| all.iter().any(|message| has_text(&message)));
+        let published = tokio::time::timeout(10 * DEADLINE, waiting).await.unwrap().unwrap();
+        published.iter().find(has_text).map(data).unwrap()
     }
 
-    /// Waits for so many messages, and gives the kinds of all there are then.
+    /// Waits for so many messages, and returns the kinds of all there are then.
     pub async fn kinds(&self, count: usize) -> Vec<String> {
-        let mut heard = self.heard.subscribe();
-        let waiting = heard.wait_for(|heard| heard.len() >= count);
+        let mut published = self.published.subscribe();
+        let waiting = published.wait_for(|all| all.len() >= count);
         let messages = tokio::time::timeout(10 * DEADLINE, waiting).await.unwrap().unwrap();
         let kind = |message: &Message| {
             let event = decode(&message.data, &message.attributes).unwrap();
@@ -327,14 +326,14 @@ impl Wire {
     }
 }
 
-/// Puts the test's clock forward.
+/// Advances the test's clock.
 pub async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
 }
 
-/// Lets ten seconds pass again and again, in no time, until something is done.
+/// Advances the clock by ten seconds again and again, until something is done.
 pub async fn passing<T>(done: impl Future<Output = T>) -> T {
     let mut done = std::pin::pin!(done);
     loop {
@@ -359,7 +358,7 @@ pub fn question(question_uuid: Uuid) -> Outgoing {
     .encode()
 }
 
-/// Log records that the question's child might say, numbered.
+/// Numbered log records of the question's child.
 fn log_records(asked: &Outgoing, count: usize) -> Vec<Outgoing> {
     let record = |number: usize| {
         let mut attributes = asked.attributes.clone();
@@ -368,7 +367,7 @@ fn log_records(asked: &Outgoing, count: usize) -> Vec<Outgoing> {
             [
                 ("uuid", Uuid::new_v4().to_string()),
                 ("sender_type", "CHILD".to_owned()),
-                // All the same: the store then reads them in the order of their arrival.
+                // All equal, so the store reads them in the order of their arrival.
                 ("datetime", Timestamp(0).to_string()),
             ]
             .map(|(name, value)| (name.to_owned(), value)),
@@ -397,7 +396,7 @@ async fn events_wait_for_a_store_that_fails_and_are_then_on_record_once() {
 }
 
 #[tokio::test]
-async fn a_launch_that_fails_is_tried_again_here_and_what_follows_keeps_its_order() {
+async fn a_failed_launch_is_retried_and_later_events_keep_their_order() {
     let world = World::new(0, None, 3).await;
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
@@ -413,13 +412,13 @@ async fn a_launch_that_fails_is_tried_again_here_and_what_follows_keeps_its_orde
         .await;
 
     assert_eq!(*world.runner.launched.lock().unwrap(), [uuid]);
-    let said: Vec<_> = stored[..50].iter().map(|event| event.data.clone()).collect();
+    let data: Vec<_> = stored[..50].iter().map(|event| event.data.clone()).collect();
     let published = log_records(&asked, 50).into_iter().map(|record| record.data);
-    assert_eq!(said, published.map(|data| String::from_utf8(data).unwrap()).collect::<Vec<_>>());
+    assert_eq!(data, published.map(|data| String::from_utf8(data).unwrap()).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn what_is_held_when_the_pipeline_stops_comes_again_to_the_next_one() {
+async fn deliveries_held_when_a_pipeline_stops_are_redelivered_to_the_next() {
     let world = World::new(usize::MAX, None, 0).await;
     let uuid = Uuid::new_v4();
     world.publisher.publish(question(uuid)).await.unwrap();
@@ -457,12 +456,12 @@ async fn an_event_that_the_store_refuses_is_rejected_and_its_neighbors_are_kept(
         })
         .await;
 
-    let said: Vec<_> = stored.iter().map(|event| &*event.data).collect();
-    assert!(said[0].contains("\"1\"") && said[1].contains("\"3\""), "{said:?}");
+    let data: Vec<_> = stored.iter().map(|event| &*event.data).collect();
+    assert!(data[0].contains("\"1\"") && data[1].contains("\"3\""), "{data:?}");
 }
 
 #[tokio::test]
-async fn a_question_that_comes_twice_is_on_record_once_and_its_run_is_only_ensured() {
+async fn a_question_delivered_twice_is_on_record_once_and_launched_idempotently() {
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
@@ -473,7 +472,10 @@ async fn a_question_that_comes_twice_is_on_record_once_and_its_run_is_only_ensur
             world.publisher.publish(asked.clone()).await.unwrap();
             let deadline = Instant::now() + DEADLINE;
             while world.runner.launched.lock().unwrap().len() < 2 {
-                assert!(Instant::now() < deadline, "a duplicate row does not mean that it runs");
+                assert!(
+                    Instant::now() < deadline,
+                    "a row on record does not prove that there is a run"
+                );
                 tokio::task::yield_now().await;
             }
         })
@@ -484,7 +486,7 @@ async fn a_question_that_comes_twice_is_on_record_once_and_its_run_is_only_ensur
 }
 
 #[tokio::test]
-async fn a_question_to_nobody_is_answered_by_an_exception_and_not_run() {
+async fn a_question_that_nobody_answers_gets_an_exception_and_no_run() {
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let mut asked = question(uuid);
@@ -508,7 +510,7 @@ async fn a_question_to_nobody_is_answered_by_an_exception_and_not_run() {
 }
 
 #[tokio::test]
-async fn a_question_that_is_refused_gets_one_exception_however_often_it_comes() {
+async fn a_refused_question_gets_one_exception_however_often_it_is_delivered() {
     let world = World::new(0, None, 0).await;
     let wire = world.wire().await;
     world.runner.refuses.store(true, Ordering::SeqCst);
@@ -533,7 +535,7 @@ async fn a_question_that_is_refused_gets_one_exception_however_often_it_comes() 
 }
 
 #[tokio::test]
-async fn a_question_that_the_runner_cannot_take_for_long_is_told_and_called_off() {
+async fn a_launch_that_fails_for_long_is_given_up_and_its_parent_is_notified() {
     let world = World::new(0, None, usize::MAX).await;
     let wire = world.wire().await;
     let uuid = Uuid::new_v4();
@@ -542,51 +544,16 @@ async fn a_question_that_the_runner_cannot_take_for_long_is_told_and_called_off(
         .work_until(async {
             world.publisher.publish(question(uuid)).await.unwrap();
             world.wait_for_events(uuid, 1).await;
-            world.until(|runner| runner.failures.load(Ordering::SeqCst) < usize::MAX - 1).await;
-            // Meanwhile its asker hears that it is not lost.
+            world
+                .wait_until(|runner| runner.failures.load(Ordering::SeqCst) < usize::MAX - 1)
+                .await;
+            // Meanwhile its parent gets heartbeats.
             pass(Duration::from_secs(200)).await;
-            wire.hear("heartbeat").await;
+            wire.wait_for("heartbeat").await;
             pass(Duration::from_secs(701)).await;
-            let exception = wire.hear("RuntimeError").await;
+            let exception = wire.wait_for("RuntimeError").await;
             assert!(exception.contains("on purpose"), "{exception}");
-            world.until(|runner| runner.cancelled.load(Ordering::SeqCst) > 0).await;
+            world.wait_until(|runner| runner.cancelled.load(Ordering::SeqCst) > 0).await;
         })
         .await;
-}
-
-#[tokio::test]
-async fn a_cancellation_waits_for_a_run_that_another_daemon_is_launching() {
-    let world = World::new(0, None, 0).await;
-    world.runner.misses.store(2, Ordering::SeqCst);
-    let uuid = Uuid::new_v4();
-    let asked = question(uuid);
-
-    world
-        .work_until(async {
-            world.publisher.publish(asked.clone()).await.unwrap();
-            world.publisher.publish(World::cancellation(&asked)).await.unwrap();
-            world.until(|runner| runner.cancelled.load(Ordering::SeqCst) >= 3).await;
-        })
-        .await;
-}
-
-#[tokio::test]
-async fn the_cancellation_of_a_stranger_ends_nothing() {
-    let world = World::new(0, None, 0).await;
-    let uuid = Uuid::new_v4();
-    let asked = question(uuid);
-    let mut cancellation = World::cancellation(&asked);
-    cancellation.attributes.insert("sender".into(), "octue/stranger:1.0.0".into());
-
-    world
-        .work_until(async {
-            world.publisher.publish(asked.clone()).await.unwrap();
-            world.publisher.publish(cancellation).await.unwrap();
-            // What comes after it is dealt with after it.
-            world.publisher.publish(log_records(&asked, 1).remove(0)).await.unwrap();
-            world.wait_for_events(uuid, 3).await
-        })
-        .await;
-
-    assert_eq!(world.runner.cancelled.load(Ordering::SeqCst), 0);
 }

@@ -1,4 +1,4 @@
-//! Several monitors of the same runs, and all that a runner may tell them.
+//! Several monitors of the same runs, and every state that a runner may report.
 
 use crate::pipeline::{World, pass, passing, question};
 use async_trait::async_trait;
@@ -21,28 +21,28 @@ use twined::runner::{
 use twined::store::{QuestionCursor, UnansweredQuestion, View};
 use uuid::Uuid;
 
-/// Of the test's clock, which some tests put forward by minutes.
+/// By the test's clock, which some tests advance by minutes.
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// After how long a claim is taken over.
-const STALE: Duration = Duration::from_secs(30);
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What all replicas see.
+/// What all replicas share.
 #[derive(Debug, Default)]
 struct Cluster {
     listeners: Mutex<Listeners>,
     states: Mutex<HashMap<RunId, RunState>>,
     claims: Mutex<HashMap<RunId, (usize, Instant)>>,
-    /// What it was told to do, by whom.
+    /// The calls, each with the number of the replica.
     calls: watch::Sender<Vec<(usize, &'static str)>>,
     relaunch: Option<Relaunch>,
-    /// How long it takes to run again.
+    /// How long a relaunch takes.
     pause: Duration,
-    /// Whether nothing can be run again.
+    /// Whether every relaunch fails.
     is_full: bool,
 }
 
-/// A runner as one replica has it.
+/// The runner of one replica.
 #[derive(Debug)]
 struct Replica {
     number: usize,
@@ -57,12 +57,12 @@ impl Runner for Replica {
     }
 
     async fn cancel(&self, _: Uuid) -> Result<bool, RunnerError> {
-        self.called("cancel");
+        self.record_call("cancel");
         Ok(true)
     }
 
     async fn end_run(&self, _: RunId) -> Result<(), RunnerError> {
-        self.called("end");
+        self.record_call("end");
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl Runner for Replica {
         state: &RunState,
         _: &RunEnd,
     ) -> Result<Option<Relaunch>, RunnerError> {
-        self.called("relaunch");
+        self.record_call("relaunch");
         tokio::time::sleep(self.cluster.pause).await;
         if self.cluster.is_full {
             let (question, source) = (state.run.question, "its quota is full".into());
@@ -85,10 +85,10 @@ impl Runner for Replica {
     }
 
     async fn settle(&self, run: RunId) -> Result<(), RunnerError> {
-        self.called("settle");
+        self.record_call("settle");
         let settled = self.cluster.states.lock().unwrap().remove(&run);
         if let Some(state) = settled {
-            self.cluster.tell(RunState { phase: RunPhase::Settled, ..state });
+            self.cluster.set(RunState { phase: RunPhase::Settled, ..state });
         }
         Ok(())
     }
@@ -107,7 +107,7 @@ impl Coordinator for Replica {
         let mut claims = self.cluster.claims.lock().unwrap();
         let mine = (self.number, Instant::now());
         match claims.get(&run) {
-            Some((other, since)) if *other != self.number && since.elapsed() < STALE => {
+            Some((other, since)) if *other != self.number && since.elapsed() < CLAIM_TIMEOUT => {
                 Ok(Claim::Theirs)
             }
             _ => {
@@ -123,13 +123,13 @@ impl Coordinator for Replica {
 }
 
 impl Replica {
-    fn called(&self, verb: &'static str) {
+    fn record_call(&self, verb: &'static str) {
         self.cluster.calls.send_modify(|calls| calls.push((self.number, verb)));
     }
 }
 
 impl Cluster {
-    fn tell(&self, state: RunState) {
+    fn set(&self, state: RunState) {
         if state.phase != RunPhase::Settled {
             self.states.lock().unwrap().insert(state.run, state.clone());
         }
@@ -156,7 +156,7 @@ impl Cluster {
     }
 }
 
-/// Replicas of one network, of which those lead that are said to.
+/// Replicas of one network.
 struct Replicas {
     replicas: Vec<Arc<Replica>>,
     _tasks: JoinSet<()>,
@@ -200,9 +200,9 @@ fn seconds_ago(seconds: i64) -> Timestamp {
     Timestamp(Timestamp::now().0 - seconds * 1_000_000)
 }
 
-async fn say(world: &World, asked: &Outgoing, body: &Body) {
-    let said = response(&asked.attributes, Uuid::new_v4(), Timestamp::now(), body).unwrap();
-    world.publisher.publish(said).await.unwrap();
+async fn publish(world: &World, asked: &Outgoing, body: &Body) {
+    let published = response(&asked.attributes, Uuid::new_v4(), Timestamp::now(), body).unwrap();
+    world.publisher.publish(published).await.unwrap();
 }
 
 fn result() -> Body {
@@ -238,13 +238,13 @@ async fn wait_for(world: &World, uuid: Uuid, wanted: &[&str]) {
 }
 
 #[tokio::test]
-async fn of_three_replicas_one_tells_of_an_end_once_on_the_wire() {
+async fn one_of_three_replicas_publishes_an_end_once_on_the_wire() {
     let world = World::new(0, None, 0).await;
     let wire = world.wire().await;
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
     let cluster = Arc::new(Cluster::default());
-    cluster.tell(ended(&asked, EndReason::Killed));
+    cluster.set(ended(&asked, EndReason::Killed));
     world.publisher.publish(asked).await.unwrap();
 
     let _replicas = Replicas::start(&world, &cluster, &[false, true, false]);
@@ -252,15 +252,15 @@ async fn of_three_replicas_one_tells_of_an_end_once_on_the_wire() {
 
     assert_eq!(kinds(&world, uuid).await, ["exception", "heartbeat", "question"]);
     assert_eq!(wire.kinds(3).await, ["exception", "heartbeat", "question"]);
-    assert_eq!(*cluster.calls.borrow(), [(claimer(&cluster), "relaunch"), (1, "settle")]);
+    assert_eq!(*cluster.calls.borrow(), [(claimant(&cluster), "relaunch"), (1, "settle")]);
 }
 
-fn claimer(cluster: &Cluster) -> usize {
+fn claimant(cluster: &Cluster) -> usize {
     cluster.claims.lock().unwrap().values().next().unwrap().0
 }
 
 #[tokio::test]
-async fn the_report_of_a_replica_that_died_is_taken_over() {
+async fn the_claim_of_a_replica_that_died_is_taken_over() {
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
@@ -268,30 +268,30 @@ async fn the_report_of_a_replica_that_died_is_taken_over() {
     let state = ended(&asked, EndReason::Killed);
     let start = Instant::now();
     cluster.claims.lock().unwrap().insert(state.run, (9, start));
-    cluster.tell(state);
+    cluster.set(state);
     world.publisher.publish(asked).await.unwrap();
 
     let _replicas = Replicas::start(&world, &cluster, &[true]);
     world.work_until(passing(cluster.wait_until_settled())).await;
 
-    assert!(start.elapsed() >= STALE);
+    assert!(start.elapsed() >= CLAIM_TIMEOUT);
     assert_eq!(kinds(&world, uuid).await, ["exception", "heartbeat", "question"]);
 }
 
 #[tokio::test]
-async fn who_does_not_lead_leaves_it_to_the_leader_to_settle() {
+async fn a_follower_leaves_it_to_the_leader_to_settle() {
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
     let cluster = Arc::new(Cluster::default());
     world.publisher.publish(asked.clone()).await.unwrap();
-    say(&world, &asked, &result()).await;
+    publish(&world, &asked, &result()).await;
     let replicas = Replicas::start(&world, &cluster, &[false, false]);
 
     world
         .work_until(async {
             wait_for(&world, uuid, &["question", "result"]).await;
-            cluster.tell(ended(&asked, EndReason::Exited));
+            cluster.set(ended(&asked, EndReason::Exited));
             let early = cluster.wait_for_call("settle");
             tokio::time::timeout(Duration::from_secs(1), early).await.unwrap_err();
             replicas.replicas[1].leads.send_replace(true);
@@ -304,26 +304,26 @@ async fn who_does_not_lead_leaves_it_to_the_leader_to_settle() {
 }
 
 #[tokio::test]
-async fn a_run_that_may_run_again_does_and_its_asker_reads_of_it_but_hears_no_exception() {
+async fn a_relaunched_run_gets_log_records_and_no_exception() {
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = asks_for_logs(uuid);
     let relaunch = Some(Relaunch { attempt: 1, message: "It runs again with 2Gi.".into() });
     let cluster = Arc::new(Cluster { relaunch, ..Cluster::default() });
     let first = ended(&asked, EndReason::Memory);
-    cluster.tell(first.clone());
+    cluster.set(first.clone());
     world.publisher.publish(asked.clone()).await.unwrap();
     let _replicas = Replicas::start(&world, &cluster, &[true, false]);
 
     world
         .work_until(async {
-            let said = ["heartbeat", "heartbeat", "log_record", "question"];
-            wait_for(&world, uuid, &said).await;
+            let published = ["heartbeat", "heartbeat", "log_record", "question"];
+            wait_for(&world, uuid, &published).await;
             assert_eq!((cluster.count("relaunch"), cluster.count("settle")), (1, 0));
 
             // The second attempt answers, and that is all.
-            say(&world, &asked, &result()).await;
-            cluster.tell(RunState { attempt: 1, ..ended(&asked, EndReason::Exited) });
+            publish(&world, &asked, &result()).await;
+            cluster.set(RunState { attempt: 1, ..ended(&asked, EndReason::Exited) });
             cluster.wait_until_settled().await;
         })
         .await;
@@ -334,29 +334,29 @@ async fn a_run_that_may_run_again_does_and_its_asker_reads_of_it_but_hears_no_ex
 }
 
 #[tokio::test]
-async fn a_run_that_pauses_before_it_runs_again_is_heard_of() {
+async fn a_run_that_waits_for_its_relaunch_has_heartbeats() {
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
     let relaunch = Some(Relaunch { attempt: 1, message: "It runs again.".into() });
     let pause = Duration::from_secs(200);
     let cluster = Arc::new(Cluster { relaunch, pause, ..Cluster::default() });
-    cluster.tell(ended(&asked, EndReason::Memory));
+    cluster.set(ended(&asked, EndReason::Memory));
     world.publisher.publish(asked.clone()).await.unwrap();
     let _replicas = Replicas::start(&world, &cluster, &[true]);
 
-    // The fence, one while it pauses, and one when it runs.
-    let said = ["heartbeat", "heartbeat", "heartbeat", "question"];
-    world.work_until(passing(wait_for(&world, uuid, &said))).await;
+    // The fence, one while it waits, and one when it is relaunched.
+    let published = ["heartbeat", "heartbeat", "heartbeat", "question"];
+    world.work_until(passing(wait_for(&world, uuid, &published))).await;
 }
 
 #[tokio::test]
-async fn a_run_that_cannot_be_run_again_is_given_up_after_a_while() {
+async fn a_relaunch_that_fails_for_long_is_given_up() {
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
     let cluster = Arc::new(Cluster { is_full: true, ..Cluster::default() });
-    cluster.tell(ended(&asked, EndReason::Memory));
+    cluster.set(ended(&asked, EndReason::Memory));
     world.publisher.publish(asked).await.unwrap();
     let _replicas = Replicas::start(&world, &cluster, &[true]);
 
@@ -377,18 +377,18 @@ async fn a_run_that_cannot_be_run_again_is_given_up_after_a_while() {
 }
 
 #[tokio::test]
-async fn a_failure_that_has_spoken_for_itself_is_not_run_again() {
+async fn a_run_with_an_exception_of_its_own_is_not_relaunched() {
     // Given a run whose exception is still on its way when it has ended,
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
     let relaunch = Some(Relaunch { attempt: 1, message: String::new() });
     let cluster = Arc::new(Cluster { relaunch, ..Cluster::default() });
-    cluster.tell(ended(&asked, EndReason::Failed));
+    cluster.set(ended(&asked, EndReason::Failed));
     world.publisher.publish(asked.clone()).await.unwrap();
-    say(&world, &asked, &exception()).await;
+    publish(&world, &asked, &exception()).await;
 
-    // when a monitor has looked, for longer than it takes to send a fence,
+    // when a monitor handles the end, for longer than its grace period,
     let _replicas = Replicas::start(&world, &cluster, &[true]);
     let settled = cluster.wait_until_settled();
     tokio::time::timeout(Duration::from_secs(1), settled).await.unwrap_err();
@@ -401,27 +401,27 @@ async fn a_failure_that_has_spoken_for_itself_is_not_run_again() {
 }
 
 #[tokio::test]
-async fn a_run_that_waits_is_heard_of_through_the_leader_whoever_leads() {
+async fn a_waiting_run_has_heartbeats_from_the_leader_whichever_replica_leads() {
     let world = World::new(0, None, 0).await;
     let wire = world.wire().await;
     let uuid = Uuid::new_v4();
     let asked = asks_for_logs(uuid);
     let cluster = Arc::new(Cluster::default());
     let (since, why) = (seconds_ago(125), "It waits for 3 others.".to_owned());
-    cluster.tell(state(&asked, RunPhase::Queued { since, why }));
+    cluster.set(state(&asked, RunPhase::Queued { since, why }));
     world.publisher.publish(asked.clone()).await.unwrap();
     let replicas = Replicas::start(&world, &cluster, &[true, false]);
 
     world
         .work_until(async {
             wait_for(&world, uuid, &["heartbeat", "log_record", "question"]).await;
-            // Another takes over: what it says in the same interval is the same.
+            // Another takes over: it publishes nothing twice in the same interval.
             replicas.replicas[0].leads.send_replace(false);
             replicas.replicas[1].leads.send_replace(true);
             let (launched, since) = (since, seconds_ago(0));
-            cluster.tell(state(&asked, RunPhase::Running { launched, since }));
-            let said = ["heartbeat", "heartbeat", "log_record", "question"];
-            wait_for(&world, uuid, &said).await;
+            cluster.set(state(&asked, RunPhase::Running { launched, since }));
+            let published = ["heartbeat", "heartbeat", "log_record", "question"];
+            wait_for(&world, uuid, &published).await;
         })
         .await;
 
@@ -432,7 +432,7 @@ async fn a_run_that_waits_is_heard_of_through_the_leader_whoever_leads() {
 }
 
 #[tokio::test]
-async fn an_eviction_is_told_and_a_run_that_has_answered_before_is_ended() {
+async fn an_eviction_is_logged_and_a_run_that_has_answered_before_is_ended() {
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = asks_for_logs(uuid);
@@ -443,12 +443,12 @@ async fn an_eviction_is_told_and_a_run_that_has_answered_before_is_ended() {
 
     world
         .work_until(async {
-            cluster.tell(RunState { evictions: 1, ..state(&asked, waits()) });
+            cluster.set(RunState { evictions: 1, ..state(&asked, waits()) });
             wait_for(&world, uuid, &["heartbeat", "log_record", "question"]).await;
             assert_eq!(cluster.count("end"), 0);
 
-            say(&world, &asked, &result()).await;
-            cluster.tell(RunState { evictions: 2, ..state(&asked, waits()) });
+            publish(&world, &asked, &result()).await;
+            cluster.set(RunState { evictions: 2, ..state(&asked, waits()) });
             cluster.wait_for_call("end").await;
         })
         .await;
@@ -457,7 +457,7 @@ async fn an_eviction_is_told_and_a_run_that_has_answered_before_is_ended() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_heard_of_after_its_cancellation_is_cancelled() {
+async fn a_run_that_is_seen_after_its_cancellation_is_cancelled() {
     let world = World::new(0, None, 0).await;
     let uuid = Uuid::new_v4();
     let asked = question(uuid);
@@ -470,14 +470,14 @@ async fn a_run_that_is_heard_of_after_its_cancellation_is_cancelled() {
         .work_until(async {
             wait_for(&world, uuid, &["cancellation", "question"]).await;
             let waits = RunPhase::Queued { since: seconds_ago(0), why: String::new() };
-            cluster.tell(state(&asked, waits));
+            cluster.set(state(&asked, waits));
             cluster.wait_for_call("cancel").await;
         })
         .await;
 }
 
 #[tokio::test]
-async fn a_question_of_whose_run_nothing_is_left_is_told_as_lost_unless_it_has_an_answer() {
+async fn an_unanswered_question_without_a_run_gets_an_exception() {
     let (lost, answered, outside) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
     let world = World::new(0, None, 0).await;
     let mut elsewhere = question(outside);
@@ -493,12 +493,12 @@ async fn a_question_of_whose_run_nothing_is_left_is_told_as_lost_unless_it_has_a
             cursor: QuestionCursor { datetime: Timestamp(0), event: Uuid::nil() },
         });
     }
-    // Its answer is on its way: nobody reads the subscription yet.
-    say(&world, &asked[1], &result()).await;
+    // Its answer is on its way: no pipeline runs yet.
+    publish(&world, &asked[1], &result()).await;
     let cluster = Arc::new(Cluster::default());
     let wire = world.wire().await;
 
-    // Two fences, and only then does anybody read.
+    // Two fences are published, and only then does a pipeline start.
     let _replicas = Replicas::start(&world, &cluster, &[true, false]);
     assert_eq!(passing(wire.kinds(2)).await, ["heartbeat", "heartbeat"]);
     world

@@ -1,0 +1,46 @@
+//! The cancellations that this replica has put on record, on their way from its pipeline to its
+//! monitor.
+//!
+//! The monitor reads its view for those of all replicas. But a view does not have what was published
+//! before its subscription was created, and then only the replica that received it knows.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// A queue of cancellations. One reader takes from it.
+#[derive(Debug, Default)]
+pub struct Cancellations {
+    queue: Mutex<VecDeque<Cancellation>>,
+    pushed: Notify,
+}
+
+/// A cancellation on record. Its sender may be a stranger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cancellation {
+    pub(crate) question: Uuid,
+    /// The SRUID of the sender.
+    pub(crate) sender: String,
+}
+
+// === impl Cancellations ===
+
+impl Cancellations {
+    pub(crate) fn push(&self, cancellation: Cancellation) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(cancellation);
+        self.pushed.notify_one();
+    }
+
+    /// Waits for the next cancellation. Cancel safe.
+    pub(crate) async fn next(&self) -> Cancellation {
+        loop {
+            let next = self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            if let Some(cancellation) = next {
+                return cancellation;
+            }
+            // A push between the two leaves a permit here.
+            self.pushed.notified().await;
+        }
+    }
+}

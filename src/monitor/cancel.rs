@@ -1,0 +1,237 @@
+//! Ends the runs of cancelled questions.
+//!
+//! ```text
+//! Runner::states ────────────► live runs ──────┐
+//! View::cancelled_questions ─► cancellations ──┼──► both? ──► Runner::cancel, until it succeeds
+//! this replica's pipeline ───► cancellations ──┘
+//! ```
+//!
+//! A run must end when both its state and an accepted cancellation of its question have been seen.
+//! They come in any order, and the view of a replica may be a minute behind. So the two are compared
+//! whenever either comes, and nothing depends on which replica launched the run, received the
+//! cancellation or saw either first. Every replica does so: to end a run twice is harmless.
+//!
+//! A cancellation is accepted from the parent and from the originator that the question names. The
+//! view has that rule; for a cancellation of the pipeline, the run's state has the question.
+
+use crate::cancellations::Cancellation;
+use crate::chain::Chain;
+use crate::event::RunId;
+use crate::event::attributes as name;
+use crate::monitor::live_runs::LiveRuns;
+use crate::monitor::{Monitor, log_panic};
+use crate::notifications::QuestionAttributes;
+use crate::store::{View, ViewPosition};
+use futures_util::stream::{BoxStream, StreamExt, unfold};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+/// For how long a cancellation is remembered here. A run that is seen later is compared with the view
+/// alone: by then the view has its question too.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// How many cancellations are remembered: a few MB.
+const MAX_REMEMBERED: usize = 50_000;
+
+/// How many cancelled questions are read from the view at once.
+const PAGE: u32 = 500;
+
+/// How often the view is read at most, and at least: another process may append to it too.
+const READ_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How many comparisons are under way at once. On a start there is one for each run that exists.
+const CONCURRENT: usize = 128;
+
+/// Compares live runs with cancellations.
+pub(super) struct Reconciler {
+    monitor: Arc<Monitor>,
+    recent: RecentCancellations,
+    queue: VecDeque<(RunId, Verdict)>,
+    tasks: JoinSet<()>,
+}
+
+/// Whether a run is to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Cancelled,
+    /// If the view has an accepted cancellation.
+    AskView,
+}
+
+/// The senders of recent cancellations, by question.
+#[derive(Debug, Default)]
+struct RecentCancellations {
+    senders: HashMap<Uuid, Vec<String>>,
+    /// When each came, the oldest first.
+    ages: VecDeque<(Instant, Uuid)>,
+}
+
+// === impl Reconciler ===
+
+impl Reconciler {
+    pub(super) fn new(monitor: Arc<Monitor>) -> Self {
+        let recent = RecentCancellations::default();
+        Self { monitor, recent, queue: VecDeque::new(), tasks: JoinSet::new() }
+    }
+
+    /// Compares a run, or an attempt of it, that was seen for the first time.
+    pub(super) fn run(&mut self, run: RunId, question: &QuestionAttributes) {
+        match self.recent.of(run.question).any(|sender| may_cancel(sender, question)) {
+            true => self.queue.push_front((run, Verdict::Cancelled)),
+            false => self.queue.push_back((run, Verdict::AskView)),
+        }
+        self.start();
+    }
+
+    /// Compares cancelled questions of the view.
+    pub(super) fn cancelled_questions(&mut self, questions: Vec<Uuid>, live: &LiveRuns) {
+        for question in questions {
+            let runs = live.runs_of(question).map(|(run, _)| (run, Verdict::AskView));
+            self.queue.extend(runs);
+        }
+        self.start();
+    }
+
+    /// Compares a cancellation that this replica has put on record.
+    pub(super) fn cancellation(&mut self, cancellation: Cancellation, live: &LiveRuns) {
+        let Cancellation { question, sender } = cancellation;
+        for (run, attributes) in live.runs_of(question) {
+            if may_cancel(&sender, attributes) {
+                self.queue.push_front((run, Verdict::Cancelled));
+            } else {
+                warn!(question = %run.question, sender, "cancellation ignored: its sender did not ask the question");
+            }
+        }
+        self.recent.insert(question, sender);
+        self.start();
+    }
+
+    /// Waits until a comparison is over, and starts the next.
+    pub(super) async fn next(&mut self) -> Option<()> {
+        let ended: Result<(), JoinError> = self.tasks.join_next().await?;
+        if let Err(panic) = &ended {
+            log_panic(panic);
+        }
+        self.start();
+        Some(())
+    }
+
+    pub(super) async fn shutdown(&mut self) {
+        self.tasks.shutdown().await;
+    }
+
+    fn start(&mut self) {
+        while self.tasks.len() < CONCURRENT {
+            let Some((run, verdict)) = self.queue.pop_front() else { return };
+            let monitor = Arc::clone(&self.monitor);
+            self.tasks.spawn(async move {
+                if verdict == Verdict::Cancelled || monitor.is_cancelled(run).await {
+                    monitor.end_cancelled(run).await;
+                }
+            });
+        }
+    }
+}
+
+// === impl Monitor ===
+
+impl Monitor {
+    /// Whether the view has an accepted cancellation. Without the question, the view cannot tell
+    /// whose cancellation to accept.
+    async fn is_cancelled(&self, run: RunId) -> bool {
+        let record = self.wait_for_record(run, |_| true).await;
+        record.question && record.cancelled
+    }
+
+    async fn end_cancelled(&self, run: RunId) {
+        info!(question = %run.question, "ending the run of a cancelled question");
+        self.call_runner(run, || self.dependencies.runner.cancel(run.question)).await;
+    }
+}
+
+// === impl RecentCancellations ===
+
+impl RecentCancellations {
+    fn insert(&mut self, question: Uuid, sender: String) {
+        while let Some((at, oldest)) = self.ages.front()
+            && (at.elapsed() > REMEMBERED || self.ages.len() >= MAX_REMEMBERED)
+        {
+            self.senders.remove(oldest);
+            self.ages.pop_front();
+        }
+        self.senders.entry(question).or_default().push(sender);
+        self.ages.push_back((Instant::now(), question));
+    }
+
+    fn of(&self, question: Uuid) -> impl Iterator<Item = &String> {
+        self.senders.get(&question).into_iter().flatten()
+    }
+}
+
+/// The cancelled questions of a view as they come, first those that it has.
+pub(super) fn cancelled_questions(view: Arc<dyn View>) -> BoxStream<'static, Vec<Uuid>> {
+    unfold((view, ViewPosition::default()), async |(view, mut position)| {
+        let (least, most) = READ_INTERVALS;
+        loop {
+            let mut appended = view.appended();
+            match view.cancelled_questions(position, PAGE).await {
+                Ok(page) if !page.questions.is_empty() => {
+                    return Some((page.questions, (view, page.position)));
+                }
+                Ok(page) => position = page.position,
+                Err(error) => warn!(error = %Chain(&error), "failed to read cancelled questions"),
+            }
+            let changed = async {
+                if appended.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let _ = tokio::time::timeout(most, changed).await;
+            tokio::time::sleep(least).await;
+        }
+    })
+    .boxed()
+}
+
+/// Whether a sender may cancel a question: its parent, or the originator of its tree. The view has
+/// the same rule.
+fn may_cancel(sender: &str, question: &QuestionAttributes) -> bool {
+    let names = [name::PARENT, name::ORIGINATOR];
+    names.iter().any(|name| question.get(*name).is_some_and(|asked_by| asked_by == sender))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_and_the_originator_may_cancel_a_question_and_nobody_else() {
+        let attributes = [(name::PARENT, "a/parent:1"), (name::ORIGINATOR, "a/root:1")];
+        let question = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        for (sender, may) in [("a/parent:1", true), ("a/root:1", true), ("a/stranger:1", false)] {
+            assert_eq!(may_cancel(sender, &question), may, "{sender}");
+        }
+        assert!(!may_cancel("", &QuestionAttributes::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn cancellations_are_remembered_for_ten_minutes_and_up_to_a_limit() {
+        let mut recent = RecentCancellations::default();
+        let question = |number: usize| Uuid::from_u128(number as u128);
+        for number in 0..=MAX_REMEMBERED {
+            recent.insert(question(number), "a/parent:1".into());
+        }
+        assert_eq!(recent.of(question(0)).count(), 0, "over the limit");
+        assert_eq!(recent.of(question(MAX_REMEMBERED)).count(), 1);
+
+        tokio::time::advance(REMEMBERED + Duration::from_secs(1)).await;
+        recent.insert(question(0), "a/parent:1".into());
+
+        assert_eq!((recent.senders.len(), recent.ages.len()), (1, 1));
+    }
+}
