@@ -6,6 +6,7 @@ mod api_server;
 mod cancellation;
 mod dependency_rules;
 mod emulator;
+mod gauge;
 mod local;
 mod messages;
 mod monitor;

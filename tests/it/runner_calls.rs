@@ -1,8 +1,10 @@
 //! The Kubernetes runner and answers that a real cluster gives only rarely.
 
 use crate::api_server::{ApiServer, NAMESPACE};
+use crate::gauge;
 use crate::runner_contract::{Ask, GOOD, Watch};
 use axum::http::Method;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -115,6 +117,25 @@ async fn a_job_that_is_not_found_when_it_is_stopped_was_deleted() {
     let _reconciler = world.reconcile();
 
     assert_eq!(watch.end(ask.run).await.reason, EndReason::Deleted);
+}
+
+#[tokio::test]
+async fn the_gauge_of_live_runs_counts_the_jobs() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let world = World::new("");
+    let (stays, goes) = (Ask::of(GOOD), Ask::of(GOOD));
+    for ask in [&stays, &goes] {
+        world.launch(ask).await.unwrap();
+    }
+    let _monitor = gauge::monitor(world.runner.states()).await;
+    gauge::wait_for(&recorder, [0, 2, 0]).await;
+
+    let _reconciler = world.reconcile();
+    world.server.delete(&goes.run.to_string());
+    world.runner.state().jobs_listed(&HashSet::new());
+
+    gauge::wait_for(&recorder, [0, 1, 0]).await;
 }
 
 // === Creates ===

@@ -1,5 +1,6 @@
 //! Questions as child processes: real ones, of the shell.
 
+use crate::gauge;
 use crate::runner_contract::{Ask, BAD, DEADLINE, ENDLESS, GOOD, Watch, every_promise};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -220,7 +221,7 @@ async fn a_network_that_stops_ends_what_runs_and_keeps_what_waits() {
 }
 
 #[tokio::test]
-async fn what_has_not_ended_is_counted() {
+async fn the_gauge_of_live_runs_counts_the_processes() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let _guard = metrics::set_default_local_recorder(&recorder);
     let world = World::new().slots(1);
@@ -228,22 +229,11 @@ async fn what_has_not_ended_is_counted() {
     let (runs, waits) = (Ask::of(WAITS), Ask::of(WAITS));
     runs.launch(&runner).await.unwrap();
     waits.launch(&runner).await.unwrap();
-    let mut watch = Watch::of(&runner);
-    watch.running(runs.run).await;
-    watch.now(&runner).await;
+    let _monitor = gauge::monitor(runner.states()).await;
 
-    let count = |state: &str, count: usize| {
-        let line = format!("twined_questions{{state=\"{state}\"}} {count}\n");
-        let shown = recorder.handle().render();
-        assert!(shown.contains(&line), "{shown}");
-    };
-    count("queued", 1);
-    count("starting", 0);
-    count("running", 1);
+    gauge::wait_for(&recorder, [1, 0, 1]).await;
     world.go();
-    watch.end(waits.run).await;
-    watch.now(&runner).await;
-    count("running", 0);
+    gauge::wait_for(&recorder, [0, 0, 0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

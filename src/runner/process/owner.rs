@@ -11,7 +11,6 @@ use crate::runner::process::queue::{Entry, Queue, Stage};
 use crate::runner::process::record::{Asked, Ending, Order};
 use crate::runner::states::{Listeners, Mailbox};
 use crate::runner::{RunEnd, RunPhase, RunnerError};
-use metrics::{Gauge, describe_gauge, gauge};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -78,7 +77,6 @@ pub struct Owner {
     noted: UnboundedReceiver<(RunId, Timestamp)>,
     interrupts: Vec<oneshot::Sender<()>>,
     idlers: Vec<oneshot::Sender<()>>,
-    gauges: Gauges,
 }
 
 /// Who waits for a folder that is being made.
@@ -98,13 +96,6 @@ enum Done {
     Settled { run: RunId, result: io::Result<()>, reply: Reply<()> },
 }
 
-#[derive(Debug)]
-struct Gauges {
-    queued: Gauge,
-    starting: Gauge,
-    running: Gauge,
-}
-
 // === impl Owner ===
 
 impl Owner {
@@ -122,7 +113,6 @@ impl Owner {
             noted,
             interrupts: Vec::new(),
             idlers: Vec::new(),
-            gauges: Gauges::new(),
         };
         for Found { run, asked, standing } in found {
             owner.take_in(run, asked, standing);
@@ -134,7 +124,6 @@ impl Owner {
     pub async fn run(mut self, mut commands: UnboundedReceiver<Command>) {
         loop {
             self.start_due();
-            self.gauges.set(&self.queue);
             if !self.idlers.is_empty() && self.is_idle() {
                 for reply in self.idlers.drain(..) {
                     let _ = reply.send(());
@@ -416,31 +405,6 @@ impl Owner {
             run,
             service: Arc::clone(&entry.service),
             notes: self.notes.clone(),
-        }
-    }
-}
-
-// === impl Gauges ===
-
-impl Gauges {
-    fn new() -> Self {
-        describe_gauge!("twined_questions", "Questions that have not ended, by state");
-        Self {
-            queued: gauge!("twined_questions", "state" => "queued"),
-            starting: gauge!("twined_questions", "state" => "starting"),
-            running: gauge!("twined_questions", "state" => "running"),
-        }
-    }
-
-    fn set(&self, queue: &Queue) {
-        let counts = queue.counts();
-        for (gauge, count) in [
-            (&self.queued, counts.queued),
-            (&self.starting, counts.starting),
-            (&self.running, counts.running),
-        ] {
-            // Exact up to 2^53 runs.
-            gauge.set(count as f64);
         }
     }
 }

@@ -18,7 +18,6 @@ pub struct Queue {
     slots: usize,
     held: usize,
     paused: bool,
-    counts: Counts,
     runs: BTreeMap<RunId, Entry>,
     /// Those that wait for a slot, in the order of their launches.
     waiting: BTreeMap<u64, RunId>,
@@ -68,17 +67,6 @@ pub enum Stage {
     Ended(RunEnd),
 }
 
-/// How many runs there are that have not ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Those that wait.
-    pub queued: usize,
-    /// Those that are being started.
-    pub starting: usize,
-    /// Those that run.
-    pub running: usize,
-}
-
 // === impl Queue ===
 
 impl Queue {
@@ -88,7 +76,6 @@ impl Queue {
             slots,
             held: 0,
             paused: false,
-            counts: Counts::default(),
             runs: BTreeMap::new(),
             waiting: BTreeMap::new(),
             due: BTreeMap::new(),
@@ -100,7 +87,6 @@ impl Queue {
     pub fn insert(&mut self, run: RunId, entry: Entry) {
         let stage = entry.stage.clone();
         self.runs.insert(run, Entry { stage: Stage::Withdrawn, ..entry });
-        self.counts.queued += 1;
         self.set(run, stage);
     }
 
@@ -194,25 +180,14 @@ impl Queue {
         self.runs.iter().filter(|(_, entry)| entry.stage.is_active()).map(|(run, _)| *run)
     }
 
-    /// How many there are.
-    pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
     /// The one place where a run changes its stage, and with it all that is kept by stage.
     fn set(&mut self, run: RunId, stage: Stage) {
         let Some(entry) = self.runs.get_mut(&run) else { return };
         let (sequence, parent) = (entry.sequence, entry.parent_question);
         let (waits, starts) = (matches!(stage, Stage::Waiting), stage.is_active());
         self.held += usize::from(stage.holds_slot());
-        if let Some(count) = self.counts.of(&stage) {
-            *count += 1;
-        }
         let before = std::mem::replace(&mut entry.stage, stage);
         self.held -= usize::from(before.holds_slot());
-        if let Some(count) = self.counts.of(&before) {
-            *count -= 1;
-        }
 
         if matches!(before, Stage::Waiting) {
             self.leave_line(sequence, parent);
@@ -287,19 +262,6 @@ impl Stage {
     }
 }
 
-// === impl Counts ===
-
-impl Counts {
-    fn of(&mut self, stage: &Stage) -> Option<&mut usize> {
-        match stage {
-            Stage::Waiting | Stage::Withdrawn => Some(&mut self.queued),
-            Stage::Starting { .. } => Some(&mut self.starting),
-            Stage::Running { .. } => Some(&mut self.running),
-            Stage::Ended(_) => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,6 +302,17 @@ mod tests {
         queue
     }
 
+    /// How many runs wait, and how many are starting.
+    fn counts(queue: &Queue) -> (usize, usize) {
+        let count = |is_in: fn(&Stage) -> bool| {
+            queue.runs.values().filter(|entry| is_in(&entry.stage)).count()
+        };
+        (
+            count(|stage| matches!(stage, Stage::Waiting | Stage::Withdrawn)),
+            count(|stage| matches!(stage, Stage::Starting { .. })),
+        )
+    }
+
     #[test]
     fn runs_take_turns_in_the_order_of_their_launches() {
         let mut queue = queue(2, 4);
@@ -347,7 +320,7 @@ mod tests {
             (queue.start_next(), queue.start_next(), queue.start_next()),
             (Some(run(10)), Some(run(11)), None)
         );
-        assert_eq!(queue.counts(), Counts { queued: 2, starting: 2, running: 0 });
+        assert_eq!(counts(&queue), (2, 2));
 
         assert!(queue.started(run(11), Timestamp(5)));
         assert!(!queue.started(run(11), Timestamp(6)));
@@ -356,7 +329,7 @@ mod tests {
 
         queue.ended(run(11), end());
         assert_eq!((queue.start_next(), queue.start_next()), (Some(run(12)), None));
-        assert_eq!(queue.counts(), Counts { queued: 1, starting: 2, running: 0 });
+        assert_eq!(counts(&queue), (1, 2));
     }
 
     #[test]
@@ -390,7 +363,7 @@ mod tests {
         assert_eq!(queue.start_next(), Some(run(11)));
         assert!(!queue.withdraw(run(11)));
         queue.ended(run(10), end());
-        assert_eq!(queue.counts(), Counts { queued: 1, starting: 1, running: 0 });
+        assert_eq!(counts(&queue), (1, 1));
     }
 
     #[test]
@@ -401,7 +374,7 @@ mod tests {
         queue.ended(run(10), end());
         queue.remove(run(10));
         assert!(queue.get(run(10)).is_none());
-        assert_eq!(queue.counts(), Counts::default());
+        assert_eq!(counts(&queue), (0, 0));
     }
 
     #[test]
