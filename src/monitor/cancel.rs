@@ -104,7 +104,7 @@ impl Reconciler {
             if may_cancel(&sender, attributes) {
                 self.queue.push_front((run, Verdict::Cancelled));
             } else {
-                warn!(question = %run.question, sender, "cancellation ignored: its sender did not ask the question");
+                warn!(%question, sender, "cancellation ignored: its sender did not ask the question");
             }
         }
         self.recent.insert(question, sender);

@@ -265,7 +265,8 @@ impl Monitor {
             }
             backoff.wait().await;
         }
-        info!(question = %run.question, reason = end.reason.label(), "exception published for a run that ended silently");
+        let (question, reason) = (run.question, end.reason.label());
+        info!(%question, reason, "exception published for a run that ended silently");
         let seconds = self.clock.now().seconds_since(end.at);
         self.metrics.failed(end.reason, Some(seconds));
         self.wait_for_record(run, |record| record.terminal).await

@@ -59,8 +59,8 @@ impl Monitor {
             stream::iter(page)
                 .for_each_concurrent(CONCURRENT, async |question| {
                     if let Err(error) = self.judge_unanswered(&question).await {
-                        let run = question.run;
-                        warn!(question = %run.question, error = %Chain(&error), "failed to judge an unanswered question");
+                        let question = question.run.question;
+                        warn!(%question, error = %Chain(&error), "failed to judge a question");
                     }
                 })
                 .await;
@@ -87,7 +87,8 @@ impl Monitor {
         if claim.map_err(SweepError::Runner)? == Claim::Theirs {
             return Ok(());
         }
-        info!(question = %run.question, reason = end.reason.label(), "run lost: publishing an exception");
+        let (lost, reason) = (run.question, end.reason.label());
+        info!(question = %lost, reason, "run lost: publishing an exception");
         if self.publish_once(exception).await {
             self.metrics.failed(end.reason, None);
             self.metrics.ended(&end, &RunRecord::default());

@@ -85,7 +85,8 @@ impl Pipeline {
                 return outcome;
             }
             if let Err(error) = &outcome {
-                warn!(question = %question.run.question, error = %Chain(error), "failed to act on event");
+                let question = question.run.question;
+                warn!(%question, error = %Chain(error), "failed to act on event");
             }
             self.publish_retry_heartbeat(question, &mut retries).await;
             if !self.pause(&mut backoff).await {
@@ -164,7 +165,8 @@ impl Pipeline {
         let minutes = GIVE_UP_AFTER.as_secs() / 60;
         self.refuse(question, Refusal::GivenUp { minutes, reason }).await?;
         if let Err(error) = self.dependencies.runner.cancel(run.question).await {
-            warn!(question = %run.question, error = %Chain(&error), "failed to end the run of a launch given up");
+            let question = run.question;
+            warn!(%question, error = %Chain(&error), "failed to end the run of a launch given up");
         }
         Ok(())
     }
@@ -181,7 +183,8 @@ impl Pipeline {
         let attempt = Attempt { run, number: 0, question: &question.message.attributes };
         let Some(heartbeat) = attempt.retry_heartbeat(Timestamp::now(), slot) else { return };
         if let Err(error) = self.dependencies.publisher.publish(heartbeat.message).await {
-            warn!(question = %run.question, error = error.chain(), "failed to publish the heartbeat of a retried launch");
+            let question = run.question;
+            warn!(%question, error = error.chain(), "failed to publish a heartbeat of a retried launch");
         }
     }
 

@@ -54,7 +54,8 @@ impl ExternalServices {
             if is_acknowledged(&*view, run).await {
                 return;
             }
-            warn!(question = %run.question, subscription, "external service did not acknowledge question");
+            let silent = run.question;
+            warn!(question = %silent, subscription, "external service did not acknowledge");
             let seconds = ACKNOWLEDGEMENT_TIMEOUT.as_secs();
             let refusal = Refusal::StaleSubscription { subscription, seconds };
             let at = Timestamp::now();
