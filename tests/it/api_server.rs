@@ -1,6 +1,6 @@
-//! As much of an API server as the calls of a runner need: Jobs by name, Secrets, no pods. What a
-//! cluster does only now and then it does when a test says so; what one does otherwise is tried on a
-//! real one, in `tests/cluster`.
+//! The part of an API server that the calls of a runner need: Jobs by name, Secrets, no pods. It fails
+//! when a test asks for it, as a real cluster does only rarely. Its normal behaviour is tested on a
+//! real cluster, in `tests/cluster`.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -25,8 +25,17 @@ struct Inner {
     jobs: BTreeMap<String, Value>,
     secrets: usize,
     version: u64,
-    /// What calls of a kind get instead of an answer: status and reason, and how often still.
-    faults: HashMap<(Method, &'static str), (u16, &'static str, usize)>,
+    /// By method and resource.
+    faults: HashMap<(Method, &'static str), Fault>,
+}
+
+/// What calls get instead of an answer.
+#[derive(Debug)]
+struct Fault {
+    code: u16,
+    reason: &'static str,
+    /// How many more calls get it.
+    left: usize,
 }
 
 type Answer = Result<Value, (u16, &'static str)>;
@@ -51,9 +60,10 @@ impl ApiServer {
         Client::new(router, NAMESPACE)
     }
 
-    /// The next calls of a method on `jobs`, or `secrets`, fail so, as often as is said.
+    /// The next calls of a method on `jobs` or `secrets` fail, so many times.
     pub fn fail(&self, call: (Method, &'static str), fault: (u16, &'static str), times: usize) {
-        self.inner().faults.insert(call, (fault.0, fault.1, times));
+        let (code, reason) = fault;
+        self.inner().faults.insert(call, Fault { code, reason, left: times });
     }
 
     pub fn job(&self, name: &str) -> Option<Value> {
@@ -64,12 +74,12 @@ impl ApiServer {
         self.inner().secrets
     }
 
-    /// Somebody changes a Job.
+    /// Another client changes a Job.
     pub fn change(&self, name: &str, patch: Value) {
         self.inner().patch(name, patch).unwrap();
     }
 
-    /// Somebody deletes a Job.
+    /// Another client deletes a Job.
     pub fn delete(&self, name: &str) {
         self.inner().jobs.remove(name).unwrap();
     }
@@ -83,7 +93,7 @@ impl Inner {
     fn answer(&mut self, method: &Method, uri: &Uri, body: &Bytes) -> Answer {
         let name = uri.path().strip_prefix(JOBS).map(|name| name.trim_start_matches('/'));
         let resource = if name.is_some() { "jobs" } else { "secrets" };
-        if let Some((code, reason, left)) = self.faults.get_mut(&(method.clone(), resource))
+        if let Some(Fault { code, reason, left }) = self.faults.get_mut(&(method.clone(), resource))
             && *left > 0
         {
             *left -= 1;

@@ -44,7 +44,7 @@ impl World {
     }
 
     fn watch(&self) -> Watch {
-        Watch::of(&self.runner)
+        Watch::new(&self.runner)
     }
 }
 
@@ -71,7 +71,7 @@ fn replica(
 #[tokio::test(start_paused = true)]
 async fn a_job_that_is_created_during_a_list_does_not_count_as_deleted() {
     let world = World::new("");
-    let ask = Ask::of(GOOD);
+    let ask = Ask::new(GOOD);
     world.launch(&ask).await.unwrap();
     let mut watch = world.watch();
     let _reconciler = world.reconcile();
@@ -87,7 +87,7 @@ async fn a_job_that_is_created_during_a_list_does_not_count_as_deleted() {
 #[tokio::test]
 async fn a_job_that_is_deleted_unseen_is_noticed_though_the_api_server_fails_for_a_while() {
     let world = World::new("");
-    let (deleted, settled, strangers) = (Ask::of(GOOD), Ask::of(GOOD), Ask::of(GOOD));
+    let (deleted, settled, strangers) = (Ask::new(GOOD), Ask::new(GOOD), Ask::new(GOOD));
     for ask in [&deleted, &settled, &strangers] {
         world.launch(ask).await.unwrap();
     }
@@ -110,7 +110,7 @@ async fn a_job_that_is_deleted_unseen_is_noticed_though_the_api_server_fails_for
 #[tokio::test]
 async fn a_job_that_is_not_found_when_it_is_stopped_was_deleted() {
     let world = World::new("waiting: 1s");
-    let ask = Ask::of(GOOD);
+    let ask = Ask::new(GOOD);
     world.launch(&ask).await.unwrap();
     world.server.delete(&ask.run.to_string());
     let mut watch = world.watch();
@@ -124,7 +124,7 @@ async fn the_gauge_of_live_runs_counts_the_jobs() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let _guard = metrics::set_default_local_recorder(&recorder);
     let world = World::new("");
-    let (stays, goes) = (Ask::of(GOOD), Ask::of(GOOD));
+    let (stays, goes) = (Ask::new(GOOD), Ask::new(GOOD));
     for ask in [&stays, &goes] {
         world.launch(ask).await.unwrap();
     }
@@ -144,7 +144,7 @@ async fn the_gauge_of_live_runs_counts_the_jobs() {
 fn large() -> Ask {
     let values = format!("{{\"n\": \"{}\"}}", "x".repeat(200_000)).leak();
     let inputs = Inputs { input_values: Some(values), ..Inputs::default() };
-    Ask { inputs, ..Ask::of(GOOD) }
+    Ask { inputs, ..Ask::new(GOOD) }
 }
 
 /// The answer where others use the quota at the same moment.
@@ -210,7 +210,7 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn the_next_attempt_exists_when_its_relaunch_is_reported() {
     let world = World::new(RETRIES);
-    let ask = Ask::of(GOOD);
+    let ask = Ask::new(GOOD);
     world.launch(&ask).await.unwrap();
     let (state, end) = world.fail(&ask, &ask.run.to_string()).await;
 
@@ -248,7 +248,7 @@ async fn the_job_that_owns_the_secrets_is_kept_until_the_last_attempt() {
 #[tokio::test(start_paused = true)]
 async fn the_suspended_job_of_a_previous_attempt_is_deleted() {
     let world = World::new(RETRIES);
-    let ask = Ask::of(GOOD);
+    let ask = Ask::new(GOOD);
     world.launch(&ask).await.unwrap();
     let (state, end) = world.stop(&ask).await;
 
@@ -274,7 +274,7 @@ async fn a_suspended_job_that_owns_secrets_is_not_relaunched() {
 #[tokio::test(start_paused = true)]
 async fn a_job_that_is_admitted_after_it_was_stopped_is_deleted() {
     let world = World::new(RETRIES);
-    let ask = Ask::of(GOOD);
+    let ask = Ask::new(GOOD);
     world.launch(&ask).await.unwrap();
     world.stop(&ask).await;
     world.see(&ask.run.to_string(), json!({"spec": {"suspend": false}}));
@@ -290,7 +290,7 @@ async fn a_job_that_is_admitted_after_it_was_stopped_is_deleted() {
 async fn a_claim_is_taken_over_after_30_s_of_our_own_clock() {
     let world = World::new("");
     let (other, _work) = replica(&world.server, "", "other");
-    let (ask, report) = (Ask::of(GOOD), Uuid::nil());
+    let (ask, report) = (Ask::new(GOOD), Uuid::nil());
     let name = ask.run.to_string();
     world.launch(&ask).await.unwrap();
     other.state().saw_job(&serde_json::from_value(world.server.job(&name).unwrap()).unwrap());
@@ -321,7 +321,7 @@ async fn a_claim_is_taken_over_after_30_s_of_our_own_clock() {
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_another_change_overtakes_is_tried_again() {
     let world = World::new("");
-    let ask = Ask::of(GOOD);
+    let ask = Ask::new(GOOD);
     world.launch(&ask).await.unwrap();
 
     world.server.fail((Method::PATCH, "jobs"), (409, "Conflict"), 2);

@@ -1,4 +1,4 @@
-//! What every runner promises, whatever it runs questions with.
+//! The promises of every runner, whatever it runs questions with.
 
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
@@ -9,17 +9,17 @@ use twined::event::{Inputs, RunId, Sruid, SruidBuf, Timestamp, encode};
 use twined::runner::{EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner, RunnerError};
 use uuid::Uuid;
 
-/// Far longer than anything here takes: what hangs shall fail, and what is slow shall not.
+/// Far longer than any step takes, so that a test fails if it hangs, and not if it is slow.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A service that prints `hello` and ends well.
+/// A service that prints `hello` and exits without an error.
 pub const GOOD: &str = "test/good:1.0";
-/// A service that prints `alas` and ends with status 3.
+/// A service that prints `alas` and exits with status 3.
 pub const BAD: &str = "test/bad:1.0";
-/// A service that runs until it is ended.
+/// A service that runs until it is stopped.
 pub const ENDLESS: &str = "test/endless:1.0";
 
-/// A question to be launched.
+/// A question that a test launches.
 #[derive(Clone, Debug)]
 pub struct Ask {
     pub run: RunId,
@@ -29,7 +29,7 @@ pub struct Ask {
     pub inputs: Inputs<'static>,
 }
 
-/// A listener that remembers what it heard.
+/// A listener that remembers the last state of each run.
 pub struct Watch {
     states: BoxStream<'static, RunState>,
     last: HashMap<RunId, RunState>,
@@ -39,7 +39,7 @@ pub struct Watch {
 
 impl Ask {
     /// A new question.
-    pub fn of(recipient: &'static str) -> Self {
+    pub fn new(recipient: &'static str) -> Self {
         let question = Uuid::new_v4();
         Self {
             run: RunId { question, retry: 0 },
@@ -65,16 +65,16 @@ impl Ask {
     /// Launches it and waits for its end.
     pub async fn end(&self, runner: &dyn Runner) -> RunEnd {
         self.launch(runner).await.unwrap();
-        Watch::of(runner).end(self.run).await
+        Watch::new(runner).end(self.run).await
     }
 }
 
-/// What the SDK gives a question.
+/// The attributes that the SDK gives a question.
 fn attributes(question: Uuid, recipient: &str) -> HashMap<String, String> {
-    let asker = Sruid::parse("local/local:local").unwrap();
+    let parent = Sruid::parse("local/local:local").unwrap();
     encode::Ask {
         question_uuid: question,
-        sender: asker,
+        sender: parent,
         recipient: Sruid::parse(recipient).unwrap(),
         datetime: Timestamp(0),
         forward_logs: false,
@@ -88,7 +88,7 @@ fn attributes(question: Uuid, recipient: &str) -> HashMap<String, String> {
 // === impl Watch ===
 
 impl Watch {
-    pub fn of(runner: &dyn Runner) -> Self {
+    pub fn new(runner: &dyn Runner) -> Self {
         Self::over(runner.states())
     }
 
@@ -96,7 +96,7 @@ impl Watch {
         Self { states, last: HashMap::new() }
     }
 
-    /// Waits until a run is as it should be.
+    /// Waits until the phase of a run satisfies a condition.
     pub async fn until(&mut self, run: RunId, is_so: impl Fn(&RunPhase) -> bool) -> RunState {
         let wait = async {
             loop {
@@ -109,7 +109,7 @@ impl Watch {
         };
         match timeout(DEADLINE, wait).await {
             Ok(state) => state,
-            Err(_) => panic!("{run} in vain: {:?}", self.last.get(&run)),
+            Err(_) => panic!("waited for {run} in vain: {:?}", self.last.get(&run)),
         }
     }
 
@@ -125,12 +125,12 @@ impl Watch {
         }
     }
 
-    /// Whether there is nothing more to hear for now.
+    /// Whether there is no further state at present.
     pub fn is_quiet(&mut self) -> bool {
         self.states.next().now_or_never().is_none()
     }
 
-    /// Waits for the first run that is heard of.
+    /// Waits for the next state, and returns its run.
     pub async fn any(&mut self) -> RunId {
         let state = timeout(DEADLINE, self.states.next()).await.unwrap().unwrap();
         let run = state.run;
@@ -138,9 +138,9 @@ impl Watch {
         run
     }
 
-    /// All that is heard by now.
+    /// The last state of each run by now.
     pub async fn now(&mut self, runner: &dyn Runner) -> HashMap<RunId, RunState> {
-        // An answer to this says that all before it is dealt with.
+        // The runner answers after it has dealt with all earlier calls.
         runner.cancel(Uuid::nil()).await.unwrap();
         while let Some(Some(state)) = self.states.next().now_or_never() {
             self.last.insert(state.run, state);
@@ -149,25 +149,25 @@ impl Watch {
     }
 }
 
-/// All promises, one after the other. The runner has nothing yet, room for two runs at least, and
-/// the three services.
+/// Checks every promise, one after the other. The runner must have no runs, room for two at least,
+/// and the three services.
 pub async fn every_promise(runner: &dyn Runner) {
-    a_run_ends_as_its_process_does(runner).await;
-    a_run_is_made_once(runner).await;
+    a_run_ends_like_its_process(runner).await;
+    a_run_is_created_once(runner).await;
     a_late_listener_misses_nothing_that_is_not_settled(runner).await;
     a_question_is_cancelled_with_all_its_runs(runner).await;
-    what_cannot_be_run_is_refused_or_ends_so(runner).await;
-    assert!(Watch::of(runner).now(runner).await.is_empty());
+    a_question_to_an_unknown_service_is_refused_or_ends(runner).await;
+    assert!(Watch::new(runner).now(runner).await.is_empty());
 }
 
-async fn a_run_ends_as_its_process_does(runner: &dyn Runner) {
+async fn a_run_ends_like_its_process(runner: &dyn Runner) {
     for (recipient, reason, line) in
         [(GOOD, EndReason::Exited, "hello\n"), (BAD, EndReason::Failed, "alas\n")]
     {
-        let ask = Ask::of(recipient);
+        let ask = Ask::new(recipient);
         let end = ask.end(runner).await;
         assert_eq!(end.reason, reason);
-        // A pod has no words for us where all went well.
+        // Kubernetes reports no output of a pod that succeeded.
         assert!(
             end.tail == [line] || reason == EndReason::Exited && end.tail.is_empty(),
             "{end:?}"
@@ -178,39 +178,39 @@ async fn a_run_ends_as_its_process_does(runner: &dyn Runner) {
     }
 }
 
-async fn a_run_is_made_once(runner: &dyn Runner) {
-    let ask = Ask::of(ENDLESS);
+async fn a_run_is_created_once(runner: &dyn Runner) {
+    let ask = Ask::new(ENDLESS);
     let (first, second) = tokio::join!(ask.launch(runner), ask.launch(runner));
     first.and(second).unwrap();
-    let mut watch = Watch::of(runner);
+    let mut watch = Watch::new(runner);
     let RunPhase::Running { since, .. } = watch.running(ask.run).await.phase else { panic!() };
 
     ask.launch(runner).await.unwrap();
-    let state = Watch::of(runner).running(ask.run).await;
+    let state = Watch::new(runner).running(ask.run).await;
     assert!(matches!(state.phase, RunPhase::Running { since: again, .. } if again == since));
 
     assert!(runner.cancel(ask.run.question).await.unwrap());
     let at = watch.end(ask.run).await.at;
     ask.launch(runner).await.unwrap();
-    assert_eq!(Watch::of(runner).end(ask.run).await.at, at);
+    assert_eq!(Watch::new(runner).end(ask.run).await.at, at);
     runner.settle(ask.run).await.unwrap();
 }
 
 async fn a_late_listener_misses_nothing_that_is_not_settled(runner: &dyn Runner) {
-    let (ended, running) = (Ask::of(GOOD), Ask::of(ENDLESS));
+    let (ended, running) = (Ask::new(GOOD), Ask::new(ENDLESS));
     ended.end(runner).await;
     running.launch(runner).await.unwrap();
 
-    let mut late = Watch::of(runner);
+    let mut late = Watch::new(runner);
     late.running(running.run).await;
     let state = late.until(ended.run, |phase| matches!(phase, RunPhase::Ended(_))).await;
     assert_eq!(*state.attributes, ended.attributes);
 
     runner.settle(ended.run).await.unwrap();
     runner.settle(ended.run).await.unwrap();
-    // What runs is not forgotten.
+    // A run that has not ended is not forgotten.
     runner.settle(running.run).await.unwrap();
-    let mut later = Watch::of(runner);
+    let mut later = Watch::new(runner);
     later.running(running.run).await;
     assert_eq!(later.now(runner).await.len(), 1);
 
@@ -220,7 +220,7 @@ async fn a_late_listener_misses_nothing_that_is_not_settled(runner: &dyn Runner)
 }
 
 async fn a_question_is_cancelled_with_all_its_runs(runner: &dyn Runner) {
-    let first = Ask::of(ENDLESS);
+    let first = Ask::new(ENDLESS);
     let mut again = Ask { run: RunId { retry: 1, ..first.run }, ..first.clone() };
     again.attributes.insert("retry_count".to_owned(), "1".to_owned());
     first.launch(runner).await.unwrap();
@@ -229,7 +229,7 @@ async fn a_question_is_cancelled_with_all_its_runs(runner: &dyn Runner) {
     assert!(!runner.cancel(Uuid::new_v4()).await.unwrap());
     assert!(runner.cancel(first.run.question).await.unwrap());
 
-    let mut watch = Watch::of(runner);
+    let mut watch = Watch::new(runner);
     for run in [first.run, again.run] {
         assert_eq!(watch.end(run).await.reason, EndReason::Cancelled);
     }
@@ -239,16 +239,16 @@ async fn a_question_is_cancelled_with_all_its_runs(runner: &dyn Runner) {
     }
 }
 
-/// Some runners know at once, some when they try.
-async fn what_cannot_be_run_is_refused_or_ends_so(runner: &dyn Runner) {
-    let ask = Ask::of("test/nobody:1.0");
+/// Some runners know it at the launch, others when the run starts.
+async fn a_question_to_an_unknown_service_is_refused_or_ends(runner: &dyn Runner) {
+    let ask = Ask::new("test/nobody:1.0");
     let (exception, message) = match ask.launch(runner).await {
         Err(RunnerError::Refused { question, exception, message }) => {
             assert_eq!(question, ask.run.question);
             (exception, message)
         }
         Ok(()) => {
-            let end = Watch::of(runner).end(ask.run).await;
+            let end = Watch::new(runner).end(ask.run).await;
             runner.settle(ask.run).await.unwrap();
             (end.reason.exception(), end.message)
         }

@@ -149,21 +149,21 @@ async fn questions_take_turns_in_the_order_of_their_launches() {
     let world =
         World::new().slots(1).service("test/order:1.0", "basename $TWINED_RUN >> $WORLD/ran");
     let runner = world.start().await;
-    let first = Ask::of(WAITS);
+    let first = Ask::new(WAITS);
     first.launch(&runner).await.unwrap();
     world.wait_for_lines("ran", 1).await;
 
-    let asks: Vec<_> = (0..5).map(|_| Ask::of("test/order:1.0")).collect();
+    let asks: Vec<_> = (0..5).map(|_| Ask::new("test/order:1.0")).collect();
     for ask in &asks {
         ask.launch(&runner).await.unwrap();
     }
-    let now = Watch::of(&runner).now(&runner).await;
+    let now = Watch::new(&runner).now(&runner).await;
     assert!(asks.iter().all(|ask| {
         now.get(&ask.run).is_none_or(|state| matches!(state.phase, RunPhase::Queued { .. }))
     }));
     world.go();
 
-    let mut watch = Watch::of(&runner);
+    let mut watch = Watch::new(&runner);
     for ask in &asks {
         watch.end(ask.run).await;
     }
@@ -176,15 +176,15 @@ async fn questions_take_turns_in_the_order_of_their_launches() {
 async fn a_question_asked_by_one_that_runs_does_not_wait_for_its_slot() {
     let world = World::new().slots(1);
     let runner = world.start().await;
-    let parent = Ask::of(WAITS);
-    let stranger = Ask::of(GOOD);
-    let child = Ask { parent_question: Some(parent.run.question), ..Ask::of(ENDLESS) };
-    let grandchild = Ask { parent_question: Some(child.run.question), ..Ask::of(GOOD) };
+    let parent = Ask::new(WAITS);
+    let stranger = Ask::new(GOOD);
+    let child = Ask { parent_question: Some(parent.run.question), ..Ask::new(ENDLESS) };
+    let grandchild = Ask { parent_question: Some(child.run.question), ..Ask::new(GOOD) };
     for ask in [&parent, &stranger, &child, &grandchild] {
         ask.launch(&runner).await.unwrap();
     }
 
-    let mut watch = Watch::of(&runner);
+    let mut watch = Watch::new(&runner);
     watch.end(grandchild.run).await;
     watch.running(child.run).await;
     assert!(matches!(watch.now(&runner).await[&stranger.run].phase, RunPhase::Queued { .. }));
@@ -201,10 +201,10 @@ async fn a_question_asked_by_one_that_runs_does_not_wait_for_its_slot() {
 async fn a_network_that_stops_ends_what_runs_and_keeps_what_waits() {
     let world = World::new().slots(1);
     let runner = world.start().await;
-    let (runs, waits) = (Ask::of(ENDLESS), Ask::of(GOOD));
+    let (runs, waits) = (Ask::new(ENDLESS), Ask::new(GOOD));
     runs.launch(&runner).await.unwrap();
     waits.launch(&runner).await.unwrap();
-    let mut watch = Watch::of(&runner);
+    let mut watch = Watch::new(&runner);
     watch.running(runs.run).await;
 
     runner.interrupt().await;
@@ -216,8 +216,8 @@ async fn a_network_that_stops_ends_what_runs_and_keeps_what_waits() {
     assert!(matches!(waits.launch(&runner).await, Err(RunnerError::Unavailable { .. })));
 
     let next = world.start().await;
-    assert_eq!(Watch::of(&next).end(waits.run).await.reason, EndReason::Exited);
-    assert_eq!(Watch::of(&next).end(runs.run).await.at, end.at);
+    assert_eq!(Watch::new(&next).end(waits.run).await.reason, EndReason::Exited);
+    assert_eq!(Watch::new(&next).end(runs.run).await.at, end.at);
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ async fn the_gauge_of_live_runs_counts_the_processes() {
     let _guard = metrics::set_default_local_recorder(&recorder);
     let world = World::new().slots(1);
     let runner = world.start().await;
-    let (runs, waits) = (Ask::of(WAITS), Ask::of(WAITS));
+    let (runs, waits) = (Ask::new(WAITS), Ask::new(WAITS));
     runs.launch(&runner).await.unwrap();
     waits.launch(&runner).await.unwrap();
     let _monitor = gauge::monitor(runner.states()).await;
@@ -251,7 +251,7 @@ async fn a_run_that_cannot_be_written_down_is_unavailable() {
     let world = World::new();
     let runner = world.start().await;
     fs::remove_dir_all(&world.options.runs).unwrap();
-    let ask = Ask::of(GOOD);
+    let ask = Ask::new(GOOD);
     let error = ask.launch(&runner).await.unwrap_err();
     assert!(matches!(error, RunnerError::Unavailable { verb: "launch", .. }), "{error:?}");
 

@@ -12,7 +12,7 @@ const WORLD: &str = "TWINED_TEST_WORLD";
 fn crowd() -> impl Iterator<Item = Ask> {
     (0..40).map(|n| {
         let run = RunId { question: Uuid::from_u128(0xc0ffee + n), retry: 0 };
-        Ask { run, ..Ask::of(WAITS) }
+        Ask { run, ..Ask::new(WAITS) }
     })
 }
 
@@ -33,7 +33,7 @@ fn kill(mut process: std::process::Child) {
 
 /// Waits until all have ended well, each having run once.
 async fn each_runs_once(world: &World, runner: &dyn Runner) {
-    let mut watch = Watch::of(runner);
+    let mut watch = Watch::new(runner);
     for ask in crowd() {
         let end = watch.end(ask.run).await;
         assert_eq!(end.reason, EndReason::Exited, "{end:?}");
@@ -67,7 +67,7 @@ async fn a_killed_daemon_loses_nothing_and_repeats_nothing() {
     kill(daemon);
     let runner = world.start().await;
 
-    let mut watch = Watch::of(&runner);
+    let mut watch = Watch::new(&runner);
     watch.running(crowd().next().unwrap().run).await;
     assert_eq!(watch.now(&runner).await.len(), 40);
     assert_eq!(world.lines("ran").len(), 20);
@@ -96,14 +96,14 @@ async fn a_daemon_killed_again_and_again_repeats_nothing() {
 async fn what_ends_while_nobody_looks_is_told_to_the_next() {
     let world = World::new();
     let runner = world.start().await;
-    let ask = Ask::of(WAITS);
+    let ask = Ask::new(WAITS);
     ask.launch(&runner).await.unwrap();
-    Watch::of(&runner).running(ask.run).await;
+    Watch::new(&runner).running(ask.run).await;
     runner.stop().await;
     world.go();
     wait_until(|| matches!(world.run_folder(ask.run).life(), Ok(Life::Nobody))).await;
 
-    let end = Watch::of(&world.start().await).end(ask.run).await;
+    let end = Watch::new(&world.start().await).end(ask.run).await;
     assert_eq!(end.reason, EndReason::Exited);
     assert_eq!(world.lines("ran").len(), 1);
 }
@@ -112,14 +112,14 @@ async fn what_ends_while_nobody_looks_is_told_to_the_next() {
 async fn what_was_adopted_can_be_cancelled() {
     let world = World::new();
     let runner = world.start().await;
-    let ask = Ask::of(ENDLESS);
+    let ask = Ask::new(ENDLESS);
     ask.launch(&runner).await.unwrap();
-    Watch::of(&runner).running(ask.run).await;
+    Watch::new(&runner).running(ask.run).await;
     runner.stop().await;
 
     let runner = world.start().await;
     runner.cancel(ask.run.question).await.unwrap();
-    assert_eq!(Watch::of(&runner).end(ask.run).await.reason, EndReason::Cancelled);
+    assert_eq!(Watch::new(&runner).end(ask.run).await.reason, EndReason::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +128,7 @@ async fn a_killed_supervisor_leaves_a_lost_run_and_no_process() {
         while :; do sleep 1; done";
     let world = World::new().service("test/orphan:1.0", script);
     let runner = world.start().await;
-    let ask = Ask::of("test/orphan:1.0");
+    let ask = Ask::new("test/orphan:1.0");
     ask.launch(&runner).await.unwrap();
     let pid = world.wait_for_pid("pid").await;
     let supervisor = world.wait_for_pid("supervisor").await;
@@ -137,25 +137,25 @@ async fn a_killed_supervisor_leaves_a_lost_run_and_no_process() {
 
     kill_process(supervisor, Signal::KILL).unwrap();
 
-    let end = Watch::of(&runner).end(ask.run).await;
+    let end = Watch::new(&runner).end(ask.run).await;
     assert_eq!(end.reason, EndReason::Lost);
     wait_until(|| !is_there(pid)).await;
     ask.launch(&runner).await.unwrap();
-    assert_eq!(Watch::of(&runner).end(ask.run).await.at, end.at);
+    assert_eq!(Watch::new(&runner).end(ask.run).await.at, end.at);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_lost_while_nobody_looked_is_told_to_the_next() {
     let world = World::new().service("test/orphan:1.0", "echo $PPID > $WORLD/pid; exec sleep 1000");
     let runner = world.start().await;
-    let ask = Ask::of("test/orphan:1.0");
+    let ask = Ask::new("test/orphan:1.0");
     ask.launch(&runner).await.unwrap();
     let supervisor = world.wait_for_pid("pid").await;
     runner.stop().await;
     kill_process(supervisor, Signal::KILL).unwrap();
     wait_until(|| matches!(world.run_folder(ask.run).life(), Ok(Life::Nobody))).await;
 
-    let end = Watch::of(&world.start().await).end(ask.run).await;
+    let end = Watch::new(&world.start().await).end(ask.run).await;
     assert_eq!(end.reason, EndReason::Lost);
     assert!(end.started.is_some());
 }
@@ -179,7 +179,7 @@ async fn a_supervisor_killed_before_it_starts_the_child_is_started_again() {
     let mut world = World::new();
     doomed(&mut world, 2);
     world.go();
-    let end = Ask::of(WAITS).end(&world.start().await).await;
+    let end = Ask::new(WAITS).end(&world.start().await).await;
     assert_eq!(end.reason, EndReason::Exited);
     assert_eq!((world.lines("deaths").len(), world.lines("ran").len()), (3, 1));
 }
@@ -188,11 +188,11 @@ async fn a_supervisor_killed_before_it_starts_the_child_is_started_again() {
 async fn supervisors_that_never_come_up_are_told_and_not_tried_for_ever() {
     let mut world = World::new();
     doomed(&mut world, 100);
-    let end = Ask::of(WAITS).end(&world.start().await).await;
+    let end = Ask::new(WAITS).end(&world.start().await).await;
     assert_eq!(end.reason, EndReason::NotStarted);
 
     world.options.supervisor = "/no/such/twined".into();
-    let end = Ask::of(WAITS).end(&world.start().await).await;
+    let end = Ask::new(WAITS).end(&world.start().await).await;
     assert_eq!(end.reason, EndReason::NotStarted);
     assert!(end.message.contains("`/no/such/twined`"), "{}", end.message);
     assert!(world.lines("ran").is_empty());
@@ -254,8 +254,8 @@ async fn a_runner_killed_as_it_tells_the_plan_has_started_nothing() {
 
     world.go();
     let runner = world.start().await;
-    let run = Watch::of(&runner).any().await;
-    assert_eq!(Watch::of(&runner).end(run).await.reason, EndReason::Exited);
+    let run = Watch::new(&runner).any().await;
+    assert_eq!(Watch::new(&runner).end(run).await.reason, EndReason::Exited);
     assert_eq!(world.lines("ran").len(), 1);
 }
 
@@ -297,8 +297,8 @@ async fn a_run_that_may_have_started_is_never_started_again() {
     assert!(folder.start(7).unwrap());
 
     let runner = world.start().await;
-    let run = Watch::of(&runner).any().await;
-    let end = Watch::of(&runner).end(run).await;
+    let run = Watch::new(&runner).any().await;
+    let end = Watch::new(&runner).end(run).await;
     assert_eq!((end.reason, end.started), (EndReason::Lost, Some(Timestamp(7))));
     assert!(world.lines("ran").is_empty());
 }
@@ -323,17 +323,17 @@ async fn odd_folders_do_no_harm() {
     fs::remove_file(no_fifo.path().join("life")).unwrap();
 
     let runner = world.start().await;
-    let run = Watch::of(&runner).any().await;
+    let run = Watch::new(&runner).any().await;
 
-    let end = Watch::of(&runner).end(run).await;
+    let end = Watch::new(&runner).end(run).await;
     assert_eq!(end.reason, EndReason::Exited);
     assert_eq!(good.ending().unwrap().unwrap().at, end.at.0);
-    assert_eq!(Watch::of(&runner).now(&runner).await.len(), 1);
+    assert_eq!(Watch::new(&runner).now(&runner).await.len(), 1);
     let mut left: Vec<_> =
         fs::read_dir(runs).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left.len(), 7, "{left:?}");
 
-    let bad = Ask { run: RunId { question: Uuid::from_u128(4), retry: 0 }, ..Ask::of(GOOD) };
+    let bad = Ask { run: RunId { question: Uuid::from_u128(4), retry: 0 }, ..Ask::new(GOOD) };
     assert!(matches!(bad.launch(&runner).await, Err(RunnerError::Unavailable { .. })));
 }

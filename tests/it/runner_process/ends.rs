@@ -14,14 +14,14 @@ async fn a_cancelled_tree_is_ended_whole() {
     let script = format!("trap '' TERM\n{STRAY}\necho $$ > $WORLD/pid\nwhile :; do sleep 1; done");
     let world = World::new().service("test/stubborn:1.0", &script);
     let runner = world.start().await;
-    let ask = Ask::of("test/stubborn:1.0");
+    let ask = Ask::new("test/stubborn:1.0");
     ask.launch(&runner).await.unwrap();
     let pids = [world.wait_for_pid("pid").await, world.wait_for_pid("stray").await];
     assert!(pids.iter().all(|&pid| is_there(pid)));
 
     let since = Instant::now();
     assert!(runner.cancel(ask.run.question).await.unwrap());
-    let end = Watch::of(&runner).end(ask.run).await;
+    let end = Watch::new(&runner).end(ask.run).await;
 
     assert_eq!(end.reason, EndReason::Cancelled);
     assert!(since.elapsed() >= Duration::from_secs(3), "it has its grace");
@@ -33,13 +33,13 @@ async fn a_child_that_heeds_sigterm_ends_at_once_and_in_its_own_way() {
     let script = "trap 'echo bye; exit 5' TERM; echo up > $WORLD/up; while :; do sleep 0.1; done";
     let world = World::new().service("test/heeds:1.0", script);
     let runner = world.start().await;
-    let ask = Ask::of("test/heeds:1.0");
+    let ask = Ask::new("test/heeds:1.0");
     ask.launch(&runner).await.unwrap();
     world.wait_for_lines("up", 1).await;
 
     runner.cancel(ask.run.question).await.unwrap();
 
-    let end = Watch::of(&runner).end(ask.run).await;
+    let end = Watch::new(&runner).end(ask.run).await;
     assert_eq!(end.reason, EndReason::Cancelled);
     assert_eq!(end.tail.last().map(String::as_str), Some("bye\n"));
 }
@@ -48,17 +48,17 @@ async fn a_child_that_heeds_sigterm_ends_at_once_and_in_its_own_way() {
 async fn what_is_cancelled_while_it_waits_never_starts() {
     let world = World::new().slots(0);
     let runner = world.start().await;
-    let ask = Ask::of(WAITS);
+    let ask = Ask::new(WAITS);
     ask.launch(&runner).await.unwrap();
 
     assert!(runner.cancel(ask.run.question).await.unwrap());
 
-    let end = Watch::of(&runner).end(ask.run).await;
+    let end = Watch::new(&runner).end(ask.run).await;
     assert_eq!((end.reason, end.started), (EndReason::Cancelled, None));
     runner.stop().await;
     let next = world.slots(4);
     let runner = next.start().await;
-    assert_eq!(Watch::of(&runner).end(ask.run).await.at, end.at);
+    assert_eq!(Watch::new(&runner).end(ask.run).await.at, end.at);
     assert!(next.lines("ran").is_empty());
 }
 
@@ -66,8 +66,8 @@ async fn what_is_cancelled_while_it_waits_never_starts() {
 async fn what_is_cancelled_as_it_starts_ends_all_the_same() {
     let world = World::new();
     let runner = world.start().await;
-    let asks: Vec<_> = (0..12).map(|_| Ask::of(ENDLESS)).collect();
-    let mut watch = Watch::of(&runner);
+    let asks: Vec<_> = (0..12).map(|_| Ask::new(ENDLESS)).collect();
+    let mut watch = Watch::new(&runner);
     for ask in &asks {
         let (launched, cancelled) =
             tokio::join!(ask.launch(&runner), runner.cancel(ask.run.question));
@@ -84,7 +84,7 @@ async fn a_run_that_ends_by_itself_leaves_nothing_running() {
     let world = World::new().service("test/litters:1.0", &format!("{STRAY}\nexit 0"));
     let runner = world.start().await;
 
-    let end = Ask::of("test/litters:1.0").end(&runner).await;
+    let end = Ask::new("test/litters:1.0").end(&runner).await;
 
     assert_eq!(end.reason, EndReason::Exited);
     assert!(!is_there(world.wait_for_pid("stray").await));
@@ -95,11 +95,11 @@ async fn a_child_killed_by_hand_keeps_its_last_words() {
     let script = "echo first; printf 'last words'; echo $$ > $WORLD/pid; while :; do sleep 1; done";
     let world = World::new().service("test/talks:1.0", script);
     let runner = world.start().await;
-    let ask = Ask::of("test/talks:1.0");
+    let ask = Ask::new("test/talks:1.0");
     ask.launch(&runner).await.unwrap();
     kill_process(world.wait_for_pid("pid").await, Signal::KILL).unwrap();
 
-    let end = Watch::of(&runner).end(ask.run).await;
+    let end = Watch::new(&runner).end(ask.run).await;
 
     assert_eq!(end.reason, EndReason::Killed);
     assert!(end.message.contains("signal 9 (SIGKILL)"), "{}", end.message);
@@ -111,7 +111,7 @@ async fn output_is_bounded_and_kept_after_the_run_is_settled() {
     let script = "yes chatter | head -c 20000000; echo; echo last >&2";
     let world = World::new().service("test/chatty:1.0", script);
     let runner = world.start().await;
-    let ask = Ask::of("test/chatty:1.0");
+    let ask = Ask::new("test/chatty:1.0");
 
     let end = ask.end(&runner).await;
 
@@ -153,7 +153,7 @@ async fn what_cannot_be_started_is_told_with_the_remedy() {
         ("test/format:1.0", &["failed to execute `", "bad`", "interpreter"]),
         ("test/denied:1.0", &["failed to execute `", "denied`", "chmod"]),
     ] {
-        let ask = Ask::of(recipient);
+        let ask = Ask::new(recipient);
         let end = ask.end(&runner).await;
         assert_eq!(end.reason, EndReason::NotStarted, "{end:?}");
         assert!(words.iter().all(|word| end.message.contains(word)), "{}", end.message);
@@ -166,10 +166,10 @@ async fn what_cannot_be_started_is_told_with_the_remedy() {
 async fn an_end_is_seen_at_once() {
     let world = World::new().service("test/timed:1.0", "date +%s%6N");
     let runner = world.start().await;
-    let mut watch = Watch::of(&runner);
+    let mut watch = Watch::new(&runner);
     let (mut starts, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..20 {
-        let ask = Ask::of("test/timed:1.0");
+        let ask = Ask::new("test/timed:1.0");
         let launched = Timestamp::now();
         ask.launch(&runner).await.unwrap();
         let end = watch.end(ask.run).await;

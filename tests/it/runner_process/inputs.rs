@@ -27,7 +27,7 @@ async fn a_question_comes_as_arguments_and_as_a_file_as_it_came() {
         children: Some("[]"),
     };
     let attributes = [("sender".to_owned(), "local/local:local".to_owned())].into();
-    let ask = Ask { inputs, attributes, ..Ask::of(TELLS) };
+    let ask = Ask { inputs, attributes, ..Ask::new(TELLS) };
 
     assert_eq!(ask.end(&runner).await.reason, EndReason::Exited);
 
@@ -56,10 +56,10 @@ async fn falsy_values_are_given_and_absent_ones_are_not() {
     let runner = world.start().await;
     for values in ["0", "false", "\"\"", "[]", "{}", "null"] {
         let inputs = Inputs { input_values: Some(values), ..Inputs::default() };
-        Ask { inputs, ..Ask::of(TELLS) }.end(&runner).await;
+        Ask { inputs, ..Ask::new(TELLS) }.end(&runner).await;
         assert_eq!(world.lines("arguments")[2..], ["--input-values", values]);
     }
-    Ask::of(TELLS).end(&runner).await;
+    Ask::new(TELLS).end(&runner).await;
     assert_eq!(world.lines("arguments").len(), 2);
 }
 
@@ -71,7 +71,7 @@ async fn what_no_argument_holds_comes_by_file() {
     let values: &str = Box::leak(format!("[{}1]", "1,".repeat(4_000_000)).into_boxed_str());
     let inputs = Inputs { input_values: Some(values), input_manifest: Some("{}"), children: None };
 
-    let end = Ask { inputs, ..Ask::of("test/large:1.0") }.end(&runner).await;
+    let end = Ask { inputs, ..Ask::new("test/large:1.0") }.end(&runner).await;
 
     assert_eq!(end.reason, EndReason::Exited, "{end:?}");
     // The attributes and the manifest.
@@ -93,7 +93,7 @@ async fn a_childs_environment_is_clean_and_has_what_it_needs() {
     fs::write(world.service_folder(TELLS).join(".env"), dotenv).unwrap();
     let runner = world.start().await;
 
-    Ask::of(TELLS).end(&runner).await;
+    Ask::new(TELLS).end(&runner).await;
 
     for (name, value) in [
         ("TWINED_SECRET", None),
@@ -118,7 +118,7 @@ async fn a_change_of_a_service_is_what_its_next_question_runs() {
     let script = world.service_folder("test/changes:1.0").join("answer.sh");
     for text in ["one", "two"] {
         fs::write(&script, format!("echo {text}")).unwrap();
-        let end = Ask::of("test/changes:1.0").end(&runner).await;
+        let end = Ask::new("test/changes:1.0").end(&runner).await;
         assert_eq!(end.tail, [format!("{text}\n")]);
     }
 }
