@@ -139,7 +139,8 @@ impl Cli {
 
 /// An empty variable is one that is not set: so it is in a chart.
 fn without_empty(command: clap::Command) -> clap::Command {
-    let empty = |name: &OsStr| name.to_str().and_then(config::ours).is_some_and(|v| v.is_empty());
+    let empty =
+        |name: &OsStr| name.to_str().and_then(config::env_variable).is_some_and(|v| v.is_empty());
     command
         .mut_args(|arg| match arg.get_env().is_some_and(empty) {
             true => arg.env(Resettable::Reset),

@@ -1,4 +1,4 @@
-//! Settings, read and checked at the door: nothing is opened before all of them are right.
+//! Settings, read and checked together before anything is opened.
 
 mod local;
 mod serve;
@@ -6,49 +6,49 @@ mod shared;
 use crate::sdk::variables;
 pub use local::LocalArgs;
 pub use serve::{
-    Bus, Defaults, KubernetesSettings, LogFormat, RunnerKind, Runs, ServeArgs, ServeSettings,
+    DefaultResources, KubernetesSettings, LogFormat, PubsubChoice, RunnerKind, RunnerSettings,
+    ServeArgs, ServeSettings,
 };
 pub use shared::{HostArgs, ServicesArgs, VariablesArgs};
 use std::error::Error;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// The topic that the SDK uses where nothing else is said.
+/// The topic that the SDK uses by default.
 pub const DEFAULT_TOPIC: &str = "main.octue.twined.services";
 
-/// The port of the local network's HTTP server where nothing else is said.
+/// The default port of the local network's HTTP server.
 pub const DEFAULT_HTTP_PORT: u16 = 8094;
 
-/// The port that Google's own Pub/Sub emulator has in its examples, so that of ours too.
+/// The default port of the emulator, which Google's own emulator uses in its examples.
 pub const DEFAULT_PUBSUB_PORT: u16 = 8085;
 
-/// The project of a laptop's network. Any other names the same network there.
+/// The default project of a network with an emulator. Any other names the same network there.
 pub const DEFAULT_PROJECT: &str = "twined-local";
 
-/// Where the daemon of a cluster serves HTTP where nothing else is said: probes and scrapers come
-/// from other machines.
+/// The default HTTP address of `twined serve`: probes and scrapers come from other machines.
 pub const DEFAULT_SERVE_HTTP: &str = "0.0.0.0:8080";
 
-/// Where a person's commands look for the local network.
+/// Where commands look for the local network by default.
 pub const DEFAULT_URL: &str = "http://127.0.0.1:8094";
 
-/// What is wrong with a setting, and what to do about it.
+/// An invalid setting: what is wrong, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// `--env` without a name.
     #[error("`--env {0}` names no variable: expected NAME or NAME=VALUE")]
     NoName(String),
-    /// `--env NAME` of a variable that we do not have.
-    #[error("`--env {0}` passes on a variable that is not set: set it, or give `--env {0}=VALUE`")]
+    /// `--env NAME` of a variable that is not set.
+    #[error("`--env {0}` copies a variable that is not set: set it, or give `--env {0}=VALUE`")]
     NotSet(String),
     /// A file of variables that cannot be read.
     #[error("failed to read `--env-file {}`", path.display())]
     EnvFile {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         #[source]
         source: io::Error,
     },
@@ -60,94 +60,95 @@ pub enum ConfigError {
         /// How many variables were read before it.
         read: usize,
     },
-    /// A port that is taken.
+    /// A port that is in use.
     #[error(
-        "port {port} for {what} is taken: end what listens there, or choose another with `{flag}`"
+        "port {port} for {server} is in use: stop the process that listens there, or choose \
+         another port with `{flag}`"
     )]
     Port {
-        /// Which.
+        /// The port.
         port: u16,
-        /// What it is for.
-        what: &'static str,
-        /// What sets it.
+        /// The server that needs it.
+        server: &'static str,
+        /// The flag that chooses another.
         flag: &'static str,
-        /// The system's words.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// An address that cannot be listened at.
-    #[error("cannot listen at {address} for {what}: choose another address with `{flag}`")]
+    /// An address at which we cannot listen.
+    #[error("{server} cannot listen at {address}: choose another address with `{flag}`")]
     Listen {
-        /// Which.
+        /// The address.
         address: SocketAddr,
-        /// What it is for.
-        what: &'static str,
-        /// What sets it.
+        /// The server that needs it.
+        server: &'static str,
+        /// The flag that chooses another.
         flag: &'static str,
-        /// The system's words.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// A setting that must be given, or that does not go with another.
+    /// A setting that is missing, malformed, or in conflict with another.
     #[error("{0}")]
     Setting(String),
-    /// The file of settings by service cannot be used.
-    #[error("`--settings {}` is wrong", path.display())]
+    /// The file of settings by service cannot be read, or is not valid.
+    #[error("failed to read `--settings {}`", path.display())]
     Settings {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
 }
 
-/// A variable of our own environment.
+/// A variable of our own environment, if it is set and valid Unicode.
 #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
-pub fn ours(name: &str) -> Option<String> {
+pub fn env_variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
 /// The folder of this user for files that can be made again.
 pub fn cache_folder() -> Option<PathBuf> {
-    let given = ours("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let folder = given.or_else(|| Some(PathBuf::from(ours("HOME")?).join(".cache")));
+    let given = env_variable("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let folder = given.or_else(|| Some(PathBuf::from(env_variable("HOME")?).join(".cache")));
     folder.map(|folder| folder.join("twined"))
 }
 
-/// The file of credentials that Google's clients find, by themselves; none where there is none.
+/// The file of credentials that Google's clients find by themselves, if there is one.
 pub fn google_credentials() -> Option<PathBuf> {
     let usual = || {
-        let home = PathBuf::from(ours("HOME")?);
+        let home = PathBuf::from(env_variable("HOME")?);
         Some(home.join(".config/gcloud/application_default_credentials.json"))
     };
-    let named = ours(variables::GOOGLE_APPLICATION_CREDENTIALS).map(PathBuf::from);
+    let named = env_variable(variables::GOOGLE_APPLICATION_CREDENTIALS).map(PathBuf::from);
     named.or_else(|| usual().filter(|path| path.exists()))
 }
 
-/// All of our own environment.
+/// All variables of our own environment.
 pub fn environment() -> Vec<(OsString, OsString)> {
     std::env::vars_os().collect()
 }
 
-/// Our own program, to be started again as a supervisor or as the example service.
-pub fn program() -> io::Result<PathBuf> {
+/// The path of our own program, to start it as a supervisor or as the example service.
+pub fn own_program() -> io::Result<PathBuf> {
     std::env::current_exe()
 }
 
-/// A port of loopback. Zero is any free one.
-pub fn bind(
+/// Listens at a port of loopback; 0 for any free port.
+pub fn bind_loopback(
     port: u16,
-    what: &'static str,
+    server: &'static str,
     flag: &'static str,
 ) -> Result<std::net::TcpListener, ConfigError> {
-    bind_at(SocketAddr::from(([127, 0, 0, 1], port)), what, flag)
+    bind(SocketAddr::from(([127, 0, 0, 1], port)), server, flag)
 }
 
-/// An address to listen at. Port zero is any free one.
-pub fn bind_at(
+/// Listens at an address; port 0 for any free port.
+pub fn bind(
     address: SocketAddr,
-    what: &'static str,
+    server: &'static str,
     flag: &'static str,
 ) -> Result<std::net::TcpListener, ConfigError> {
     let listen = || {
@@ -156,14 +157,11 @@ pub fn bind_at(
         Ok(listener)
     };
     listen().map_err(|source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => ConfigError::Port { port: address.port(), what, flag, source },
-        _ => ConfigError::Listen { address, what, flag, source },
+        io::ErrorKind::AddrInUse => {
+            ConfigError::Port { port: address.port(), server, flag, source }
+        }
+        _ => ConfigError::Listen { address, server, flag, source },
     })
-}
-
-/// A path that holds wherever it is used from.
-pub fn absolute(path: &Path) -> io::Result<PathBuf> {
-    std::path::absolute(path)
 }
 
 #[cfg(test)]
@@ -171,10 +169,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_port_names_the_flag_that_chooses_another() {
-        let taken = bind(0, "the test", "--test-port").unwrap();
+    fn the_error_of_a_port_in_use_names_the_flag_that_chooses_another() {
+        let taken = bind_loopback(0, "the test", "--test-port").unwrap();
         let port = taken.local_addr().unwrap().port();
-        let error = bind(port, "the test", "--test-port").unwrap_err();
+        let error = bind_loopback(port, "the test", "--test-port").unwrap_err();
         assert!(error.to_string().contains("--test-port"), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 
 pub mod data;
 use crate::chain::Chain;
-use crate::config::{ConfigError, LocalArgs, bind};
+use crate::config::{ConfigError, LocalArgs, bind_loopback};
 use crate::google::ServiceAccount;
 use crate::http;
 use crate::http::admin::{Hold, Readiness};
@@ -261,7 +261,7 @@ pub fn sdk_service(found: LocalService) -> Service {
 }
 
 fn listen(port: u16, what: &'static str, flag: &'static str) -> Result<TcpListener, LocalError> {
-    let listener = bind(port, what, flag).map_err(LocalError::Config)?;
+    let listener = bind_loopback(port, what, flag).map_err(LocalError::Config)?;
     TcpListener::from_std(listener).map_err(LocalError::Listen)
 }
 

@@ -17,7 +17,8 @@ pub mod places;
 mod questions;
 use crate::check::Check;
 use crate::config::{
-    Bus, ConfigError, KubernetesSettings, Runs, ServeSettings, ServicesArgs, bind_at,
+    ConfigError, KubernetesSettings, PubsubChoice, RunnerSettings, ServeSettings, ServicesArgs,
+    bind,
 };
 use crate::http;
 use crate::http::admin::{Hold, Readiness};
@@ -162,7 +163,7 @@ impl Daemon {
         let Start { settings, host } = start;
         let choice = Choice::read(&settings.runner)?;
         let mut servers = Tasks::new();
-        let mut tasks = Tasks::new().drain_timeout(settings.drain);
+        let mut tasks = Tasks::new().drain_timeout(settings.drain_timeout);
         let readiness = Readiness::new(tasks.stop());
         let holds = Holds::new(&readiness);
         // First of all, so that whoever watches us sees that we live while we wait for others.
@@ -250,9 +251,9 @@ pub async fn look(
     // What is wrong in the file is a setting that is wrong: there is nothing to look at then.
     let choice = Choice::read(&settings.runner)?;
     let mut servers = Tasks::new();
-    let connection = match (connect(settings, &mut servers).await, &settings.bus) {
+    let connection = match (connect(settings, &mut servers).await, &settings.pubsub) {
         // Taken: by the emulator of a daemon that runs, as we see when we ask it.
-        (Err(ServeError::Config(ConfigError::Port { .. })), Bus::Own(address)) => {
+        (Err(ServeError::Config(ConfigError::Port { .. })), PubsubChoice::OwnEmulator(address)) => {
             Connection::emulator(&address.to_string(), &settings.project)
                 .map_err(ServeError::Connect)?
         }
@@ -269,14 +270,14 @@ async fn connect(
     settings: &ServeSettings,
     servers: &mut Tasks,
 ) -> Result<(Connection, String), ServeError> {
-    let ServeSettings { bus, project, .. } = settings;
-    let address = match bus {
-        Bus::Google => {
+    let ServeSettings { pubsub, project, .. } = settings;
+    let address = match pubsub {
+        PubsubChoice::Google => {
             let connection = Connection::google(project).map_err(ServeError::Connect)?;
             return Ok((connection, "Google".to_owned()));
         }
-        Bus::Emulator(address) => address.clone(),
-        Bus::Own(address) => {
+        PubsubChoice::Emulator(address) => address.clone(),
+        PubsubChoice::OwnEmulator(address) => {
             let listener = listen(*address, "the Pub/Sub emulator", "--emulate")?;
             let allowed_hosts = settings.allowed_hosts.clone();
             let address = network::emulate(servers, listener, project, allowed_hosts);
@@ -307,13 +308,15 @@ async fn check(
 
 /// The subscription that all replicas share. (At Google's the topic is there: we looked.)
 async fn subscribe(admin: &Admin, settings: &ServeSettings) -> Result<(), ServeError> {
-    let ServeSettings { topic, subscription, bus, .. } = settings;
-    let made = match bus {
-        Bus::Google => {
+    let ServeSettings { topic, subscription, pubsub, .. } = settings;
+    let made = match pubsub {
+        PubsubChoice::Google => {
             network::patiently(async || admin.ensure_subscription(subscription, topic, "").await)
                 .await
         }
-        Bus::Emulator(_) | Bus::Own(_) => network::set_up(admin, subscription, topic).await,
+        PubsubChoice::Emulator(_) | PubsubChoice::OwnEmulator(_) => {
+            network::set_up(admin, subscription, topic).await
+        }
     };
     made.map_err(ServeError::Subscriptions)
 }
@@ -323,20 +326,20 @@ fn listen(
     what: &'static str,
     flag: &'static str,
 ) -> Result<TcpListener, ServeError> {
-    let listener = bind_at(address, what, flag).map_err(ServeError::Config)?;
+    let listener = bind(address, what, flag).map_err(ServeError::Config)?;
     TcpListener::from_std(listener).map_err(ServeError::Listen)
 }
 
 // === impl Choice ===
 
 impl<'a> Choice<'a> {
-    fn read(runner: &'a Runs) -> Result<Self, ServeError> {
+    fn read(runner: &'a RunnerSettings) -> Result<Self, ServeError> {
         Ok(match runner {
-            Runs::Kubernetes(kubernetes) => {
+            RunnerSettings::Kubernetes(kubernetes) => {
                 let services = parts::read(kubernetes).map_err(ServeError::Config)?;
                 Self::Pods(kubernetes, services)
             }
-            Runs::Process(args) => Self::Processes(args),
+            RunnerSettings::Process(args) => Self::Processes(args),
         })
     }
 }

@@ -4,7 +4,8 @@ use crate::cli::ask::{Asked, Outcome, ask};
 use crate::cli::network::Place;
 use crate::cli::{FAILED, Failure, INTERRUPTED, OK, USAGE, interrupted, terminal};
 use crate::config::{
-    self, DEFAULT_PROJECT, DEFAULT_TOPIC, HostArgs, LocalArgs, ServicesArgs, VariablesArgs, program,
+    self, DEFAULT_PROJECT, DEFAULT_TOPIC, HostArgs, LocalArgs, ServicesArgs, VariablesArgs,
+    own_program,
 };
 use crate::event::{Event, SruidBuf};
 use crate::local::{Network, Settings, sdk_service};
@@ -116,7 +117,7 @@ fn note(start: Instant, line: &str) {
 }
 
 fn example() -> Result<Service, Failure> {
-    let program = program().map_err(Failure::failed)?;
+    let program = own_program().map_err(Failure::failed)?;
     Ok(Service {
         sruid: EXAMPLE.parse::<SruidBuf>().expect("a name of ours is right"),
         folder: std::env::temp_dir(),
@@ -153,7 +154,7 @@ fn settings(service: Service) -> Result<Settings, Failure> {
         services: vec![service],
         environment: Default::default(),
         inherited: config::environment(),
-        program: program().map_err(Failure::failed)?,
+        program: own_program().map_err(Failure::failed)?,
         args,
     })
 }

@@ -44,7 +44,7 @@ enum Output {
 /// Looks, and prints what it found.
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let Args { serve, question_account, output } = args;
-    let settings = serve.checked(config::ours)?;
+    let settings = serve.into_settings(config::env_variable)?;
     let checks = serve::look(&settings, question_account).await?;
     let failed = checks.iter().any(Check::stands_in_the_way);
     let printed = match output {

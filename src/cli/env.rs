@@ -2,7 +2,7 @@
 
 use crate::cli::network::NetworkArgs;
 use crate::cli::{Failure, OK, UNREACHABLE, terminal};
-use crate::config::{cache_folder, ours};
+use crate::config::{cache_folder, env_variable};
 use crate::google;
 use crate::http::google::TOKEN_PATH;
 use crate::private_path::{self, PathError};
@@ -82,12 +82,12 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     let credentials = credentials.to_string_lossy().into_owned();
     variables.insert(variables::GOOGLE_APPLICATION_CREDENTIALS.into(), credentials);
     for name in NO_PROXY {
-        variables.insert(name.into(), no_proxy(ours(name).as_deref()));
+        variables.insert(name.into(), no_proxy(env_variable(name).as_deref()));
     }
     if shim {
         let cache = cache_folder().ok_or_else(|| Failure::failed(NoCacheFolder))?;
         let folder = shim::install(&cache).map_err(Failure::failed)?;
-        variables.insert(PYTHONPATH.into(), python_path(&folder, ours(PYTHONPATH).as_deref()));
+        variables.insert(PYTHONPATH.into(), python_path(&folder, env_variable(PYTHONPATH).as_deref()));
     }
     terminal::answer(&shell.print(&variables)).map_err(Failure::failed)?;
     Ok(OK)

@@ -1,7 +1,7 @@
 //! `twined local`, a whole network; and `twined emulator`, its Pub/Sub alone.
 
 use crate::cli::{Failure, OK, interrupted, terminal};
-use crate::config::{self, DEFAULT_PUBSUB_PORT, HostArgs, LocalArgs, bind, program};
+use crate::config::{self, DEFAULT_PUBSUB_PORT, HostArgs, LocalArgs, bind_loopback, own_program};
 use crate::local::{Network, Settings, sdk_service};
 use crate::pubsub::emulator::{Emulator, Options};
 use crate::sdk::services;
@@ -68,7 +68,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
 /// Runs the emulator until it is interrupted.
 pub async fn emulator(args: EmulatorArgs) -> Result<u8, Failure> {
     let EmulatorArgs { pubsub_port, project, hosts } = args;
-    let listener = bind(pubsub_port, "the Pub/Sub emulator", "--pubsub-port")?;
+    let listener = bind_loopback(pubsub_port, "the Pub/Sub emulator", "--pubsub-port")?;
     let listener = TcpListener::from_std(listener).map_err(Failure::failed)?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     terminal::note(&terminal::block(&[("pubsub", address.to_string())]));
@@ -87,7 +87,7 @@ fn settings(args: LocalArgs) -> Result<Settings, Failure> {
         services: found.into_iter().map(sdk_service).collect(),
         environment,
         inherited: config::environment(),
-        program: program().map_err(Failure::failed)?,
+        program: own_program().map_err(Failure::failed)?,
         args,
     })
 }

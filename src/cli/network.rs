@@ -1,7 +1,7 @@
 //! Where the network is that a person's commands talk to.
 
 use crate::cli::{Failure, UNREACHABLE, terminal};
-use crate::config::{DEFAULT_PROJECT, DEFAULT_TOPIC, DEFAULT_URL, ours};
+use crate::config::{DEFAULT_PROJECT, DEFAULT_TOPIC, DEFAULT_URL, env_variable};
 use crate::pubsub::Connection;
 use crate::sdk::variables;
 use serde::Deserialize;
@@ -119,13 +119,13 @@ impl NetworkArgs {
     /// Where its Pub/Sub is: as the network that was named says, or else as the environment does
     /// to Google's clients, or else as the network at the usual address says.
     pub async fn place(&self) -> Result<Place, Failure> {
-        let host = ours(variables::PUBSUB_EMULATOR_HOST).filter(|host| !host.is_empty());
+        let host = env_variable(variables::PUBSUB_EMULATOR_HOST).filter(|host| !host.is_empty());
         let (variables, given): (BTreeMap<_, _>, _) = match host.filter(|_| self.url.is_none()) {
             Some(host) => {
                 let mut variables =
                     BTreeMap::from([(variables::PUBSUB_EMULATOR_HOST.into(), host)]);
                 for name in [variables::GOOGLE_CLOUD_PROJECT, variables::TOPIC_NAME] {
-                    variables.extend(ours(name).map(|value| (name.to_owned(), value)));
+                    variables.extend(env_variable(name).map(|value| (name.to_owned(), value)));
                 }
                 (variables, true)
             }

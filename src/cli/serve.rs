@@ -3,7 +3,7 @@
 use crate::chain::Chain;
 use crate::check::Check;
 use crate::cli::{FAILED, Failure, INTERRUPTED, OK, Signals, UNREACHABLE, USAGE, doctor, terminal};
-use crate::config::{self, LogFormat, Runs, ServeArgs, ServeSettings, program};
+use crate::config::{self, LogFormat, RunnerSettings, ServeArgs, ServeSettings, own_program};
 use crate::local::sdk_service;
 use crate::sdk::services;
 use crate::serve::{Daemon, Host, ServeError, Start};
@@ -33,7 +33,7 @@ impl Args {
     /// The shape of its logs.
     pub fn shape(&self) -> Shape {
         let format = self.serve.log_format;
-        match format.unwrap_or_else(|| LogFormat::for_reader(telemetry::on_terminal())) {
+        match format.unwrap_or_else(|| LogFormat::default_for(telemetry::on_terminal())) {
             LogFormat::Json => Shape::Json,
             LogFormat::Text => Shape::Text,
         }
@@ -44,7 +44,7 @@ impl Args {
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let mut signals = Signals::listen();
     let shape = args.shape();
-    let settings = args.serve.checked(config::ours)?;
+    let settings = args.serve.into_settings(config::env_variable)?;
     let start = start(settings)?;
     let metrics = telemetry::install_metrics().map_err(Failure::failed)?;
     let replica = start.settings.replica.clone();
@@ -82,15 +82,15 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
 
 fn start(settings: ServeSettings) -> Result<Start, Failure> {
     let services = match &settings.runner {
-        Runs::Process(args) => {
+        RunnerSettings::Process(args) => {
             services::find(&args.services, &args.tag).map_err(|error| Failure::new(USAGE, error))?
         }
-        Runs::Kubernetes(_) => Vec::new(),
+        RunnerSettings::Kubernetes(_) => Vec::new(),
     };
     let host = Host {
         services: services.into_iter().map(sdk_service).collect(),
         inherited: config::environment(),
-        program: program().map_err(Failure::failed)?,
+        program: own_program().map_err(Failure::failed)?,
     };
     Ok(Start { settings, host })
 }

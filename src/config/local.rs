@@ -8,10 +8,10 @@ use crate::sdk::variables;
 use clap::Args;
 use std::path::PathBuf;
 
-/// Settings of a network on a laptop.
+/// Settings of `twined local`, as given.
 #[derive(Args, Clone, Debug)]
 pub struct LocalArgs {
-    /// What it runs.
+    /// Services to run.
     #[command(flatten)]
     pub services: ServicesArgs,
 
@@ -19,35 +19,35 @@ pub struct LocalArgs {
     #[arg(long, env = variables::TOPIC_NAME, default_value = DEFAULT_TOPIC)]
     pub topic: String,
 
-    /// Google Cloud project that the network pretends to be in
+    /// Google Cloud project of the network; any other name reaches the same network
     #[arg(long, env = "TWINED_PROJECT", default_value = DEFAULT_PROJECT)]
     pub project: String,
 
-    /// Folder that keeps the events, the runs and their output
+    /// Folder for the events, the runs and their logs
     #[arg(long, env = "TWINED_DATA", default_value = ".twined", value_name = "DIR")]
     pub data: PathBuf,
 
-    /// Keep everything in a folder that goes when the network ends, not in `--data`
+    /// Use a temporary folder in place of `--data`, deleted when the network ends
     #[arg(long)]
     pub ephemeral: bool,
 
-    /// Port of the HTTP server on loopback; 0 for a free one
+    /// Port of the HTTP server on loopback; 0 for any free port
     #[arg(long, env = "TWINED_HTTP_PORT", default_value_t = DEFAULT_HTTP_PORT)]
     pub http_port: u16,
 
-    /// Port of the Pub/Sub emulator on loopback; 0 for a free one
+    /// Port of the Pub/Sub emulator on loopback; 0 for any free port
     #[arg(long, env = "TWINED_PUBSUB_PORT", default_value_t = DEFAULT_PUBSUB_PORT)]
     pub pubsub_port: u16,
 
-    /// Use the Pub/Sub emulator that runs there, and start none
+    /// Pub/Sub emulator to use [default: start one]
     #[arg(long, env = "TWINED_PUBSUB", value_name = "HOST:PORT")]
     pub pubsub: Option<String>,
 
-    /// Who may reach it.
+    /// Names of this host.
     #[command(flatten)]
     pub hosts: HostArgs,
 
-    /// What its services are told.
+    /// Variables for the services.
     #[command(flatten)]
     pub variables: VariablesArgs,
 }

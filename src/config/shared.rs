@@ -1,6 +1,6 @@
-//! Settings that a network has on a laptop and in a cluster.
+//! Settings of both `twined local` and `twined serve`.
 
-use crate::config::{ConfigError, ours};
+use crate::config::{ConfigError, env_variable};
 use crate::request_guard::HostName;
 use crate::sdk::variables;
 use clap::Args;
@@ -8,26 +8,26 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-/// Services that are folders, run as processes.
+/// Services in folders, run as processes.
 #[derive(Args, Clone, Debug)]
 pub struct ServicesArgs {
     /// Folders with an `octue.yaml`, or folders of such folders [default: the current one]
     #[arg(value_name = "DIR")]
     pub services: Vec<PathBuf>,
 
-    /// Revision tag of the services that are folders
+    /// Revision tag of the services in folders
     #[arg(long, env = variables::SERVICE_REVISION_TAG, default_value = "local")]
     pub tag: String,
 
-    /// How many questions run at once as processes [default: one for each CPU]
+    /// Number of questions that may run at a time as processes [default: number of CPUs]
     ///
-    /// The rest wait, in order. A question that was asked by one that runs does not count, for
-    /// its parent waits for it.
+    /// Others wait, in order. A question of a running question does not count, because its parent
+    /// waits for it.
     #[arg(long, env = "TWINED_MAX_RUNS", value_name = "N")]
     pub max_runs: Option<NonZeroUsize>,
 }
 
-/// Who may reach our HTTP servers.
+/// Names of this host for clients of our HTTP servers.
 #[derive(Args, Clone, Debug, Default)]
 pub struct HostArgs {
     /// Name of this host that HTTP clients may use besides its addresses and `localhost`
@@ -47,7 +47,7 @@ pub struct HostArgs {
 /// Variables for the services.
 #[derive(Args, Clone, Debug, Default)]
 pub struct VariablesArgs {
-    /// Environment variable for the services; without a value, ours is passed on
+    /// Environment variable for the services; without a value, it is copied from this process
     #[arg(long = "env", value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
 
@@ -59,7 +59,7 @@ pub struct VariablesArgs {
 // === impl ServicesArgs ===
 
 impl ServicesArgs {
-    /// How many questions may run at once.
+    /// Number of questions that may run at a time.
     pub fn max_runs(&self) -> usize {
         let cpus = || std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         self.max_runs.map_or_else(cpus, NonZeroUsize::get)
@@ -67,7 +67,7 @@ impl ServicesArgs {
 }
 
 impl Default for ServicesArgs {
-    /// No folders, the tag of a laptop's services, and a question for each CPU.
+    /// The defaults of the flags.
     fn default() -> Self {
         Self { services: Vec::new(), tag: "local".to_owned(), max_runs: None }
     }
@@ -76,8 +76,8 @@ impl Default for ServicesArgs {
 // === impl VariablesArgs ===
 
 impl VariablesArgs {
-    /// The variables that the services get beside the network's own: those of the files, then
-    /// those of the flags, and of several of one name the last.
+    /// The variables for the services besides those of the network. Flags win over files, later ones
+    /// over earlier ones.
     pub fn variables(&self) -> Result<BTreeMap<String, String>, ConfigError> {
         let mut variables = BTreeMap::new();
         for path in &self.env_file {
@@ -103,7 +103,7 @@ fn variable(text: &str) -> Result<(String, String), ConfigError> {
     }
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, value.to_owned()),
-        None => (text, ours(text).ok_or_else(|| ConfigError::NotSet(text.to_owned()))?),
+        None => (text, env_variable(text).ok_or_else(|| ConfigError::NotSet(text.to_owned()))?),
     };
     if name.is_empty() {
         return Err(ConfigError::NoName(text.to_owned()));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_several_variables_of_one_name_holds() {
+    fn the_last_of_several_variables_with_one_name_wins() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("some.env");
         std::fs::write(&file, "A=1\nexport B=\"two words\" # why\n").unwrap();
@@ -139,8 +139,8 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_without_a_value_is_ours() {
-        assert_eq!(variables(&["--env", "PATH"]).unwrap()["PATH"], ours("PATH").unwrap());
+    fn a_variable_without_a_value_is_copied_from_our_environment() {
+        assert_eq!(variables(&["--env", "PATH"]).unwrap()["PATH"], env_variable("PATH").unwrap());
         let error = variables(&["--env", "TWINED_NO_SUCH"]).unwrap_err();
         assert!(matches!(error, ConfigError::NotSet(name) if name == "TWINED_NO_SUCH"));
         assert!(matches!(variables(&["--env", "=x"]), Err(ConfigError::NoName(_))));

@@ -2,7 +2,7 @@
 
 use crate::chain::Chain;
 use crate::check::{Asker, Check};
-use crate::config::{Bus, ServeSettings, ServicesArgs, google_credentials};
+use crate::config::{PubsubChoice, ServeSettings, ServicesArgs, google_credentials};
 use crate::network::patiently;
 use crate::pubsub::{Admin, Connection, look};
 use crate::runner::kubernetes::preflight;
@@ -41,7 +41,7 @@ pub(super) async fn look(
 ) -> Findings {
     let unused = settings.unused.iter().map(|words| Check::warn("settings", words, ""));
     let mut checks: Vec<_> = unused.collect();
-    checks.extend(open_emulator(&settings.bus));
+    checks.extend(open_emulator(&settings.pubsub));
     let (pubsub, store, runner) = tokio::join!(
         pubsub(settings, connection, looker),
         store(settings),
@@ -54,8 +54,8 @@ pub(super) async fn look(
 }
 
 /// An emulator believes everybody who reaches it.
-fn open_emulator(bus: &Bus) -> Option<Check> {
-    let Bus::Own(address) = bus else { return None };
+fn open_emulator(pubsub: &PubsubChoice) -> Option<Check> {
+    let PubsubChoice::OwnEmulator(address) = pubsub else { return None };
     let loopback = SocketAddr::ip(address).to_canonical().is_loopback();
     (!loopback).then(|| {
         Check::warn(
@@ -67,8 +67,8 @@ fn open_emulator(bus: &Bus) -> Option<Check> {
 }
 
 async fn pubsub(settings: &ServeSettings, connection: &Connection, looker: Looker) -> Vec<Check> {
-    let ServeSettings { topic, subscription, project, bus, .. } = settings;
-    let asker = (*bus == Bus::Google).then(|| asker(looker));
+    let ServeSettings { topic, subscription, project, pubsub, .. } = settings;
+    let asker = (*pubsub == PubsubChoice::Google).then(|| asker(looker));
     let google = asker.as_ref();
     let admin = Admin::new(connection);
     // What is not there yet may be starting. (At Google's it is, and listing topics is a right that
@@ -189,10 +189,10 @@ fn folders(args: &ServicesArgs) -> Check {
 /// Pods are on other machines, or at least in another network, than our loopback.
 fn reach(settings: &ServeSettings) -> Option<Check> {
     let told = settings.variables.get(variables::PUBSUB_EMULATOR_HOST).cloned();
-    let address = match &settings.bus {
-        Bus::Google => return None,
-        Bus::Emulator(address) => told.unwrap_or_else(|| address.clone()),
-        Bus::Own(address) => told.unwrap_or_else(|| address.to_string()),
+    let address = match &settings.pubsub {
+        PubsubChoice::Google => return None,
+        PubsubChoice::Emulator(address) => told.unwrap_or_else(|| address.clone()),
+        PubsubChoice::OwnEmulator(address) => told.unwrap_or_else(|| address.to_string()),
     };
     let host = address.rsplit_once(':').map_or(&*address, |(host, _)| host);
     let loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]" | "0.0.0.0" | "[::]");
@@ -243,8 +243,10 @@ mod tests {
 
     #[test]
     fn an_emulator_that_strangers_reach_is_told() {
-        assert!(open_emulator(&Bus::Own("127.0.0.1:1".parse().unwrap())).is_none());
-        let open = open_emulator(&Bus::Own("0.0.0.0:1".parse().unwrap())).unwrap();
+        assert!(
+            open_emulator(&PubsubChoice::OwnEmulator("127.0.0.1:1".parse().unwrap())).is_none()
+        );
+        let open = open_emulator(&PubsubChoice::OwnEmulator("0.0.0.0:1".parse().unwrap())).unwrap();
         assert_eq!(open.verdict, Verdict::Warn);
     }
 }

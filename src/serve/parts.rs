@@ -1,6 +1,8 @@
 //! The adapters of the daemon, each as it was chosen.
 
-use crate::config::{Bus, ConfigError, Defaults, KubernetesSettings, ServeSettings, ServicesArgs};
+use crate::config::{
+    ConfigError, DefaultResources, KubernetesSettings, PubsubChoice, ServeSettings, ServicesArgs,
+};
 use crate::event::Timestamp;
 use crate::network;
 use crate::pipeline::view_feed::{self, ViewFeed};
@@ -97,8 +99,9 @@ async fn follow(
 
 /// What every question is told of the network.
 pub fn variables(settings: &ServeSettings, pubsub: &str) -> Vec<(String, String)> {
-    let ServeSettings { topic, project, bus, .. } = settings;
-    let emulator = (*bus != Bus::Google).then_some((variable::PUBSUB_EMULATOR_HOST, pubsub));
+    let ServeSettings { topic, project, pubsub: choice, .. } = settings;
+    let emulator =
+        (*choice != PubsubChoice::Google).then_some((variable::PUBSUB_EMULATOR_HOST, pubsub));
     let all = [
         (variable::TOPIC_NAME, &**topic),
         (variable::GOOGLE_CLOUD_PROJECT, &**project),
@@ -111,7 +114,7 @@ pub fn variables(settings: &ServeSettings, pubsub: &str) -> Vec<(String, String)
 /// The settings by service: those of the file, over what flags and the environment say.
 pub fn read(kubernetes: &KubernetesSettings) -> Result<NetworkSettings, ConfigError> {
     let KubernetesSettings { service_account, queue, defaults, settings, .. } = kubernetes;
-    let Defaults { cpus, memory, ephemeral_storage } = defaults;
+    let DefaultResources { cpus, memory, ephemeral_storage } = defaults;
     let amount = |amount| ResourceFields { default: Some(amount), ..ResourceFields::default() };
     let base = ServiceFields {
         cpus: amount(*cpus),
@@ -160,13 +163,13 @@ pub async fn pods(
     variables: Vec<(String, String)>,
     tasks: &mut Tasks,
 ) -> Result<(Running, Arc<dyn ServiceRegistry>), ServeError> {
-    let KubernetesSettings { lease, launches, .. } = kubernetes;
+    let KubernetesSettings { lease_name, max_concurrent_launches, .. } = kubernetes;
     let options = KubernetesOptions {
         defaults: network(settings, kubernetes, variables),
         settings: Arc::new(services),
-        lease_name: lease.clone(),
+        lease_name: lease_name.clone(),
         identity: settings.replica.clone(),
-        max_concurrent_launches: *launches,
+        max_concurrent_launches: *max_concurrent_launches,
     };
     let failed = |error: KubernetesStartError| ServeError::Runner(error.into());
     let client = KubernetesRunner::client().await.map_err(failed)?;

@@ -2,7 +2,7 @@
 //! is worth the trouble; but they are not us.
 
 use crate::check::Check;
-use crate::config::{Bus, KubernetesSettings, Runs, ServeSettings};
+use crate::config::{KubernetesSettings, PubsubChoice, RunnerSettings, ServeSettings};
 use crate::pubsub::Connection;
 use crate::pubsub::look::{grant_role, questions};
 
@@ -15,18 +15,18 @@ pub(super) async fn look(
     connection: &Connection,
     account: Option<&str>,
 ) -> Vec<Check> {
-    let ServeSettings { topic, project, bus, runner, .. } = settings;
+    let ServeSettings { topic, project, pubsub: choice, runner, .. } = settings;
     let name = "rights of questions";
-    if *bus != Bus::Google {
+    if *choice != PubsubChoice::Google {
         return vec![Check::ok(name, "an emulator has none to give")];
     }
     let pubsub = match (account, runner) {
         (Some(account), _) => questions::look(connection, topic, project, account).await,
-        (None, Runs::Process(_)) => {
+        (None, RunnerSettings::Process(_)) => {
             let found = "they have what GOOGLE_APPLICATION_CREDENTIALS names";
             return vec![Check::unknown(name, found, "")];
         }
-        (None, Runs::Kubernetes(kubernetes)) => nameless(project, kubernetes),
+        (None, RunnerSettings::Kubernetes(kubernetes)) => nameless(project, kubernetes),
     };
     vec![pubsub, elsewhere(project, account.unwrap_or(ACCOUNT))]
 }

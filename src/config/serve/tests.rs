@@ -9,42 +9,44 @@ struct Cli {
 
 const IMAGES: &str = "--images=europe-docker.pkg.dev/p/r";
 
-fn settings(args: &[&str], ours: &[(&str, &str)]) -> Result<ServeSettings, ConfigError> {
+fn settings(args: &[&str], environment: &[(&str, &str)]) -> Result<ServeSettings, ConfigError> {
     let args = Cli::try_parse_from(["twined"].iter().chain(args)).unwrap().serve;
-    let ours: BTreeMap<_, _> = ours.iter().copied().collect();
-    args.checked(|name| ours.get(name).map(|value| (*value).to_owned()))
+    let environment: BTreeMap<_, _> = environment.iter().copied().collect();
+    args.into_settings(|name| environment.get(name).map(|value| (*value).to_owned()))
 }
 
-fn refusal(args: &[&str], ours: &[(&str, &str)]) -> String {
-    settings(args, ours).unwrap_err().to_string()
+fn refusal(args: &[&str], environment: &[(&str, &str)]) -> String {
+    settings(args, environment).unwrap_err().to_string()
 }
 
 #[test]
-fn the_defaults_are_those_of_networks_today() {
+fn the_defaults_are_those_of_today_s_networks() {
     let settings =
         settings(&[IMAGES], &[("GOOGLE_CLOUD_PROJECT", "p"), ("HOSTNAME", "h")]).unwrap();
 
     assert_eq!((&*settings.topic, &*settings.project), (DEFAULT_TOPIC, "p"));
     assert_eq!(settings.subscription, format!("twined.daemon.{DEFAULT_TOPIC}"));
-    assert_eq!(settings.bus, Bus::Google);
+    assert_eq!(settings.pubsub, PubsubChoice::Google);
     assert!(settings.store.is_absolute() && settings.store.ends_with(".twined/events.sqlite"));
     assert!(settings.replica.starts_with("h-"), "{}", settings.replica);
     assert!(settings.view_subscription().ends_with(&settings.replica));
-    let Runs::Kubernetes(kubernetes) = settings.runner else { panic!("{:?}", settings.runner) };
+    let RunnerSettings::Kubernetes(kubernetes) = settings.runner else {
+        panic!("{:?}", settings.runner)
+    };
     assert_eq!(kubernetes.namespace, "default");
     assert_eq!(kubernetes.images, "europe-docker.pkg.dev/p/r");
     assert_eq!(kubernetes.defaults.memory.to_string(), "512Mi");
-    assert_eq!(kubernetes.lease, "twined-main.octue.twined.services");
+    assert_eq!(kubernetes.lease_name, "twined-main.octue.twined.services");
     assert_eq!(kubernetes.queue, None);
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_named_with_the_flag_that_mends_it() {
+fn each_error_names_the_flag_that_corrects_it() {
     let google = [("GOOGLE_CLOUD_PROJECT", "p")];
-    // With `twined.daemon.` before it, it is too long for a subscription.
+    // With the prefix `twined.daemon.` it is too long for a subscription.
     let long = format!("--topic={}", "t".repeat(255));
     let long_replica = format!("--replica={}", "r".repeat(255));
-    for (args, ours, word) in [
+    for (args, environment, word) in [
         (&[][..], &google[..], "--images"),
         (&[IMAGES], &[], "--project"),
         (&["--images=https://x/y"], &google, "https://"),
@@ -58,7 +60,7 @@ fn what_is_missing_or_wrong_is_named_with_the_flag_that_mends_it() {
         (&[IMAGES, "--replica=a/b"], &google, "--replica"),
         (&[IMAGES, &long_replica], &google, "--replica"),
         (&[IMAGES, "--namespace=Upper"], &google, "--namespace"),
-        (&[IMAGES, "--name=-x"], &google, "--name"),
+        (&[IMAGES, "--lease-name=-x"], &google, "--lease-name"),
         (&[IMAGES, "--default-memory=many"], &google, "--default-memory many"),
         (&[IMAGES, "--queue=a b"], &google, "--queue"),
         (&[IMAGES, "--emulate=127.0.0.1:0", "--pubsub=a:1"], &google, "--emulate"),
@@ -66,51 +68,53 @@ fn what_is_missing_or_wrong_is_named_with_the_flag_that_mends_it() {
         (&["--runner=process", "--settings=s.yaml"], &google, "--runner kubernetes"),
         (&[IMAGES, "--env==x"], &google, "--env"),
     ] {
-        let words = refusal(args, ours);
-        assert!(words.contains(word), "{args:?}: {words}");
+        let message = refusal(args, environment);
+        assert!(message.contains(word), "{args:?}: {message}");
     }
 }
 
 #[test]
-fn a_host_s_name_gives_what_fits_into_a_subscription() {
-    let ours = [("GOOGLE_CLOUD_PROJECT", "p"), ("HOSTNAME", "a host/of mine")];
-    let settings = settings(&[IMAGES], &ours).unwrap();
+fn the_default_replica_is_the_host_s_name_without_what_no_subscription_can_have() {
+    let environment = [("GOOGLE_CLOUD_PROJECT", "p"), ("HOSTNAME", "a host/of mine")];
+    let settings = settings(&[IMAGES], &environment).unwrap();
     assert!(settings.replica.starts_with("ahostofmine-"), "{}", settings.replica);
 }
 
 #[test]
-fn an_emulator_needs_no_project_and_processes_no_images() {
+fn an_emulator_needs_no_project_and_the_process_runner_no_images() {
     let host = [("PUBSUB_EMULATOR_HOST", "a:1")];
     let process = settings(&["--runner=process"], &host).unwrap();
-    assert_eq!(process.bus, Bus::Emulator("a:1".to_owned()));
+    assert_eq!(process.pubsub, PubsubChoice::Emulator("a:1".to_owned()));
     assert_eq!(process.project, DEFAULT_PROJECT);
-    assert!(matches!(process.runner, Runs::Process(_)));
+    assert!(matches!(process.runner, RunnerSettings::Process(_)));
 
     let flag = settings(&[IMAGES, "--pubsub=b:2"], &host).unwrap();
-    assert_eq!(flag.bus, Bus::Emulator("b:2".to_owned()));
+    assert_eq!(flag.pubsub, PubsubChoice::Emulator("b:2".to_owned()));
     let own = settings(&[IMAGES, "--emulate=127.0.0.1:0"], &host).unwrap();
-    assert!(matches!(own.bus, Bus::Own(_)));
+    assert!(matches!(own.pubsub, PubsubChoice::OwnEmulator(_)));
 }
 
 #[test]
-fn what_is_empty_is_not_set() {
+fn an_empty_setting_is_not_set() {
     let empty = [("PUBSUB_EMULATOR_HOST", ""), ("GOOGLE_CLOUD_PROJECT", "p")];
     let settings = settings(&[IMAGES, "--queue=", "--store=", "--replica="], &empty).unwrap();
-    assert_eq!(settings.bus, Bus::Google);
-    let Runs::Kubernetes(kubernetes) = settings.runner else { panic!("{:?}", settings.runner) };
+    assert_eq!(settings.pubsub, PubsubChoice::Google);
+    let RunnerSettings::Kubernetes(kubernetes) = settings.runner else {
+        panic!("{:?}", settings.runner)
+    };
     assert_eq!(kubernetes.queue, None);
 }
 
 #[test]
-fn names_for_what_is_not_there_yet_are_told() {
-    let ours = [("GOOGLE_CLOUD_PROJECT", "p"), ("BIGQUERY_EVENTS_TABLE", "a.b.c")];
-    let unused = settings(&[IMAGES], &ours).unwrap().unused;
+fn a_variable_that_this_version_does_not_use_gives_a_warning() {
+    let environment = [("GOOGLE_CLOUD_PROJECT", "p"), ("BIGQUERY_EVENTS_TABLE", "a.b.c")];
+    let unused = settings(&[IMAGES], &environment).unwrap().unused;
     assert_eq!(unused.len(), 1);
     assert!(unused[0].starts_with("BIGQUERY_EVENTS_TABLE is not used by this version"));
 }
 
 #[test]
-fn what_is_for_another_runner_is_told() {
+fn a_setting_of_the_other_runner_gives_a_warning() {
     let unused = |args: &[&str]| settings(args, &[("GOOGLE_CLOUD_PROJECT", "p")]).unwrap().unused;
     let pods = unused(&[IMAGES, "--tag=t", "--max-runs=1", "--queue=q"]);
     assert_eq!(pods.len(), 2, "{pods:?}");
@@ -121,11 +125,11 @@ fn what_is_for_another_runner_is_told() {
 }
 
 #[test]
-fn a_lease_is_of_one_topic() {
-    assert_eq!(lease_name("a.b"), "twined-a.b");
-    let (upper, lower) = (lease_name("Main"), lease_name("main"));
+fn each_topic_has_a_lease_of_its_own() {
+    assert_eq!(lease_of_topic("a.b"), "twined-a.b");
+    let (upper, lower) = (lease_of_topic("Main"), lease_of_topic("main"));
     assert_ne!(upper, lower);
     for topic in ["Main", "a_b", &"x".repeat(200), "ends.", "%+~"] {
-        check_name("--name", &lease_name(topic)).unwrap();
+        check_name("--lease-name", &lease_of_topic(topic)).unwrap();
     }
 }
