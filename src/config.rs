@@ -52,13 +52,13 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
-    /// A file of variables that has something else in it. What it is may be a secret.
-    #[error("`--env-file {}` is wrong after its variable {read}: expected NAME=VALUE", path.display())]
+    /// A line of a file of variables is not a variable. Its text may be a secret.
+    #[error("line {line} of `--env-file {}` is not NAME=VALUE", path.display())]
     EnvLine {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// How many variables were read before it.
-        read: usize,
+        /// The line, from 1.
+        line: usize,
     },
     /// A port that is in use.
     #[error(

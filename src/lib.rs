@@ -47,3 +47,5 @@ pub mod telemetry;
 pub mod chain;
 mod retry;
 pub mod check;
+pub mod dotenv;
+pub mod locked_folder;

@@ -1,7 +1,7 @@
 //! A whole network in one process: the same pipeline as in a cluster, over our own Pub/Sub
 //! emulator, SQLite, and child processes.
 
-pub mod data;
+mod data;
 use crate::chain::Chain;
 use crate::config::{ConfigError, LocalArgs, bind_loopback};
 use crate::google::ServiceAccount;
@@ -19,7 +19,7 @@ use crate::sdk::variables::{COMPUTE_PROVIDER, GOOGLE_KUEUE, LocalNetwork};
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::store::{EventStore, View};
 use crate::tasks::{TaskError, Tasks};
-use data::{Data, DataError};
+use data::{DataError, DataFolder};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Network {
     addresses: Addresses,
-    data: Data,
+    data: DataFolder,
     runner: Arc<ProcessRunner>,
     store: Arc<SqliteStore>,
     /// The daemon's.
@@ -144,8 +144,8 @@ impl Network {
             }
         };
         let data = match args.ephemeral {
-            true => Data::ephemeral(),
-            false => Data::open(&args.data),
+            true => DataFolder::ephemeral(),
+            false => DataFolder::open(&args.data),
         };
         let data = data.map_err(LocalError::Data)?;
         let connection =

@@ -13,8 +13,8 @@
 
 pub mod checks;
 pub mod parts;
-pub mod places;
 mod questions;
+mod replica_directory;
 use crate::check::Check;
 use crate::config::{
     ConfigError, KubernetesSettings, PubsubChoice, RunnerSettings, ServeSettings, ServicesArgs,

@@ -1,10 +1,12 @@
 //! Settings of both `twined local` and `twined serve`.
 
 use crate::config::{ConfigError, env_variable};
+use crate::dotenv::{self, DotenvError};
 use crate::request_guard::HostName;
 use crate::sdk::variables;
 use clap::Args;
 use std::collections::BTreeMap;
+use std::fs;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -81,14 +83,12 @@ impl VariablesArgs {
     pub fn variables(&self) -> Result<BTreeMap<String, String>, ConfigError> {
         let mut variables = BTreeMap::new();
         for path in &self.env_file {
-            let failed = |error, read| match error {
-                dotenvy::Error::Io(source) => ConfigError::EnvFile { path: path.clone(), source },
-                _ => ConfigError::EnvLine { path: path.clone(), read },
-            };
-            let pairs = dotenvy::from_path_iter(path).map_err(|error| failed(error, 0))?;
-            for (read, pair) in pairs.enumerate() {
-                variables.extend([pair.map_err(|error| failed(error, read))?]);
-            }
+            let failed = |source| ConfigError::EnvFile { path: path.clone(), source };
+            let bytes = fs::read(path).map_err(failed)?;
+            variables.extend(dotenv::parse(&bytes).map_err(|error| match error {
+                DotenvError::Line(line) => ConfigError::EnvLine { path: path.clone(), line },
+                DotenvError::Text(source) => failed(source),
+            })?);
         }
         for text in &self.env {
             variables.extend([variable(text)?]);

@@ -15,7 +15,7 @@ use aws_lc_rs::{
     rsa::{KeyPair, KeySize},
     signature::{self, KeyPair as _},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use pem::{EncodeConfig, LineEnding, Pem};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -141,29 +141,16 @@ pub fn is_account_of(json: &[u8], token_uri: &str) -> bool {
 
 // === The key as text ===
 
-const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
-const PEM_END: &str = "-----END PRIVATE KEY-----";
-
-/// The columns of a PEM line: RFC 7468 allows no other number.
-const PEM_WIDTH: usize = 64;
+const PEM_TAG: &str = "PRIVATE KEY";
 
 fn to_pem(der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let mut pem = format!("{PEM_BEGIN}\n");
-
-    for line in text.as_bytes().chunks(PEM_WIDTH) {
-        pem.extend(line.iter().map(|&byte| char::from(byte)));
-        pem.push('\n');
-    }
-    pem.push_str(PEM_END);
-    pem.push('\n');
-    pem
+    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    pem::encode_config(&Pem::new(PEM_TAG, der), config)
 }
 
-fn key_of(pem: &str) -> Option<KeyPair> {
-    let text = pem.trim().strip_prefix(PEM_BEGIN)?.strip_suffix(PEM_END)?;
-    let text: String = text.split_ascii_whitespace().collect();
-    KeyPair::from_pkcs8(&STANDARD.decode(text).ok()?).ok()
+fn key_of(text: &str) -> Option<KeyPair> {
+    let pem = pem::parse(text).ok().filter(|pem| pem.tag() == PEM_TAG)?;
+    KeyPair::from_pkcs8(pem.contents()).ok()
 }
 
 /// Forty hexadecimal digits, as Google's key ids are; of the public key, so the same key has the
@@ -217,7 +204,7 @@ mod tests {
         assert_eq!(file.client_email, account.email());
         assert_eq!(file.token_uri, TOKEN_URI);
         assert_eq!(file.private_key_id.len(), 40);
-        assert!(file.private_key.lines().all(|line| line.len() <= PEM_WIDTH));
+        assert!(file.private_key.lines().all(|line| line.len() <= 64));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

@@ -166,37 +166,8 @@ fn claims(assertion: &str) -> Result<Claims, Refusal> {
 
 /// The first value of the field `name` in an urlencoded form.
 fn field(form: &[u8], name: &'static str) -> Result<String, Refusal> {
-    form.split(|&byte| byte == b'&')
-        .find_map(|pair| {
-            let equals = pair.iter().position(|&byte| byte == b'=')?;
-            (pair[..equals] == *name.as_bytes()).then(|| decoded(&pair[equals + 1..]))
-        })
-        .ok_or(Refusal::Missing(name))
-}
-
-/// Undoes the encoding of a form's value. What is no escape stays as it came.
-fn decoded(value: &[u8]) -> String {
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value;
-
-    while let [first, tail @ ..] = rest {
-        let (byte, after) = match (first, tail) {
-            (b'+', _) => (b' ', tail),
-            (b'%', [high, low, after @ ..]) => match (digit(*high), digit(*low)) {
-                (Some(high), Some(low)) => (high << 4 | low, after),
-                _ => (b'%', tail),
-            },
-            (other, _) => (*other, tail),
-        };
-        bytes.push(byte);
-        rest = after;
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn digit(byte: u8) -> Option<u8> {
-    let value = char::from(byte).to_digit(16)?;
-    u8::try_from(value).ok()
+    let found = form_urlencoded::parse(form).find(|(field, _)| field == name);
+    found.map(|(_, value)| value.into_owned()).ok_or(Refusal::Missing(name))
 }
 
 #[cfg(test)]

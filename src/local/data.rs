@@ -1,69 +1,70 @@
-//! The folder that keeps what a network on a laptop knows.
+//! The data folder of a network on this machine.
 //!
-//! | in it | what |
+//! | path | content |
 //! |---|---|
 //! | `events.sqlite` | every event |
-//! | `runs/` | a folder for each run that waits, runs, or has ended and is not dealt with |
-//! | `logs/` | what the last runs printed |
-//! | `google.json` | a service account that only this network believes |
-//! | `shim/` | what stands in for the schemas that the SDK downloads |
-//! | `lock` | held while a network uses the folder |
+//! | `runs/` | a folder for each run that waits, runs, or has ended and is not settled |
+//! | `logs/` | the output of the latest runs |
+//! | `google.json` | a service account that only this network accepts |
+//! | `shim/` | the shim of the SDK |
+//! | `lock` | locked while a network uses the folder |
 
+use crate::locked_folder::{FolderLock, LockError};
 use crate::sdk::shim;
-use rustix::fs::{FlockOperation, flock};
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// The folder, ours as long as this lives.
+/// The data folder, locked until this is dropped.
 #[derive(Debug)]
-pub struct Data {
+pub(super) struct DataFolder {
     path: PathBuf,
-    /// Goes with us.
+    /// Deletes the folder when it is dropped.
     ephemeral: Option<TempDir>,
-    _lock: File,
+    _lock: FolderLock,
 }
 
-/// Why a folder cannot be used.
+/// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// It cannot be made, or written to.
-    #[error("failed to use `{}` for the network's data", path.display())]
+    /// It cannot be created or written.
+    #[error("failed to use `{}` as data folder", path.display())]
     Folder {
-        /// Which.
+        /// The folder.
         path: PathBuf,
-        /// The system's words.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// Another network uses it.
+    /// Another network holds its lock.
     #[error(
-        "`{}` is used by another network{holder}: end that one, or choose another folder with \
+        "`{}` is in use by another network{}: stop that network, or choose another folder with \
          `--data`",
-        path.display()
+        path.display(),
+        .holder.map(|id| format!(" (process {id})")).unwrap_or_default()
     )]
     InUse {
-        /// Which.
+        /// The folder.
         path: PathBuf,
-        /// Its process, as far as it is known.
-        holder: String,
+        /// The id of its process, where it is known.
+        holder: Option<u32>,
     },
 }
 
-// === impl Data ===
+// === impl DataFolder ===
 
-impl Data {
-    /// A folder that stays.
-    pub fn open(path: &Path) -> Result<Self, DataError> {
+impl DataFolder {
+    /// Opens the folder at `path`, and creates it where it is missing.
+    pub(super) fn open(path: &Path) -> Result<Self, DataError> {
         let failed = |source| DataError::Folder { path: path.to_owned(), source };
         fs::create_dir_all(path).map_err(failed)?;
         let path = fs::canonicalize(path).map_err(failed)?;
         Self::lock(path, None)
     }
 
-    /// A folder that goes when this does.
-    pub fn ephemeral() -> Result<Self, DataError> {
+    /// Creates a temporary folder, deleted when this is dropped.
+    pub(super) fn ephemeral() -> Result<Self, DataError> {
         let folder = tempfile::Builder::new().prefix("twined-").tempdir();
         let failed = |source| DataError::Folder { path: std::env::temp_dir(), source };
         let folder = folder.map_err(failed)?;
@@ -72,18 +73,10 @@ impl Data {
     }
 
     fn lock(path: PathBuf, ephemeral: Option<TempDir>) -> Result<Self, DataError> {
-        let failed = |source| DataError::Folder { path: path.clone(), source };
-        let mut options = File::options();
-        let options = options.read(true).write(true).create(true).truncate(false);
-        let mut lock = options.open(path.join("lock")).map_err(failed)?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let mut holder = String::new();
-            let known = lock.read_to_string(&mut holder).is_ok() && !holder.is_empty();
-            let holder = if known { format!(" (process {})", holder.trim()) } else { holder };
-            return Err(DataError::InUse { path, holder });
-        }
-        lock.set_len(0).and_then(|()| lock.rewind()).map_err(failed)?;
-        write!(lock, "{}", std::process::id()).map_err(failed)?;
+        let lock = FolderLock::acquire(&path.join("lock")).map_err(|error| match error {
+            LockError::InUse { holder } => DataError::InUse { path: path.clone(), holder },
+            LockError::Io(source) => DataError::Folder { path: path.clone(), source },
+        })?;
         let data = Self { path, ephemeral, _lock: lock };
         // Written anew by every network: it belongs to this version of the program.
         shim::write(&data.shim())
@@ -92,37 +85,37 @@ impl Data {
     }
 
     /// The folder itself.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file of the event store.
-    pub fn events(&self) -> PathBuf {
+    /// File of the event store.
+    pub(super) fn events(&self) -> PathBuf {
         self.path.join("events.sqlite")
     }
 
-    /// The folder of the runs.
-    pub fn runs(&self) -> PathBuf {
+    /// Folder of the runs.
+    pub(super) fn runs(&self) -> PathBuf {
         self.path.join("runs")
     }
 
-    /// The folder of what runs printed.
-    pub fn logs(&self) -> PathBuf {
+    /// Folder of the runs' output.
+    pub(super) fn logs(&self) -> PathBuf {
         self.path.join("logs")
     }
 
-    /// The file of the service account.
-    pub fn credentials(&self) -> PathBuf {
+    /// File of the service account.
+    pub(super) fn credentials(&self) -> PathBuf {
         self.path.join("google.json")
     }
 
-    /// The folder of the shim.
-    pub fn shim(&self) -> PathBuf {
+    /// Folder of the shim.
+    pub(super) fn shim(&self) -> PathBuf {
         self.path.join("shim")
     }
 
-    /// Removes the folder, if it is one that goes.
-    pub fn close(self) -> Result<(), DataError> {
+    /// Deletes the folder if it is temporary.
+    pub(super) fn close(self) -> Result<(), DataError> {
         let Self { path, ephemeral, _lock } = self;
         match ephemeral {
             Some(folder) => folder.close().map_err(|source| DataError::Folder { path, source }),
@@ -136,21 +129,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_used_by_one_network_at_a_time() {
+    fn one_network_uses_a_folder_at_a_time() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("deep/data");
-        let first = Data::open(&path).unwrap();
+        let first = DataFolder::open(&path).unwrap();
 
-        let error = Data::open(&path).unwrap_err().to_string();
+        let error = DataFolder::open(&path).unwrap_err().to_string();
 
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         drop(first);
-        Data::open(&path).unwrap();
+        DataFolder::open(&path).unwrap();
     }
 
     #[test]
-    fn an_ephemeral_folder_goes() {
-        let data = Data::ephemeral().unwrap();
+    fn a_temporary_folder_is_deleted() {
+        let data = DataFolder::ephemeral().unwrap();
         let path = data.path().to_owned();
         assert!(data.shim().join("sitecustomize.py").is_file());
         data.close().unwrap();
@@ -158,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_is_named() {
+    fn an_error_names_the_folder() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
-        let error = Data::open(&file.join("data")).unwrap_err().to_string();
+        let error = DataFolder::open(&file.join("data")).unwrap_err().to_string();
         assert!(error.contains("file/data"), "{error}");
     }
 }

@@ -30,6 +30,7 @@ pub mod verdict;
 
 use crate::chain::Chain;
 use crate::event::{RunId, SruidBuf, Timestamp};
+use crate::locked_folder::{FolderLock, LockError};
 use crate::runner::states::Mailbox;
 use crate::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError};
 use crate::sdk::arguments::QuestionFile;
@@ -39,10 +40,8 @@ use folder::{Folder, NEW, OLD, make_private, remove_all, run_of};
 use futures_util::stream::BoxStream;
 use owner::{Command, Draft, Found, Owner};
 use record::Asked;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -117,7 +116,7 @@ struct Held {
     /// The owner's task alone; with it go all that it spawned.
     task: JoinSet<()>,
     /// The lock of the folder of runs.
-    lock: Option<File>,
+    lock: Option<FolderLock>,
 }
 
 /// Why a runner could not be started.
@@ -273,15 +272,14 @@ pub fn supervisor_folder(mut arguments: impl Iterator<Item = OsString>) -> Optio
 }
 
 /// Takes the folder of runs for ourselves: two runners would start each other's runs.
-async fn lock(runs: &Path) -> Result<File, StartError> {
+async fn lock(runs: &Path) -> Result<FolderLock, StartError> {
     let fail = |source| StartError::Folder { folder: runs.to_owned(), source };
     make_private(runs).map_err(fail)?;
-    let file = File::create(runs.join(".lock")).map_err(fail)?;
     for _ in 0..LOCK_TIMES {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(Errno::WOULDBLOCK) => tokio::time::sleep(LOCK_EVERY).await,
-            Err(err) => return Err(fail(err.into())),
+        match FolderLock::acquire(&runs.join(".lock")) {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::InUse { .. }) => tokio::time::sleep(LOCK_EVERY).await,
+            Err(LockError::Io(err)) => return Err(fail(err)),
         }
     }
     Err(StartError::InUse(runs.to_owned()))

@@ -17,7 +17,7 @@ use crate::runner::kubernetes::{KubernetesOptions, KubernetesRunner, KubernetesS
 use crate::runner::process::{self, ProcessRunner};
 use crate::runner::{Coordinator, Runner};
 use crate::sdk::variables as variable;
-use crate::serve::places::Place;
+use crate::serve::replica_directory::ReplicaDirectory;
 use crate::serve::{Host, ServeError, VIEW_FLOW};
 use crate::store::sqlite::{self, Keep, SqliteStore};
 use crate::store::{EventStore, LayeredView, View};
@@ -39,8 +39,8 @@ pub struct Stores {
     store: SqliteStore,
     lately: SqliteStore,
     view: Arc<LayeredView>,
-    /// The folder of the view, which goes with us.
-    place: Place,
+    /// Holds the file of the view.
+    directory: ReplicaDirectory,
 }
 
 /// What runs questions.
@@ -60,19 +60,19 @@ pub async fn open(
 ) -> Result<Stores, ServeError> {
     let (data, path) = (settings.data.clone(), settings.store.clone());
     let opening = tokio::task::spawn_blocking(move || {
-        let place = Place::new(&data.join("views"))
+        let directory = ReplicaDirectory::create(&data.join("views"))
             .map_err(|source| ServeError::Data { path: data, source })?;
         let kept = sqlite::Options { synced: false, keep: Some(VIEW), ..Default::default() };
         let store = SqliteStore::open(&path, sqlite::Options::default());
-        let lately = SqliteStore::open(&place.path().join("view.sqlite"), kept);
-        Ok((store.map_err(ServeError::Store)?, lately.map_err(ServeError::Store)?, place))
+        let lately = SqliteStore::open(&directory.path().join("view.sqlite"), kept);
+        Ok((store.map_err(ServeError::Store)?, lately.map_err(ServeError::Store)?, directory))
     });
-    let (store, lately, place) = opening.await.map_err(ServeError::Thread)??;
+    let (store, lately, directory) = opening.await.map_err(ServeError::Thread)??;
     network::watch_store(tasks, store.appended());
     network::watch_store(tasks, lately.appended());
     let since = follow(settings, connection, &lately, tasks).await?;
     let view = LayeredView::new(Arc::new(lately.clone()), Arc::new(store.clone()), since);
-    Ok(Stores { store, lately, view: Arc::new(view), place })
+    Ok(Stores { store, lately, view: Arc::new(view), directory })
 }
 
 /// Has a view follow the topic, and says since when it does.
@@ -216,11 +216,11 @@ impl Stores {
 
     /// Writes what waits, and lets the view go.
     pub async fn close(self) {
-        let Self { store, lately, view, place } = self;
+        let Self { store, lately, view, directory } = self;
         drop(view);
         store.close().await;
         lately.close().await;
-        drop(place);
+        drop(directory);
     }
 }
 

@@ -26,7 +26,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("event", &["chain"]),
     ("pubsub", &["chain", "check", "event", "request_guard", "retry"]),
     ("store", &["chain", "event"]),
-    ("runner", &["chain", "check", "event", "sdk", "tasks"]),
+    ("runner", &["chain", "check", "dotenv", "event", "locked_folder", "sdk", "tasks"]),
     ("registry", &["chain", "event"]),
     ("pipeline", &WORK),
     ("monitor", &WORK),
@@ -44,6 +44,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ("check", &[]),
     ("request_guard", &[]),
     ("private_path", &[]),
+    ("dotenv", &[]),
+    ("locked_folder", &[]),
 ];
 
 /// May name every module, adapters too.
@@ -107,7 +109,7 @@ const CRATES: [(&str, &[&str]); 15] = [
     ("axum", &["http", "request_guard"]),
     ("clap", &["cli", "config"]),
     ("reqwest", &["cli"]),
-    ("dotenvy", &["config", "runner/process"]),
+    ("dotenvy", &["dotenv"]),
     ("aws_lc_rs", &["google"]),
 ];
 

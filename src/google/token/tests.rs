@@ -91,7 +91,7 @@ fn a_bad_form_is_refused_with_its_reason() {
 
 #[test]
 fn a_form_is_decoded() {
-    assert_eq!(decoded(b"a+b%3Ac%2f%"), "a b:c/%");
-    assert_eq!(decoded(b"%zz%4"), "%zz%4");
+    assert_eq!(field(b"x=1&a=b+c%3Ad%2f%&a=2", "a").unwrap(), "b c:d/%");
     assert_eq!(field(b"x=1&ab=2&ab=3&a=4", "ab").unwrap(), "2");
+    assert!(field(b"x=1", "a").is_err());
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use tonic::codegen::http::{HeaderMap, Method, Response, StatusCode, Uri, header};
 use tonic::{Code, Status};
@@ -74,8 +75,9 @@ pub(super) fn answer(
     if is_grpc(headers) {
         return Status::unimplemented("this emulator does not have that service").into_http();
     }
+    let path = percent_decode_str(uri.path()).decode_utf8_lossy();
     let answered = query(uri.query().unwrap_or_default())
-        .and_then(|query| Call { inner, method, query, body }.answer(&decoded(uri.path())));
+        .and_then(|query| Call { inner, method, query, body }.answer(&path));
     match answered {
         Ok(json) => response(StatusCode::OK, json),
         Err(status) => failure(&status),
@@ -218,51 +220,17 @@ fn response(code: StatusCode, json: String) -> Response<String> {
 
 fn query(text: &str) -> Result<Query, Status> {
     let mut query = Query::default();
-    for (name, value) in text.split('&').filter_map(|pair| pair.split_once('=')) {
-        let value = decoded(value);
-        match &*decoded(name) {
+    for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+        match &*name {
             "pageSize" => {
                 query.page_size = value.parse().map_err(|_| {
                     Status::invalid_argument(format!("invalid page size given (pageSize={value})"))
                 })?;
             }
-            "pageToken" => query.page_token = value,
+            "pageToken" => query.page_token = value.into_owned(),
             "$alt" | "alt" if value.contains("enum-encoding=int") => query.enums = Enums::Numbers,
             _ => {}
         }
     }
     Ok(query)
-}
-
-/// Undoes the percent encoding of URLs. What is not encoded well stays as it is.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        let code = tail.get(..2).filter(|_| *first == b'%');
-        let code = code.and_then(|code| std::str::from_utf8(code).ok());
-        match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::decoded;
-
-    #[test]
-    fn percent_encoding_is_undone_where_there_is_any() {
-        assert_eq!(decoded("projects%2Fa/b%25c"), "projects/a/b%c");
-        assert_eq!(decoded("100%"), "100%");
-        assert_eq!(decoded("%zz%é"), "%zz%é");
-    }
 }

@@ -1,6 +1,7 @@
 //! What is to be executed for a run, read anew for each: a change of a service's code, `.env` or
 //! virtual environment is what its next question runs.
 
+use crate::dotenv::{self, DotenvError};
 use crate::runner::process::environment::{self, Environment, Sources};
 use crate::runner::process::folder::{Folder, absent_as_none};
 use crate::runner::process::record::{Asked, Plan};
@@ -78,7 +79,7 @@ pub fn plan(
     }
     let mut environment = Sources {
         inherited: &options.inherited,
-        dotenv: &dotenv(&service.folder.join(".env"))?,
+        dotenv: &read_dotenv(&service.folder.join(".env"))?,
         network: &options.environment,
         tag: service.sruid.as_sruid().tag(),
         passed: &options.passed,
@@ -169,33 +170,13 @@ fn install(program: &Path, folder: &Path) -> String {
 }
 
 /// The variables of a `.env`; none where there is no such file.
-fn dotenv(file: &Path) -> Result<Vec<(String, String)>, PlanError> {
+fn read_dotenv(file: &Path) -> Result<Vec<(String, String)>, PlanError> {
     let read = |source| PlanError::Read { path: file.to_owned(), source };
     let Some(bytes) = absent_as_none(fs::read(file)).map_err(read)? else { return Ok(Vec::new()) };
-    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-
-    dotenvy::from_read_iter(bytes)
-        .map(|item| match item {
-            // A process cannot be given these.
-            Ok((name, value)) if name.contains('\0') || value.contains('\0') => {
-                Err(PlanError::Dotenv { file: file.to_owned(), line: line_of(bytes, "\0") })
-            }
-            Ok(variable) => Ok(variable),
-            Err(dotenvy::Error::Io(source)) => Err(read(source)),
-            Err(dotenvy::Error::LineParse(text, _)) => {
-                // The line's number, not its text: it may hold a secret.
-                Err(PlanError::Dotenv { file: file.to_owned(), line: line_of(bytes, &text) })
-            }
-            Err(other) => Err(read(io::Error::other(other))),
-        })
-        .collect()
-}
-
-/// The number, from 1, of the line where a text is first found.
-fn line_of(bytes: &[u8], text: &str) -> usize {
-    let text = text.trim_end().as_bytes();
-    let at = (0..bytes.len()).find(|&at| bytes[at..].starts_with(text)).unwrap_or(0);
-    1 + bytes[..at].iter().filter(|&&byte| byte == b'\n').count()
+    dotenv::parse(&bytes).map_err(|error| match error {
+        DotenvError::Line(line) => PlanError::Dotenv { file: file.to_owned(), line },
+        DotenvError::Text(source) => read(source),
+    })
 }
 
 #[cfg(test)]
@@ -248,17 +229,17 @@ mod tests {
     fn a_wrong_dotenv_is_told_by_file_and_line_and_not_by_its_text() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(".env");
-        assert!(dotenv(&file).unwrap().is_empty());
+        assert!(read_dotenv(&file).unwrap().is_empty());
 
         fs::write(&file, "\u{feff}# first\nA=1\nexport B='two words'\n").unwrap();
-        let variables = dotenv(&file).unwrap();
+        let variables = read_dotenv(&file).unwrap();
         assert_eq!(
             variables,
             [("A", "1"), ("B", "two words")].map(|(a, b)| (a.to_owned(), b.to_owned()))
         );
 
         fs::write(&file, "A=1\n\nno secret here\n").unwrap();
-        let message = dotenv(&file).unwrap_err().to_string();
+        let message = read_dotenv(&file).unwrap_err().to_string();
         assert!(message.starts_with("line 3 of `"), "{message}");
         assert!(!message.contains("secret"), "{message}");
     }
