@@ -46,6 +46,6 @@ pub mod private_path;
 pub mod telemetry;
 pub mod chain;
 mod retry;
-pub mod check;
 pub mod dotenv;
 pub mod locked_folder;
+pub mod preflight;

@@ -11,11 +11,10 @@
 //! Memory is bounded by flow control: at most [`Flow::default`] of messages are in hand (10,000, or
 //! 64 MiB), the store's queue holds 64 MiB more, and the view's subscription [`VIEW_FLOW`].
 
-pub mod checks;
 pub mod parts;
-mod questions;
+mod preflight;
+mod question_rights;
 mod replica_directory;
-use crate::check::Check;
 use crate::config::{
     ConfigError, KubernetesSettings, PubsubChoice, RunnerSettings, ServeSettings, ServicesArgs,
     bind,
@@ -23,15 +22,16 @@ use crate::config::{
 use crate::http;
 use crate::http::admin::{Hold, Readiness};
 use crate::network::{self, Work};
+use crate::preflight::PreflightCheck;
 use crate::pubsub::subscriber::{Flow, SubscriberError};
 use crate::pubsub::{Admin, CallError, ConnectError, Connection};
 use crate::runner::kubernetes::settings::NetworkSettings;
 use crate::runner::process::Service;
 use crate::store::sqlite::OpenError;
 use crate::tasks::{TaskError, Tasks};
-use checks::Looker;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parts::{Running, Stores};
+use preflight::{CheckedBy, PreflightFindings};
 use std::error::Error;
 use std::ffi::OsString;
 use std::future::Future;
@@ -106,9 +106,9 @@ pub enum ServeError {
     /// The address of Pub/Sub.
     #[error("no connection to Pub/Sub")]
     Connect(#[source] ConnectError),
-    /// Something that it needs is not as it should be.
-    #[error("{} of the checks before the start failed", .0.iter().filter(|check| check.stands_in_the_way()).count())]
-    Checks(Vec<Check>),
+    /// Preflight checks failed.
+    #[error("{} preflight checks failed", .0.iter().filter(|check| check.is_failure()).count())]
+    Preflight(Vec<PreflightCheck>),
     /// Pub/Sub does not do what it should.
     #[error("failed to set up the subscriptions")]
     Subscriptions(#[source] CallError),
@@ -177,7 +177,7 @@ impl Daemon {
             settings.allowed_hosts.clone(),
         );
         let (connection, pubsub) = connect(&settings, &mut servers).await?;
-        check(&settings, &choice, &connection).await?;
+        pass_preflight(&settings, &choice, &connection).await?;
 
         let admin = Admin::new(&connection);
         subscribe(&admin, &settings).await?;
@@ -242,27 +242,27 @@ impl Daemon {
     }
 }
 
-/// Looks at everything that is looked at before a start, and at what questions may do, which are
-/// `question_account` where the cluster does not say.
-pub async fn look(
+/// Makes the preflight checks, and those of what questions may do. `question_account` is the account of
+/// Google that they run as, in place of the one that the cluster gives.
+pub async fn check(
     settings: &ServeSettings,
     question_account: Option<String>,
-) -> Result<Vec<Check>, ServeError> {
-    // What is wrong in the file is a setting that is wrong: there is nothing to look at then.
+) -> Result<Vec<PreflightCheck>, ServeError> {
+    // An invalid file of settings is a usage error, not the result of a check.
     let choice = Choice::read(&settings.runner)?;
     let mut servers = Tasks::new();
     let connection = match (connect(settings, &mut servers).await, &settings.pubsub) {
-        // Taken: by the emulator of a daemon that runs, as we see when we ask it.
+        // The port is in use: by the emulator of a running daemon, as its answers will show.
         (Err(ServeError::Config(ConfigError::Port { .. })), PubsubChoice::OwnEmulator(address)) => {
             Connection::emulator(&address.to_string(), &settings.project)
                 .map_err(ServeError::Connect)?
         }
         (connected, _) => connected?.0,
     };
-    let looked = checks::look(settings, &choice, &connection, Looker::Doctor).await;
-    let checks::Findings { mut checks, google_account } = looked;
+    let findings = preflight::check(settings, &choice, &connection, CheckedBy::Doctor).await;
+    let PreflightFindings { mut checks, google_account } = findings;
     let account = question_account.or(google_account);
-    checks.extend(questions::look(settings, &connection, account.as_deref()).await);
+    checks.extend(question_rights::check(settings, &connection, account.as_deref()).await);
     Ok(checks)
 }
 
@@ -288,20 +288,20 @@ async fn connect(
     Ok((connection, address))
 }
 
-/// What stands in the way ends the start; what does not is told.
-async fn check(
+/// Makes the preflight checks. A failure ends the start, a warning is logged.
+async fn pass_preflight(
     settings: &ServeSettings,
     choice: &Choice<'_>,
     connection: &Connection,
 ) -> Result<(), ServeError> {
-    let looked = checks::look(settings, choice, connection, Looker::Daemon).await;
-    let checks::Findings { checks, .. } = looked;
-    if checks.iter().any(Check::stands_in_the_way) {
-        return Err(ServeError::Checks(checks));
+    let findings = preflight::check(settings, choice, connection, CheckedBy::Daemon).await;
+    let PreflightFindings { checks, .. } = findings;
+    if checks.iter().any(PreflightCheck::is_failure) {
+        return Err(ServeError::Preflight(checks));
     }
-    for check in checks.iter().filter(|check| check.is_doubtful()) {
-        let Check { name, found, remedy, .. } = check;
-        warn!(check = name, found, remedy, "look at this");
+    for check in checks.iter().filter(|check| check.is_warning()) {
+        let PreflightCheck { name, found, remedy, .. } = check;
+        warn!(check = name, found, remedy, "preflight check gave a warning");
     }
     Ok(())
 }

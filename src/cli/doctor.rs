@@ -1,64 +1,64 @@
-//! `twined doctor`: what `twined serve` looks at before it starts, alone.
+//! `twined doctor`: the preflight checks of `twined serve` alone.
 
-use crate::check::{Check, Verdict};
 use crate::cli::{FAILED, Failure, OK, terminal};
 use crate::config::{self, ServeArgs};
+use crate::preflight::{PreflightCheck, Verdict};
 use crate::serve;
 use clap::ValueEnum;
 use serde_json::json;
 use std::fmt::Write as _;
 
-/// Look at all that the daemon and its questions need, and say what is missing and how to mend it
+/// Check all that `twined serve` and its questions need, and print how to correct what is missing
 ///
-/// Takes the settings of `twined serve`. It asks for rights by reviews and dry runs; of what it makes
-/// (a subscription, a file) nothing stays but, on an emulator, the topic.
+/// Takes the settings of `twined serve`. Rights are checked with reviews and dry runs. A subscription
+/// and a file that the checks create are deleted again; on an emulator, the topic stays.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 the daemon can work, 1 it cannot.\n\n\
-    [ok] as it should be, [warn] the daemon works but something of it may not, [fail] it cannot \
-    work, [??] nobody can tell from here: how you can is said below it.")]
+    [ok] passed, [warn] the daemon works but a part of it may not, [fail] the daemon cannot work, \
+    [??] cannot be checked from here: the lines below say how you can.")]
 pub struct Args {
     #[command(flatten)]
     serve: ServeArgs,
 
-    /// Google's service account of questions' pods [default: as `--service-account` is annotated]
+    /// Google service account of the questions' pods [default: annotation of `--service-account`]
     ///
-    /// What it may do is asked for in its name.
+    /// Its rights are checked by impersonating it.
     #[arg(long, value_name = "EMAIL")]
     question_account: Option<String>,
 
-    /// For a person, or for a program
+    /// Format of the results
     #[arg(long, value_enum, default_value_t)]
-    output: Output,
+    output: OutputFormat,
 }
 
-/// For whom.
+/// Format of the results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// A person
+enum OutputFormat {
+    /// A table, for a person
     #[default]
     Table,
-    /// A program
+    /// JSON, for a program
     Json,
 }
 
-/// Looks, and prints what it found.
+/// Makes the checks and prints their results.
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let Args { serve, question_account, output } = args;
     let settings = serve.into_settings(config::env_variable)?;
-    let checks = serve::look(&settings, question_account).await?;
-    let failed = checks.iter().any(Check::stands_in_the_way);
+    let checks = serve::check(&settings, question_account).await?;
+    let failed = checks.iter().any(PreflightCheck::is_failure);
     let printed = match output {
-        Output::Table => format!("{}\n\n{}", table(&checks), sum(&checks)),
-        Output::Json => json!({ "ok": !failed, "checks": checks }).to_string(),
+        OutputFormat::Table => format!("{}\n\n{}", table(&checks), summary(&checks)),
+        OutputFormat::Json => json!({ "ok": !failed, "checks": checks }).to_string(),
     };
     terminal::answer(&printed).map_err(Failure::failed)?;
     Ok(if failed { FAILED } else { OK })
 }
 
-/// Checks below each other, and below each what to do about it.
-pub fn table(checks: &[Check]) -> String {
+/// One check a line, each with its remedy below.
+pub(super) fn table(checks: &[PreflightCheck]) -> String {
     let mut text = String::new();
-    for Check { name, verdict, found, remedy } in checks {
+    for PreflightCheck { name, verdict, found, remedy } in checks {
         let found = terminal::safe(found).replace('\n', "\n         ");
         let _ = writeln!(text, "{:6}  {}: {found}", verdict.mark(), terminal::safe(name));
         for line in terminal::safe(remedy).lines() {
@@ -69,11 +69,11 @@ pub fn table(checks: &[Check]) -> String {
     text
 }
 
-fn sum(checks: &[Check]) -> String {
+fn summary(checks: &[PreflightCheck]) -> String {
     let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
     let [ok, unknown, warn, fail] =
         [Verdict::Ok, Verdict::Unknown, Verdict::Warn, Verdict::Fail].map(count);
-    format!("{ok} ok, {warn} to look at, {fail} failed, {unknown} that nobody can tell from here")
+    format!("{ok} ok, {warn} warnings, {fail} failed, {unknown} that cannot be checked from here")
 }
 
 #[cfg(test)]
@@ -81,13 +81,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_has_what_to_do_below_what_is_wrong() {
-        let checks =
-            [Check::ok("topic t", "it is there"), Check::fail("store", "no\u{1b}[1m", "a\nb")];
+    fn a_table_has_each_remedy_below_its_check() {
+        let checks = [
+            PreflightCheck::ok("topic t", "it is there"),
+            PreflightCheck::fail("store", "no\u{1b}[1m", "a\nb"),
+        ];
         assert_eq!(
             table(&checks),
             "[ok]    topic t: it is there\n[fail]  store: no\\u{1b}[1m\n          a\n          b"
         );
-        assert!(sum(&checks).starts_with("1 ok, 0 to look at, 1 failed"));
+        assert!(summary(&checks).starts_with("1 ok, 0 warnings, 1 failed"));
     }
 }

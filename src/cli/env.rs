@@ -87,7 +87,8 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     if shim {
         let cache = cache_folder().ok_or_else(|| Failure::failed(NoCacheFolder))?;
         let folder = shim::install(&cache).map_err(Failure::failed)?;
-        variables.insert(PYTHONPATH.into(), python_path(&folder, env_variable(PYTHONPATH).as_deref()));
+        variables
+            .insert(PYTHONPATH.into(), python_path(&folder, env_variable(PYTHONPATH).as_deref()));
     }
     terminal::answer(&shell.print(&variables)).map_err(Failure::failed)?;
     Ok(OK)

@@ -1,10 +1,10 @@
 //! `twined serve`: the daemon of a cluster.
 
 use crate::chain::Chain;
-use crate::check::Check;
 use crate::cli::{FAILED, Failure, INTERRUPTED, OK, Signals, UNREACHABLE, USAGE, doctor, terminal};
 use crate::config::{self, LogFormat, RunnerSettings, ServeArgs, ServeSettings, own_program};
 use crate::local::sdk_service;
+use crate::preflight::PreflightCheck;
 use crate::sdk::services;
 use crate::serve::{Daemon, Host, ServeError, Start};
 use crate::telemetry::{self, Shape};
@@ -54,9 +54,9 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     };
     let daemon = match starting {
         Ok(daemon) => daemon,
-        Err(ServeError::Checks(checks)) => {
-            tell(&checks, shape);
-            return Err(ServeError::Checks(checks).into());
+        Err(ServeError::Preflight(checks)) => {
+            report(&checks, shape);
+            return Err(ServeError::Preflight(checks).into());
         }
         Err(error) => return Err(error.into()),
     };
@@ -95,22 +95,22 @@ fn start(settings: ServeSettings) -> Result<Start, Failure> {
     Ok(Start { settings, host })
 }
 
-/// Tells what stands in the way: a person by a table, a log line by line.
-fn tell(checks: &[Check], shape: Shape) {
-    let standing = checks.iter().filter(|check| check.stands_in_the_way() || check.is_doubtful());
+/// Reports failed checks and warnings: as a table for a person, as log lines for a program.
+fn report(checks: &[PreflightCheck], shape: Shape) {
+    let reported = checks.iter().filter(|check| check.is_failure() || check.is_warning());
     match shape {
         Shape::Text => {
-            let standing: Vec<_> = standing.cloned().collect();
-            terminal::note(&doctor::table(&standing));
+            let reported: Vec<_> = reported.cloned().collect();
+            terminal::note(&doctor::table(&reported));
         }
         Shape::Json => {
-            for Check { name, found, remedy, verdict } in standing {
+            for PreflightCheck { name, found, remedy, verdict } in reported {
                 error!(
                     check = name,
                     verdict = verdict.mark(),
                     found,
                     remedy,
-                    "not as it should be"
+                    "preflight check failed"
                 );
             }
         }
@@ -124,7 +124,7 @@ impl From<ServeError> for Failure {
         let code = match &error {
             ServeError::Config(_) | ServeError::Connect(_) => USAGE,
             ServeError::Subscriptions(_) => UNREACHABLE,
-            ServeError::Checks(_)
+            ServeError::Preflight(_)
             | ServeError::Data { .. }
             | ServeError::Store(_)
             | ServeError::Runner(_)

@@ -3,7 +3,7 @@
 //! Whether subscriptions may be made is seen by making one, which is deleted at once.
 
 pub mod questions;
-use crate::check::{Asker, Check, Verdict};
+use crate::preflight::{PreflightCheck as Check, PreflightIdentity as Asker, Verdict};
 use crate::pubsub::{Admin, CallError, Connection, admin};
 use google_cloud_googleapis::iam::v1::TestIamPermissionsRequest;
 use google_cloud_googleapis::iam::v1::iam_policy_client::IamPolicyClient;

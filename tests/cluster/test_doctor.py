@@ -51,7 +51,7 @@ def test_under_exactly_the_role_all_is_well(twined, queue, network):
     assert unknown == {"service account default"}, done.stdout
     assert found["service account default"]["verdict"] == "unknown"
     account = f"`system:serviceaccount:{network.namespace}:twined`"
-    assert found["who asks Kubernetes"]["found"] == account
+    assert found["identity for Kubernetes"]["found"] == account
     assert {"rights on workloads", f"queue {local_queue}"} <= set(found)
     # It made nothing, and left nothing.
     assert network.cluster.kubectl.list("jobs", "-n", network.namespace) == []
@@ -64,7 +64,7 @@ def test_what_an_admin_may_is_not_taken_for_what_the_daemon_may(twined, network)
 
     found = checks_of(done)
     rights = [found[f"rights on {kind}"] for kind in ("jobs", "pods", "events", "secrets", "leases")]
-    unknown = [found["who asks Kubernetes"], *rights]
+    unknown = [found["identity for Kubernetes"], *rights]
     assert {check["verdict"] for check in unknown} == {"unknown"}, done.stdout
     # What it says is to be done asks as the daemon's account: a line for a shell.
     account = f"{network.namespace}:twined"

@@ -24,9 +24,9 @@ const WORK: [&str; 10] = [
 /// What each module may name of the others. The roots may name all.
 const MODULES: &[(&str, &[&str])] = &[
     ("event", &["chain"]),
-    ("pubsub", &["chain", "check", "event", "request_guard", "retry"]),
+    ("pubsub", &["chain", "preflight", "event", "request_guard", "retry"]),
     ("store", &["chain", "event"]),
-    ("runner", &["chain", "check", "dotenv", "event", "locked_folder", "sdk", "tasks"]),
+    ("runner", &["chain", "preflight", "dotenv", "event", "locked_folder", "sdk", "tasks"]),
     ("registry", &["chain", "event"]),
     ("pipeline", &WORK),
     ("monitor", &WORK),
@@ -41,7 +41,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("chain", &[]),
     ("retry", &[]),
-    ("check", &[]),
+    ("preflight", &[]),
     ("request_guard", &[]),
     ("private_path", &[]),
     ("dotenv", &[]),

@@ -4,7 +4,7 @@
 
 use super::{SUBSCRIPTION_RIGHTS, TOPIC_RIGHTS, ask_as, grant_role, permitted, probe_of};
 use crate::chain::Chain;
-use crate::check::Check;
+use crate::preflight::PreflightCheck as Check;
 use crate::pubsub::{Admin, CallError, Connection};
 
 const NAME: &str = "rights of questions on Pub/Sub";
@@ -90,7 +90,7 @@ fn judge(project: &str, account: &str, missing: &[&str]) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Verdict;
+    use crate::preflight::Verdict;
 
     #[test]
     fn what_is_lacking_is_named_with_what_it_keeps_from_working() {

@@ -2,7 +2,7 @@
 //! a proxy, for the client finds it by its own name.
 
 use super::*;
-use crate::check::Verdict;
+use crate::preflight::Verdict;
 use crate::pubsub::look::questions;
 use google_cloud_googleapis::iam::v1::{TestIamPermissionsRequest, TestIamPermissionsResponse};
 use std::convert::Infallible;

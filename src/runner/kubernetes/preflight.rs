@@ -6,9 +6,9 @@
 mod rights;
 
 use crate::chain::Chain;
-use crate::check::Check;
 use crate::event::attributes::{ORIGINATOR, ORIGINATOR_QUESTION_UUID, PARENT};
 use crate::event::{Inputs, RunId, SruidBuf, Timestamp};
+use crate::preflight::{PreflightCheck, Verdict};
 use crate::runner::LaunchRequest;
 use crate::runner::kubernetes::job::{self, Gate, JobDefaults, JobRequest};
 use crate::runner::kubernetes::refusal::LaunchRefusal;
@@ -57,7 +57,7 @@ pub struct ClusterRequirements<'a> {
 #[derive(Clone, Debug)]
 pub struct ClusterFindings {
     /// All checks.
-    pub checks: Vec<Check>,
+    pub checks: Vec<PreflightCheck>,
     /// The account of Google that questions run as, if it is known.
     pub google_account: Option<String>,
 }
@@ -73,13 +73,13 @@ pub async fn check_cluster(required: ClusterRequirements<'_>) -> ClusterFindings
         }
     };
     let version = version(&client).await;
-    let reached = version.verdict != crate::check::Verdict::Fail;
+    let reached = version.verdict != Verdict::Fail;
     findings.checks.push(version);
     if !reached {
         return findings;
     }
     let user = api_user(&client, required.is_daemon).await;
-    findings.checks.push(user.as_asker().check("Kubernetes"));
+    findings.checks.push(user.identity().check("Kubernetes"));
     let kueue = kueue_version(&client).await;
     let served = matches!(kueue, Ok(Some(_)));
     let (namespace, rights, (account, google), queue) = tokio::join!(
@@ -96,20 +96,20 @@ pub async fn check_cluster(required: ClusterRequirements<'_>) -> ClusterFindings
     findings
 }
 
-async fn client() -> Result<Client, Check> {
+async fn client() -> Result<Client, PreflightCheck> {
     let remedy = "set KUBECONFIG to the file of a cluster's access, or run in a pod whose service \
                   account token is mounted";
-    let fail = |found: String| Check::fail("kubernetes", found, remedy);
+    let fail = |found: String| PreflightCheck::fail("kubernetes", found, remedy);
     let mut config = Config::infer().await.map_err(|error| fail(Chain(&error).to_string()))?;
     config.connect_timeout = Some(TIMEOUT);
     config.read_timeout = Some(TIMEOUT);
     Client::try_from(config).map_err(|error| fail(message(&error)))
 }
 
-async fn version(client: &Client) -> Check {
+async fn version(client: &Client) -> PreflightCheck {
     match client.apiserver_version().await {
         Ok(info) => judge_version(&info.git_version, &info.minor),
-        Err(error) => Check::fail(
+        Err(error) => PreflightCheck::fail(
             "kubernetes",
             format!("the API server does not answer: {}", message(&error)),
             "see that it runs and that this host reaches it: kubectl version",
@@ -118,16 +118,18 @@ async fn version(client: &Client) -> Check {
 }
 
 /// Judges the version of the API server. (Some clouds write a minor version such as `33+`.)
-fn judge_version(version: &str, minor: &str) -> Check {
+fn judge_version(version: &str, minor: &str) -> PreflightCheck {
     let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
     match digits.parse::<u32>() {
-        Ok(minor) if minor < OLDEST_MINOR => Check::fail(
+        Ok(minor) if minor < OLDEST_MINOR => PreflightCheck::fail(
             "kubernetes",
             format!("the API server is {version}"),
             format!("upgrade the cluster to 1.{OLDEST_MINOR} or newer"),
         ),
-        Ok(_) => Check::ok("kubernetes", format!("the API server is {version}")),
-        Err(_) => Check::unknown("kubernetes", format!("its version reads `{version}`"), ""),
+        Ok(_) => PreflightCheck::ok("kubernetes", format!("the API server is {version}")),
+        Err(_) => {
+            PreflightCheck::unknown("kubernetes", format!("its version reads `{version}`"), "")
+        }
     }
 }
 
@@ -141,32 +143,32 @@ async fn api_user(client: &Client, is_daemon: bool) -> ApiUser {
 
 /// Checks that the namespace exists and accepts our Jobs: by a dry run, because a Role in one
 /// namespace gives no right to read namespaces.
-async fn namespace(client: &Client, required: ClusterRequirements<'_>) -> Check {
+async fn namespace(client: &Client, required: ClusterRequirements<'_>) -> PreflightCheck {
     let JobDefaults { namespace, .. } = required.network;
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
     let job = match sample_job(required) {
         Ok(job) => job,
         Err(refusal) => {
             let found = format!("no Job to try: {refusal}");
-            return Check::unknown(namespace_name(namespace), found, "");
+            return PreflightCheck::unknown(namespace_name(namespace), found, "");
         }
     };
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
     judge_namespace(namespace, jobs.create(&dry_run, &job).await.map(drop))
 }
 
-fn judge_namespace(namespace: &str, tried: Result<(), kube::Error>) -> Check {
+fn judge_namespace(namespace: &str, tried: Result<(), kube::Error>) -> PreflightCheck {
     let name = namespace_name(namespace);
     match tried {
-        Ok(()) => Check::ok(name, "it exists, and accepts Jobs (a dry run)"),
-        Err(kube::Error::Api(status)) if status.code == 404 => Check::fail(
+        Ok(()) => PreflightCheck::ok(name, "it exists, and accepts Jobs (a dry run)"),
+        Err(kube::Error::Api(status)) if status.code == 404 => PreflightCheck::fail(
             name,
             status.message,
             format!("kubectl create namespace {namespace}\nor choose another with `--namespace`"),
         ),
         // A running daemon holds its questions meanwhile, so a daemon that starts need not exit. A
         // missing right is found by its own check.
-        Err(kube::Error::Api(status)) if status.code == 403 => Check::warn(
+        Err(kube::Error::Api(status)) if status.code == 403 => PreflightCheck::warn(
             name,
             format!("it accepts no Job now, so questions are held: {}", status.message),
             format!(
@@ -174,7 +176,7 @@ fn judge_namespace(namespace: &str, tried: Result<(), kube::Error>) -> Check {
                  kubectl describe resourcequota -n {namespace}"
             ),
         ),
-        Err(error) => Check::warn(
+        Err(error) => PreflightCheck::warn(
             name,
             format!("a dry run of a Job failed: {}", message(&error)),
             "the usual cause is a webhook of the cluster that does not support dry runs",
@@ -215,7 +217,10 @@ fn sample_job(required: ClusterRequirements<'_>) -> Result<Job, LaunchRefusal> {
 }
 
 /// Checks that the service account of questions exists, and returns its account of Google.
-async fn account(client: &Client, required: ClusterRequirements<'_>) -> (Check, Option<String>) {
+async fn account(
+    client: &Client,
+    required: ClusterRequirements<'_>,
+) -> (PreflightCheck, Option<String>) {
     let ClusterRequirements { network: JobDefaults { namespace, .. }, service_account, .. } =
         required;
     let name = format!("service account {service_account}");
@@ -227,20 +232,27 @@ async fn account(client: &Client, required: ClusterRequirements<'_>) -> (Check, 
                 Some(google) => format!("it exists, as {google}"),
                 None => "it exists".to_owned(),
             };
-            (Check::ok(name, found), google)
+            (PreflightCheck::ok(name, found), google)
         }
         Ok(None) => {
             let remedy = format!(
                 "kubectl create serviceaccount {service_account} -n {namespace}\n\
                  or name another with `--service-account`"
             );
-            (Check::fail(name, format!("it does not exist in namespace {namespace}"), remedy), None)
+            (
+                PreflightCheck::fail(
+                    name,
+                    format!("it does not exist in namespace {namespace}"),
+                    remedy,
+                ),
+                None,
+            )
         }
         // The daemon needs no right to read it, so a missing right is no fault.
         Err(error) => {
             let found = format!("no right to read it: {}", message(&error));
             let look = format!("kubectl get serviceaccount {service_account} -n {namespace}");
-            (Check::unknown(name, found, look), None)
+            (PreflightCheck::unknown(name, found, look), None)
         }
     }
 }
@@ -258,15 +270,19 @@ async fn queue(
     client: &Client,
     required: ClusterRequirements<'_>,
     kueue: Result<Option<String>, kube::Error>,
-) -> Check {
+) -> PreflightCheck {
     let (queue, version) = match (required.queue, kueue) {
-        (None, _) => return Check::ok("queue", "not configured: Kueue is not used"),
+        (None, _) => return PreflightCheck::ok("queue", "not configured: Kueue is not used"),
         (Some(queue), Err(error)) => {
             let found = format!("cannot tell whether Kueue is installed: {}", message(&error));
-            return Check::unknown(format!("queue {queue}"), found, "kubectl api-versions");
+            return PreflightCheck::unknown(
+                format!("queue {queue}"),
+                found,
+                "kubectl api-versions",
+            );
         }
         (Some(queue), Ok(None)) => {
-            return Check::fail(
+            return PreflightCheck::fail(
                 format!("queue {queue}"),
                 "Kueue is not installed: Jobs would wait for ever",
                 "install Kueue, or leave `--queue` and KUEUE_LOCAL_QUEUE out",
@@ -286,18 +302,18 @@ fn judge_queue(
     queue: &str,
     version: &str,
     found: Result<Option<DynamicObject>, kube::Error>,
-) -> Check {
+) -> PreflightCheck {
     let name = format!("queue {queue}");
     match found {
         Ok(Some(object)) => match inactive(&object.data) {
-            None => Check::ok(name, format!("it exists (Kueue {version})")),
-            Some(why) => Check::warn(
+            None => PreflightCheck::ok(name, format!("it exists (Kueue {version})")),
+            Some(why) => PreflightCheck::warn(
                 name,
                 format!("it is not active, so Jobs wait: {why}"),
                 format!("kubectl describe localqueues.{KUEUE} {queue} -n {namespace}"),
             ),
         },
-        Ok(None) => Check::fail(
+        Ok(None) => PreflightCheck::fail(
             name,
             format!("it does not exist in namespace {namespace}"),
             format!(
@@ -310,7 +326,7 @@ fn judge_queue(
                  list those that exist: kubectl get localqueues.{KUEUE} -n {namespace}"
             ),
         ),
-        Err(error) => Check::unknown(
+        Err(error) => PreflightCheck::unknown(
             name,
             format!("no right to read it: {}", message(&error)),
             format!("kubectl get localqueues.{KUEUE} {queue} -n {namespace}"),
@@ -337,7 +353,6 @@ fn message(error: &kube::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Verdict;
     use crate::runner::kubernetes::settings::{ObjectName, ServiceFields};
     use kube::core::Status;
     use serde_json::json;

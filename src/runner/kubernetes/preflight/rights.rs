@@ -1,6 +1,6 @@
 //! The rights of the daemon in its namespace, verb by verb.
 
-use crate::check::{Asker, Check};
+use crate::preflight::{PreflightCheck, PreflightIdentity};
 use futures_util::future::join_all;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -61,13 +61,13 @@ pub(super) async fn checks(
     namespace: &str,
     user: &ApiUser,
     kueue: bool,
-) -> Vec<Check> {
+) -> Vec<PreflightCheck> {
     let kueue: &[Right] = if kueue { &KUEUE_RIGHTS } else { &[] };
     let rights = RIGHTS.iter().chain(kueue);
     join_all(rights.map(|right| check(client, namespace, user, right))).await
 }
 
-async fn check(client: &Client, namespace: &str, user: &ApiUser, right: &Right) -> Check {
+async fn check(client: &Client, namespace: &str, user: &ApiUser, right: &Right) -> PreflightCheck {
     let reviews = right.verbs.iter().map(|verb| is_allowed(client, namespace, right, verb));
     let answers: Result<Vec<bool>, kube::Error> = join_all(reviews).await.into_iter().collect();
     match answers {
@@ -75,7 +75,7 @@ async fn check(client: &Client, namespace: &str, user: &ApiUser, right: &Right) 
             let missing = right.verbs.iter().zip(answers).filter(|(_, allowed)| !allowed);
             right.judge(namespace, user, &missing.map(|(verb, _)| *verb).collect::<Vec<_>>())
         }
-        Err(error) => Check::unknown(
+        Err(error) => PreflightCheck::unknown(
             right.name(),
             format!("the API server does not answer the review: {error}"),
             format!("kubectl auth can-i --list -n {namespace}"),
@@ -129,23 +129,25 @@ impl Right {
         }
     }
 
-    fn judge(&self, namespace: &str, user: &ApiUser, missing: &[&str]) -> Check {
-        let Asker { name, is_daemon } = user.as_asker();
+    fn judge(&self, namespace: &str, user: &ApiUser, missing: &[&str]) -> PreflightCheck {
+        let PreflightIdentity { name, is_daemon } = user.identity();
         if !is_daemon {
             let found = match missing.is_empty() {
                 true => format!("{name} may: {}", self.verbs.join(", ")),
                 false => format!("{name} may not: {}", missing.join(", ")),
             };
-            return Check::unknown(self.name(), found, self.review_command(namespace));
+            return PreflightCheck::unknown(self.name(), found, self.review_command(namespace));
         }
         if missing.is_empty() {
-            return Check::ok(self.name(), self.verbs.join(", "));
+            return PreflightCheck::ok(self.name(), self.verbs.join(", "));
         }
         let found = format!("missing: {}", missing.join(", "));
         let remedy = self.grant_commands(namespace, user);
         match self.without {
-            Some(without) => Check::warn(self.name(), format!("{found}; {without}"), remedy),
-            None => Check::fail(self.name(), found, remedy),
+            Some(without) => {
+                PreflightCheck::warn(self.name(), format!("{found}; {without}"), remedy)
+            }
+            None => PreflightCheck::fail(self.name(), found, remedy),
         }
     }
 
@@ -181,14 +183,14 @@ impl ApiUser {
 
     /// The user, for checks. In a cluster the daemon is a service account, so a check that runs as
     /// any service account speaks for the daemon.
-    pub(super) fn as_asker(&self) -> Asker {
+    pub(super) fn identity(&self) -> PreflightIdentity {
         let Self { user, is_daemon } = self;
         let account = user.as_deref().is_some_and(|user| user.starts_with(ACCOUNT_PREFIX));
         let name = match user {
             Some(user) => format!("`{user}`"),
             None => "a user that the API server does not name".to_owned(),
         };
-        Asker { name, is_daemon: *is_daemon || account }
+        PreflightIdentity { name, is_daemon: *is_daemon || account }
     }
 
     /// The flag of kubectl that names the user.
@@ -205,7 +207,7 @@ impl ApiUser {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Verdict;
+    use crate::preflight::Verdict;
 
     fn api_user(user: &str, is_daemon: bool) -> ApiUser {
         ApiUser::new(Some(user.to_owned()), is_daemon)
@@ -246,12 +248,12 @@ mod tests {
                                  can-i $verb jobs.batch -n n --as system:serviceaccount:";
             assert!(check.remedy.starts_with(as_the_daemon), "{}", check.remedy);
         }
-        assert_eq!(admin.as_asker().check("Kubernetes").verdict, Verdict::Unknown);
+        assert_eq!(admin.identity().check("Kubernetes").verdict, Verdict::Unknown);
 
         // A daemon on a laptop runs as its owner.
         let daemon = api_user("kubernetes-admin", true);
         assert_eq!(RIGHTS[0].judge("n", &daemon, &[]).verdict, Verdict::Ok);
         assert_eq!(RIGHTS[0].judge("n", &daemon, &["patch"]).verdict, Verdict::Fail);
-        assert_eq!(daemon.as_asker().check("Kubernetes").verdict, Verdict::Ok);
+        assert_eq!(daemon.identity().check("Kubernetes").verdict, Verdict::Ok);
     }
 }

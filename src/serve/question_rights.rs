@@ -1,55 +1,55 @@
-//! What the pods of questions may do. A service that may not look at its topic dies in silence, so it
-//! is worth the trouble; but they are not us.
+//! Checks what the pods of questions may do. A service without the rights on its topic dies without a
+//! word. The daemon itself needs none of these rights.
 
-use crate::check::Check;
 use crate::config::{KubernetesSettings, PubsubChoice, RunnerSettings, ServeSettings};
+use crate::preflight::PreflightCheck;
 use crate::pubsub::Connection;
 use crate::pubsub::look::{grant_role, questions};
 
-/// What stands for an account in lines to be copied.
+/// Stands for an account in lines to copy.
 const ACCOUNT: &str = "ACCOUNT";
 
-/// Looks; `account` is the account of Google that they are, where it is known.
-pub(super) async fn look(
+/// Checks the rights of questions. `account` is the account of Google that they run as, if it is known.
+pub(super) async fn check(
     settings: &ServeSettings,
     connection: &Connection,
     account: Option<&str>,
-) -> Vec<Check> {
-    let ServeSettings { topic, project, pubsub: choice, runner, .. } = settings;
+) -> Vec<PreflightCheck> {
+    let ServeSettings { topic, project, pubsub, runner, .. } = settings;
     let name = "rights of questions";
-    if *choice != PubsubChoice::Google {
-        return vec![Check::ok(name, "an emulator has none to give")];
+    if *pubsub != PubsubChoice::Google {
+        return vec![PreflightCheck::ok(name, "not needed for an emulator")];
     }
-    let pubsub = match (account, runner) {
+    let on_pubsub = match (account, runner) {
         (Some(account), _) => questions::look(connection, topic, project, account).await,
         (None, RunnerSettings::Process(_)) => {
-            let found = "they have what GOOGLE_APPLICATION_CREDENTIALS names";
-            return vec![Check::unknown(name, found, "")];
+            let found = "those of the file GOOGLE_APPLICATION_CREDENTIALS";
+            return vec![PreflightCheck::unknown(name, found, "")];
         }
-        (None, RunnerSettings::Kubernetes(kubernetes)) => nameless(project, kubernetes),
+        (None, RunnerSettings::Kubernetes(kubernetes)) => unknown_account(project, kubernetes),
     };
-    vec![pubsub, elsewhere(project, account.unwrap_or(ACCOUNT))]
+    vec![on_pubsub, elsewhere(project, account.unwrap_or(ACCOUNT))]
 }
 
-/// Nobody has said as whom they run.
-fn nameless(project: &str, kubernetes: &KubernetesSettings) -> Check {
+/// The account that questions run as is not known.
+fn unknown_account(project: &str, kubernetes: &KubernetesSettings) -> PreflightCheck {
     let KubernetesSettings { namespace, service_account, .. } = kubernetes;
-    Check::unknown(
+    PreflightCheck::unknown(
         "rights of questions on Pub/Sub",
-        format!("which account of Google {service_account} is was not seen"),
+        format!("the account of Google of service account {service_account} cannot be read"),
         format!(
-            "name it with `--question-account`; it is an annotation:\n\
+            "give it with `--question-account`; it is an annotation:\n\
              kubectl get serviceaccount {service_account} -n {namespace} -o yaml\n\
-             what grants them:\n{}",
+             to grant the rights:\n{}",
             grant_role(project, ACCOUNT)
         ),
     )
 }
 
-/// Which buckets and secrets there are, services know.
-fn elsewhere(project: &str, account: &str) -> Check {
+/// Only a service knows its buckets and secrets.
+fn elsewhere(project: &str, account: &str) -> PreflightCheck {
     let member = format!("--member serviceAccount:{account}");
-    Check::unknown(
+    PreflightCheck::unknown(
         "rights of questions elsewhere",
         "a service needs storage.buckets.get and the objects of its buckets; \
          iam.serviceAccounts.signBlob on itself, for signed URLs; \

@@ -1,53 +1,53 @@
-//! What was looked at before a start, and what it was found to be.
+//! The result of a preflight check: what was checked before a start, and what to do about it.
 
 use serde::Serialize;
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Check {
-    /// What was looked at.
+pub struct PreflightCheck {
+    /// What was checked.
     pub name: String,
-    /// Whether it is as it should be.
+    /// Whether it is as it must be.
     pub verdict: Verdict,
     /// What was found.
     pub found: String,
-    /// What to do about it, lines that can be copied among them. Empty where there is nothing to do.
+    /// What to do about it, with lines to copy. Empty where there is nothing to do.
     pub remedy: String,
 }
 
-/// Whether something is as it should be.
+/// Whether what was checked is as it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// It is.
     Ok,
-    /// Nobody can tell from here.
+    /// It cannot be checked from here.
     Unknown,
-    /// The daemon works, but something of it will not, or may not.
+    /// The daemon works, but a part of it does not, or may not.
     Warn,
     /// The daemon cannot work.
     Fail,
 }
 
-/// As whom something was asked.
+/// The account with whose credentials a check was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asker {
-    /// The name.
+pub struct PreflightIdentity {
+    /// Its name.
     pub name: String,
-    /// Whether it is the daemon's, for all that we can tell. What anybody else may do says nothing
-    /// of what the daemon may.
+    /// Whether it is the daemon's account, as far as is known. The rights of any other account are
+    /// no evidence of the daemon's.
     pub is_daemon: bool,
 }
 
-// === impl Check ===
+// === impl PreflightCheck ===
 
-impl Check {
-    /// It is as it should be.
+impl PreflightCheck {
+    /// A check that passed.
     pub fn ok(name: impl Into<String>, found: impl Into<String>) -> Self {
         Self::new(name, Verdict::Ok, found, "")
     }
 
-    /// Nobody can tell from here; `remedy` is how a person could.
+    /// A check that cannot be made from here. `remedy` is how a person can make it.
     pub fn unknown(
         name: impl Into<String>,
         found: impl Into<String>,
@@ -56,7 +56,7 @@ impl Check {
         Self::new(name, Verdict::Unknown, found, remedy)
     }
 
-    /// The daemon works, but something of it may not.
+    /// A check with a finding that does not stop the daemon.
     pub fn warn(
         name: impl Into<String>,
         found: impl Into<String>,
@@ -65,7 +65,7 @@ impl Check {
         Self::new(name, Verdict::Warn, found, remedy)
     }
 
-    /// The daemon cannot work.
+    /// A check that failed: the daemon cannot work.
     pub fn fail(
         name: impl Into<String>,
         found: impl Into<String>,
@@ -74,13 +74,13 @@ impl Check {
         Self::new(name, Verdict::Fail, found, remedy)
     }
 
-    /// Whether the daemon cannot work as it is.
-    pub fn stands_in_the_way(&self) -> bool {
+    /// Whether the daemon cannot work.
+    pub fn is_failure(&self) -> bool {
         self.verdict == Verdict::Fail
     }
 
-    /// Whether somebody should know of it, though the daemon works.
-    pub fn is_doubtful(&self) -> bool {
+    /// Whether a person should know of it, though the daemon works.
+    pub fn is_warning(&self) -> bool {
         self.verdict == Verdict::Warn
     }
 
@@ -94,18 +94,18 @@ impl Check {
     }
 }
 
-// === impl Asker ===
+// === impl PreflightIdentity ===
 
-impl Asker {
-    /// Says who it was.
-    pub fn check(&self, whom: &str) -> Check {
-        let (name, asker) = (format!("who asks {whom}"), &self.name);
+impl PreflightIdentity {
+    /// The check that names the account which was used for `service`.
+    pub fn check(&self, service: &str) -> PreflightCheck {
+        let (name, account) = (format!("identity for {service}"), &self.name);
         match self.is_daemon {
-            true => Check::ok(name, asker),
-            false => Check::unknown(
+            true => PreflightCheck::ok(name, account),
+            false => PreflightCheck::unknown(
                 name,
-                format!("{asker}, which is not the daemon's account: what that may do is not seen"),
-                "run this as the daemon's account, or ask for it as below",
+                format!("{account} is not the daemon's account, whose rights cannot be seen"),
+                "run this command as the daemon's account, or use the commands below",
             ),
         }
     }
