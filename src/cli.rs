@@ -14,8 +14,8 @@ mod serve;
 mod terminal;
 use crate::chain::Chain;
 use crate::config::{self, ConfigError};
-use crate::local::LocalError;
-use crate::runner::process;
+use crate::daemon::{DaemonError, ProcessHost};
+use crate::runner::process::{self, Service};
 use crate::telemetry::Shape;
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -209,20 +209,28 @@ impl From<ConfigError> for Failure {
     }
 }
 
-impl From<LocalError> for Failure {
-    fn from(error: LocalError) -> Self {
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
         let code = match &error {
-            LocalError::Config(_) | LocalError::Connect(_) => USAGE,
-            LocalError::Topic(call) if call.is_refused() => USAGE,
-            LocalError::Topic(_) => UNREACHABLE,
-            LocalError::Data(_)
-            | LocalError::Store(_)
-            | LocalError::Runs(_)
-            | LocalError::Subscribe(_)
-            | LocalError::Listen(_)
-            | LocalError::Thread(_)
-            | LocalError::Daemon(_) => FAILED,
+            DaemonError::Config(_) | DaemonError::Connect(_) => USAGE,
+            // For example a name that no topic can have.
+            DaemonError::Topic(call) if call.is_refused() => USAGE,
+            DaemonError::Topic(_) | DaemonError::Subscriptions(_) => UNREACHABLE,
+            DaemonError::Preflight(_)
+            | DaemonError::Data(_)
+            | DaemonError::Store(_)
+            | DaemonError::Runner(_)
+            | DaemonError::Subscribe(_)
+            | DaemonError::Listen(_)
+            | DaemonError::Thread(_)
+            | DaemonError::Task(_) => FAILED,
         };
         Self::new(code, error)
     }
+}
+
+/// What this host gives to the questions of services that run as processes.
+fn process_host(services: Vec<Service>) -> Result<ProcessHost, Failure> {
+    let program = config::own_program().map_err(Failure::failed)?;
+    Ok(ProcessHost { services, inherited: config::environment(), program })
 }

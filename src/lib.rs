@@ -32,9 +32,9 @@ pub mod monitor;
 pub mod http;
 // The roots: they may know all.
 pub mod config;
-pub mod network;
-pub mod local;
-pub mod serve;
+mod daemon;
+mod local;
+mod serve;
 pub mod cli;
 // What the SDK needs from us.
 pub mod sdk;

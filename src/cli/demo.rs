@@ -2,13 +2,13 @@
 
 use crate::cli::ask::{Asked, Outcome, ask};
 use crate::cli::network::Place;
-use crate::cli::{FAILED, Failure, INTERRUPTED, OK, USAGE, interrupted, terminal};
+use crate::cli::{FAILED, Failure, INTERRUPTED, OK, USAGE, interrupted, process_host, terminal};
 use crate::config::{
-    self, DEFAULT_PROJECT, DEFAULT_TOPIC, HostArgs, LocalArgs, ServicesArgs, VariablesArgs,
-    own_program,
+    DEFAULT_PROJECT, DEFAULT_TOPIC, HostArgs, LocalArgs, ServicesArgs, VariablesArgs, own_program,
 };
+use crate::daemon::sdk_service;
 use crate::event::{Event, SruidBuf};
-use crate::local::{Network, Settings, sdk_service};
+use crate::local::{self, LocalSettings};
 use crate::runner::process::Service;
 use crate::sdk::services;
 use crate::telemetry;
@@ -54,7 +54,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     let recipient = service.sruid.clone();
     let metrics = telemetry::install_metrics().map_err(Failure::failed)?;
     let start = Instant::now();
-    let network = Network::start(settings(service)?, metrics).await?;
+    let network = local::start(settings(service)?, metrics).await?;
     note(start, &format!("a network runs: {}", network.addresses().data.display()));
     let addresses = network.addresses().clone();
     let place = Place { connection: addresses.connection, topic: addresses.topic };
@@ -136,7 +136,7 @@ fn python_service(folder: &Path) -> Result<Service, Failure> {
     Ok(sdk_service(found))
 }
 
-fn settings(service: Service) -> Result<Settings, Failure> {
+fn settings(service: Service) -> Result<LocalSettings, Failure> {
     // None of what the environment says of a network: nobody else is to find this one.
     let args = LocalArgs {
         services: ServicesArgs::default(),
@@ -150,11 +150,5 @@ fn settings(service: Service) -> Result<Settings, Failure> {
         hosts: HostArgs::default(),
         variables: VariablesArgs::default(),
     };
-    Ok(Settings {
-        services: vec![service],
-        environment: Default::default(),
-        inherited: config::environment(),
-        program: own_program().map_err(Failure::failed)?,
-        args,
-    })
+    Ok(LocalSettings { host: process_host(vec![service])?, environment: Default::default(), args })
 }

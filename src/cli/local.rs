@@ -1,8 +1,9 @@
 //! `twined local`, a whole network; and `twined emulator`, its Pub/Sub alone.
 
-use crate::cli::{Failure, OK, interrupted, terminal};
-use crate::config::{self, DEFAULT_PUBSUB_PORT, HostArgs, LocalArgs, bind_loopback, own_program};
-use crate::local::{Network, Settings, sdk_service};
+use crate::cli::{Failure, OK, USAGE, interrupted, process_host, terminal};
+use crate::config::{DEFAULT_PUBSUB_PORT, HostArgs, LocalArgs, bind_loopback};
+use crate::daemon::sdk_service;
+use crate::local::{self, LocalSettings};
 use crate::pubsub::emulator::{Emulator, Options};
 use crate::sdk::services;
 use crate::telemetry;
@@ -44,9 +45,10 @@ pub struct EmulatorArgs {
 /// Runs a network until it is interrupted.
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let settings = settings(args.local)?;
-    let names: Vec<_> = settings.services.iter().map(|service| service.sruid.to_string()).collect();
+    let names: Vec<_> =
+        settings.host.services.iter().map(|service| service.sruid.to_string()).collect();
     let metrics = telemetry::install_metrics().map_err(Failure::failed)?;
-    let network = Network::start(settings, metrics).await?;
+    let network = local::start(settings, metrics).await?;
     let addresses = network.addresses();
     let listed = match names.is_empty() {
         true => "none: no octue.yaml here".to_owned(),
@@ -61,7 +63,8 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     ]));
     let url = format!("--url http://{}", addresses.http);
     terminal::note(&format!("use it from another shell: eval \"$(twined env --shim {url})\""));
-    network.run(interrupted()).await?;
+    // Boxed: the shutdown is a large future.
+    Box::pin(network.run(interrupted())).await?;
     Ok(OK)
 }
 
@@ -79,15 +82,10 @@ pub async fn emulator(args: EmulatorArgs) -> Result<u8, Failure> {
     Ok(OK)
 }
 
-fn settings(args: LocalArgs) -> Result<Settings, Failure> {
+fn settings(args: LocalArgs) -> Result<LocalSettings, Failure> {
     let environment = args.variables.variables()?;
     let found = services::find(&args.services.services, &args.services.tag)
-        .map_err(|error| Failure::new(crate::cli::USAGE, error))?;
-    Ok(Settings {
-        services: found.into_iter().map(sdk_service).collect(),
-        environment,
-        inherited: config::environment(),
-        program: own_program().map_err(Failure::failed)?,
-        args,
-    })
+        .map_err(|error| Failure::new(USAGE, error))?;
+    let host = process_host(found.into_iter().map(sdk_service).collect())?;
+    Ok(LocalSettings { host, environment, args })
 }

@@ -146,8 +146,8 @@ pub struct ServeArgs {
 
     /// Seconds to finish in-flight messages on shutdown
     ///
-    /// Messages that are not finished are delivered again. Shutdown takes 1.5 s more, to release the
-    /// Lease and to delete the replica's own subscription.
+    /// Messages that are not finished are delivered again. Shutdown takes up to 1.5 s more, to close the
+    /// store and delete the subscription of the replica's view.
     #[arg(long, env = "TWINED_DRAIN_TIMEOUT", default_value = "3", value_name = "SECONDS")]
     pub drain_timeout: u16,
 

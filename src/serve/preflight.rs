@@ -2,12 +2,12 @@
 
 use crate::chain::Chain;
 use crate::config::{PubsubChoice, ServeSettings, ServicesArgs, google_credentials};
-use crate::network::patiently;
+use crate::daemon::retry_at_start;
 use crate::preflight::{PreflightCheck, PreflightIdentity};
 use crate::pubsub::{Admin, Connection, look};
 use crate::runner::kubernetes::preflight::{self, ClusterFindings, ClusterRequirements};
 use crate::sdk::{services, variables};
-use crate::serve::{Choice, parts};
+use crate::serve::{Choice, kubernetes as jobs};
 use crate::store::sqlite::{self, SqliteStore};
 use serde_json::Value;
 use std::io;
@@ -79,7 +79,7 @@ async fn pubsub(
     // daemon has no other use for.)
     if google.is_none() {
         // The checks below report an emulator that never answers.
-        let _ = patiently(async || admin.check().await).await;
+        let _ = retry_at_start(async || admin.check().await).await;
     }
     look::look(connection, look::Wanted { topic, subscription, project, google }).await
 }
@@ -164,7 +164,7 @@ async fn runner(settings: &ServeSettings, choice: &Choice<'_>, by: CheckedBy) ->
         Choice::Pods(kubernetes, services) => (kubernetes, services),
     };
     let required = ClusterRequirements {
-        network: &parts::network(settings, kubernetes, Vec::new()),
+        network: &jobs::job_defaults(settings, kubernetes, Vec::new()),
         settings: services,
         service_account: &kubernetes.service_account,
         queue: kubernetes.queue.as_deref(),

@@ -33,7 +33,9 @@ TOPIC = "tests.octue.twined.services"
 ASKER = "local/local:local"
 # What the SDK gives the kinds that end a question.
 LAST = ("result", "exception")
-STARTED = re.compile(r'"message":"started".*?"http":"([^"]+)"|"http":"([^"]+)".*?"message":"started"')
+STARTED = re.compile(
+    r'"message":"daemon started".*?"http":"([^"]+)"|"http":"([^"]+)".*?"message":"daemon started"'
+)
 
 
 class Network:

@@ -49,7 +49,7 @@ const MODULES: &[(&str, &[&str])] = &[
 ];
 
 /// May name every module, adapters too.
-const ROOTS: [&str; 5] = ["config", "network", "local", "serve", "cli"];
+const ROOTS: [&str; 5] = ["config", "daemon", "local", "serve", "cli"];
 
 /// What implements an interface: only roots name it, and itself.
 const ADAPTERS: [&str; 5] = [

@@ -56,7 +56,7 @@ impl Replica {
             }
         });
         let mut replica = Self { process, lines, pubsub: String::new(), http: String::new() };
-        let started = replica.logged("started");
+        let started = replica.logged("daemon started");
         replica.pubsub = started["pubsub"].as_str().unwrap().to_owned();
         replica.http = started["http"].as_str().unwrap().to_owned();
         replica
@@ -200,7 +200,7 @@ fn a_second_signal_ends_it_at_once() {
     let root = world();
     let (frozen, mut replica) = Replica::over_a_frozen_emulator(root.path());
     replica.signal(Signal::TERM);
-    replica.logged("draining");
+    replica.logged("daemon stopping");
     replica.signal(Signal::TERM);
     let code = replica.process.wait().unwrap().code();
     assert_eq!(code, Some(130));

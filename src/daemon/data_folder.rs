@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 /// The data folder, locked until this is dropped.
 #[derive(Debug)]
-pub(super) struct DataFolder {
+pub(crate) struct DataFolder {
     path: PathBuf,
     /// Deletes the folder when it is dropped.
     ephemeral: Option<TempDir>,
@@ -27,7 +27,7 @@ pub(super) struct DataFolder {
 
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum DataError {
+pub(crate) enum DataError {
     /// It cannot be created or written.
     #[error("failed to use `{}` as data folder", path.display())]
     Folder {
@@ -56,7 +56,7 @@ pub enum DataError {
 
 impl DataFolder {
     /// Opens the folder at `path`, and creates it where it is missing.
-    pub(super) fn open(path: &Path) -> Result<Self, DataError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
         let failed = |source| DataError::Folder { path: path.to_owned(), source };
         fs::create_dir_all(path).map_err(failed)?;
         let path = fs::canonicalize(path).map_err(failed)?;
@@ -64,7 +64,7 @@ impl DataFolder {
     }
 
     /// Creates a temporary folder, deleted when this is dropped.
-    pub(super) fn ephemeral() -> Result<Self, DataError> {
+    pub(crate) fn ephemeral() -> Result<Self, DataError> {
         let folder = tempfile::Builder::new().prefix("twined-").tempdir();
         let failed = |source| DataError::Folder { path: std::env::temp_dir(), source };
         let folder = folder.map_err(failed)?;
@@ -85,37 +85,37 @@ impl DataFolder {
     }
 
     /// The folder itself.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// File of the event store.
-    pub(super) fn events(&self) -> PathBuf {
+    pub(crate) fn events(&self) -> PathBuf {
         self.path.join("events.sqlite")
     }
 
     /// Folder of the runs.
-    pub(super) fn runs(&self) -> PathBuf {
+    pub(crate) fn runs(&self) -> PathBuf {
         self.path.join("runs")
     }
 
     /// Folder of the runs' output.
-    pub(super) fn logs(&self) -> PathBuf {
+    pub(crate) fn logs(&self) -> PathBuf {
         self.path.join("logs")
     }
 
     /// File of the service account.
-    pub(super) fn credentials(&self) -> PathBuf {
+    pub(crate) fn credentials(&self) -> PathBuf {
         self.path.join("google.json")
     }
 
     /// Folder of the shim.
-    pub(super) fn shim(&self) -> PathBuf {
+    pub(crate) fn shim(&self) -> PathBuf {
         self.path.join("shim")
     }
 
     /// Deletes the folder if it is temporary.
-    pub(super) fn close(self) -> Result<(), DataError> {
+    pub(crate) fn close(self) -> Result<(), DataError> {
         let Self { path, ephemeral, _lock } = self;
         match ephemeral {
             Some(folder) => folder.close().map_err(|source| DataError::Folder { path, source }),
