@@ -16,7 +16,7 @@ use crate::chain::Chain;
 use crate::config::{self, ConfigError};
 use crate::daemon::{DaemonError, ProcessHost};
 use crate::runner::process::{self, Service};
-use crate::telemetry::Shape;
+use crate::telemetry::LogStyle;
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::error::Error;
@@ -98,11 +98,11 @@ pub fn run() -> ExitCode {
         Command::Ask(_) | Command::Doctor(_) => "error",
         Command::Demo(_) | Command::Env(_) | Command::ExampleService(_) => "warn",
     };
-    let shape = match &command {
-        Command::Serve(args) => args.shape(),
-        _ => Shape::Text,
+    let style = match &command {
+        Command::Serve(args) => args.log_style(),
+        _ => LogStyle::Text,
     };
-    crate::telemetry::install_logs(level, log.as_deref(), shape);
+    crate::telemetry::install_logs(level, log.as_deref(), style);
     let outcome = match command {
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Local(args) => block_on(local::run(args)),
@@ -115,7 +115,7 @@ pub fn run() -> ExitCode {
     };
     match outcome {
         Ok(code) => ExitCode::from(code),
-        Err(failure) if shape == Shape::Json => {
+        Err(failure) if style == LogStyle::Json => {
             serve::log_failure(&failure);
             ExitCode::from(failure.code)
         }

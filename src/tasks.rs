@@ -58,7 +58,7 @@ impl Tasks {
                 task.await;
                 name
             }
-            .instrument(info_span!("task", name)),
+            .instrument(info_span!("task", task = name)),
         );
     }
 

@@ -1,62 +1,70 @@
 //! Logs and metrics of the process.
 
+mod fields;
 mod json;
+mod text;
+use fields::SpanFields;
 use json::JsonFormat;
-pub use json::one_line;
+pub(crate) use json::one_line;
 use metrics::{describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use std::fmt;
 use std::io::{self, IsTerminal, Stderr, Write, stderr};
 use std::time::Duration;
-use tracing::{Event, Subscriber};
+use text::TextFormat;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::fmt::Layer;
+use tracing_subscriber::fmt::format::{DefaultFields, Format};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
-/// Bounds in seconds for what takes from a microsecond to seconds: stages of one event.
+/// Bounds of histograms of one event, in seconds.
 const SHORT: [f64; 12] =
     [1e-6, 4e-6, 16e-6, 64e-6, 256e-6, 1e-3, 4e-3, 16e-3, 64e-3, 256e-3, 1.0, 4.0];
 
-/// Bounds in seconds for what takes from a moment to a day: questions.
+/// Bounds of histograms of questions, in seconds.
 const LONG: [f64; 14] =
     [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
 
-/// Samples of histograms queue up until they are scraped or this has passed.
+/// How often samples are moved into the histograms. Until then, or a scrape, they queue up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// The shape of logs.
+/// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// As the SDK logs: for a person.
+pub(crate) enum LogStyle {
+    /// For a person, as the SDK writes them.
     Text,
-    /// As Google Cloud Logging reads them.
+    /// For Google Cloud Logging.
     Json,
 }
 
-/// Sends logs of `level` and above to stderr, or as `filter` says where it is given (the syntax of
-/// `RUST_LOG`).
-pub fn install_logs(level: &str, filter: Option<&str>, shape: Shape) {
-    // The client of Pub/Sub tells at WARN of what it then does again by itself.
+/// Writes logs of `level` and above to stderr, or those of `filter` where it is given, in the syntax of
+/// `RUST_LOG`.
+pub(crate) fn install_logs(level: &str, filter: Option<&str>, style: LogStyle) {
+    // The client of Pub/Sub warns of failures that it retries by itself.
     let default = format!("{level},google_cloud_pubsub=error,google_cloud_gax=error");
     let filter = EnvFilter::new(filter.unwrap_or(&default));
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| Unheard(stderr()))
-        .log_internal_errors(false);
-    match shape {
-        Shape::Text => logs.with_ansi(stderr().is_terminal()).event_format(SdkFormat).init(),
-        Shape::Json => logs.with_ansi(false).event_format(JsonFormat).init(),
-    }
+    let (text, json) = match style {
+        LogStyle::Text => (Some(lines().event_format(TextFormat)), None),
+        LogStyle::Json => (None, Some(lines().event_format(JsonFormat))),
+    };
+    let text = text.map(|text| text.with_ansi(on_terminal()));
+    // Another consumer of spans and events is another layer.
+    tracing_subscriber::registry().with(filter).with(SpanFields).with(text).with(json).init();
 }
 
-/// Whether a person reads what goes to stderr.
-pub fn on_terminal() -> bool {
+/// A layer that writes lines to stderr.
+fn lines<S>() -> Layer<S, DefaultFields, Format, fn() -> TolerantStderr> {
+    let layer = Layer::default().log_internal_errors(false).with_ansi(false);
+    layer.with_writer(|| TolerantStderr(stderr()))
+}
+
+/// Whether stderr is a terminal.
+pub(crate) fn on_terminal() -> bool {
     stderr().is_terminal()
 }
 
-/// Makes the recorder of metrics the process's own.
-pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
+/// Installs the recorder of the process's metrics.
+pub(crate) fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     PrometheusBuilder::new()
         .upkeep_timeout(UPKEEP)
         .set_buckets(&SHORT)?
@@ -64,19 +72,21 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Full("twined_event_age_seconds".into()), &LONG)?
         .set_buckets_for_metric(Matcher::Full("twined_failure_detection_seconds".into()), &LONG)?
         .install_recorder()
-        .inspect(|_| tell_build())
+        .inspect(|_| record_build())
 }
 
-/// Which program this is.
-fn tell_build() {
-    describe_gauge!("twined_build_info", "Always 1; its labels say which program this is");
+fn record_build() {
+    describe_gauge!(
+        "twined_build_info",
+        "Always 1, with the version and commit of the program as labels"
+    );
     let version = env!("CARGO_PKG_VERSION");
     let commit = option_env!("TWINED_COMMIT").unwrap_or("unknown");
     gauge!("twined_build_info", "version" => version, "commit" => commit).set(1.0);
 }
 
-/// Brings the histograms up to date, for as long as it is polled.
-pub async fn upkeep(metrics: PrometheusHandle) {
+/// Moves samples into the histograms regularly, for as long as it is polled.
+pub(crate) async fn upkeep(metrics: PrometheusHandle) {
     let mut tick = tokio::time::interval(UPKEEP);
     loop {
         tick.tick().await;
@@ -84,10 +94,10 @@ pub async fn upkeep(metrics: PrometheusHandle) {
     }
 }
 
-/// Stderr, whether anybody reads it or not. A log whose reader has gone must not end who writes it.
-struct Unheard(Stderr);
+/// Stderr that ignores errors: a reader of the logs that has gone must not end the process.
+struct TolerantStderr(Stderr);
 
-impl Write for Unheard {
+impl Write for TolerantStderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(self.0.write(bytes).unwrap_or(bytes.len()))
     }
@@ -98,25 +108,39 @@ impl Write for Unheard {
     }
 }
 
-/// `[time | LEVEL | module] message`, as the SDK logs.
-struct SdkFormat;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+    use tracing_subscriber::Registry;
+    use tracing_subscriber::fmt::FormatEvent;
+    use tracing_subscriber::layer::Layered;
 
-impl<S, N> FormatEvent<S, N> for SdkFormat
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S,%3f");
-        let metadata = event.metadata();
-        let module = metadata.target().strip_prefix("twined::").unwrap_or(metadata.target());
-        write!(writer, "[{now} | {} | {module}] ", metadata.level())?;
-        context.format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged in a format.
+    pub(super) fn logged<F>(format: F, log: impl FnOnce()) -> String
+    where
+        F: FormatEvent<Layered<SpanFields, Registry>, DefaultFields> + Send + Sync + 'static,
+    {
+        let lines = Lines::default();
+        let written = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).event_format(format);
+        let layer = layer.with_writer(move || written.clone());
+        let subscriber = tracing_subscriber::registry().with(SpanFields).with(layer);
+        tracing::subscriber::with_default(subscriber, log);
+        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
     }
 }

@@ -8,7 +8,7 @@ use crate::preflight::PreflightCheck;
 use crate::runner::process::Service;
 use crate::sdk::services;
 use crate::serve;
-use crate::telemetry::{self, Shape};
+use crate::telemetry::{self, LogStyle};
 use serde_json::json;
 use tracing::{error, info};
 
@@ -32,11 +32,11 @@ pub struct Args {
 
 impl Args {
     /// The format of its logs.
-    pub fn shape(&self) -> Shape {
+    pub fn log_style(&self) -> LogStyle {
         let format = self.serve.log_format;
         match format.unwrap_or_else(|| LogFormat::default_for(telemetry::on_terminal())) {
-            LogFormat::Json => Shape::Json,
-            LogFormat::Text => Shape::Text,
+            LogFormat::Json => LogStyle::Json,
+            LogFormat::Text => LogStyle::Text,
         }
     }
 }
@@ -44,7 +44,7 @@ impl Args {
 /// Runs the daemon until a signal stops it.
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let mut signals = Signals::listen();
-    let shape = args.shape();
+    let style = args.log_style();
     let settings = args.serve.into_settings(config::env_variable)?;
     let host = process_host(services(&settings)?)?;
     let metrics = telemetry::install_metrics().map_err(Failure::failed)?;
@@ -56,7 +56,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     let daemon = match starting {
         Ok(daemon) => daemon,
         Err(DaemonError::Preflight(checks)) => {
-            report(&checks, shape);
+            report(&checks, style);
             return Err(DaemonError::Preflight(checks).into());
         }
         Err(error) => return Err(error.into()),
@@ -91,14 +91,14 @@ fn services(settings: &ServeSettings) -> Result<Vec<Service>, Failure> {
 }
 
 /// Reports failed checks and warnings: as a table for a person, as log lines for a program.
-fn report(checks: &[PreflightCheck], shape: Shape) {
+fn report(checks: &[PreflightCheck], style: LogStyle) {
     let reported = checks.iter().filter(|check| check.is_failure() || check.is_warning());
-    match shape {
-        Shape::Text => {
+    match style {
+        LogStyle::Text => {
             let reported: Vec<_> = reported.cloned().collect();
             terminal::note(&doctor::table(&reported));
         }
-        Shape::Json => {
+        LogStyle::Json => {
             for PreflightCheck { name, found, remedy, verdict } in reported {
                 error!(
                     check = name,

@@ -1,19 +1,15 @@
-//! Logs as Google Cloud Logging reads them: one line of JSON each.
+//! Logs for Google Cloud Logging: one line of JSON each.
 
-use serde_json::{Map, Value};
+use super::fields::Fields;
+use serde_json::Value;
 use std::fmt;
-use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// `{"severity": …, "time": …, "target": …, "message": …}`, and the fields of the event.
-pub struct JsonFormat;
-
-/// The fields of one event.
-#[derive(Default)]
-struct Fields(Map<String, Value>);
+/// `{"severity": …, "time": …, "target": …, "message": …}`, with the fields of the event and its spans.
+pub(super) struct JsonFormat;
 
 // === impl JsonFormat ===
 
@@ -24,14 +20,14 @@ where
 {
     fn format_event(
         &self,
-        _: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
+        let mut fields = Fields::of_spans(context);
+        fields.add(event);
         let Fields(mut line) = fields;
-        // What the line is comes after its fields, so that no field can pass for it.
+        // Last, so that no field can replace them.
         let metadata = event.metadata();
         line.insert("severity".into(), severity(*metadata.level()).into());
         line.insert("time".into(), jiff::Timestamp::now().to_string().into());
@@ -40,7 +36,7 @@ where
     }
 }
 
-/// The name of a level there.
+/// The name of a level in Google Cloud Logging.
 fn severity(level: Level) -> &'static str {
     match level {
         Level::ERROR => "ERROR",
@@ -50,9 +46,9 @@ fn severity(level: Level) -> &'static str {
     }
 }
 
-/// JSON without what could steer a terminal. It escapes line feeds and their kin itself; the control
-/// characters above ASCII it leaves to us. They are inside strings alone.
-pub fn one_line(value: &Value) -> String {
+/// JSON on one line, without characters that control a terminal. `serde_json` escapes those of ASCII;
+/// the others, which occur only in strings, are escaped here.
+pub(crate) fn one_line(value: &Value) -> String {
     let json = value.to_string();
     let mut line = String::with_capacity(json.len());
     for character in json.chars() {
@@ -64,94 +60,55 @@ pub fn one_line(value: &Value) -> String {
     line
 }
 
-// === impl Fields ===
-
-impl Fields {
-    fn put(&mut self, field: &Field, value: impl Into<Value>) {
-        self.0.insert(field.name().to_owned(), value.into());
-    }
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{value:?}"));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value);
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value);
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value);
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value);
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::tests::logged;
     use super::*;
-    use std::io;
-    use std::sync::{Arc, Mutex};
-    use tracing::{debug, warn};
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn logged(log: impl FnOnce()) -> String {
-        let lines = Lines::default();
-        let written = lines.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(Level::TRACE)
-            .with_writer(move || written.clone())
-            .event_format(JsonFormat)
-            .finish();
-        tracing::subscriber::with_default(subscriber, log);
-        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
-    }
+    use tracing::{debug, info_span, warn};
 
     #[test]
     fn a_line_has_what_google_reads_and_the_fields() {
-        let text = logged(|| warn!(runs = 3, cause = %"no room", "failed to launch"));
+        let text = logged(JsonFormat, || warn!(runs = 3, cause = %"no room", "launch failed"));
 
         let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(line["severity"], "WARNING");
-        assert_eq!(line["message"], "failed to launch");
+        assert_eq!(line["message"], "launch failed");
         assert_eq!((&line["runs"], &line["cause"]), (&Value::from(3), &Value::from("no room")));
         assert!(line["target"].as_str().unwrap().starts_with("twined::telemetry"));
         assert!(line["time"].as_str().unwrap().ends_with('Z'));
     }
 
     #[test]
-    fn what_is_logged_of_strangers_stays_one_line_and_steers_nothing() {
+    fn a_line_has_the_fields_of_its_spans_and_the_innermost_wins() {
+        let text = logged(JsonFormat, || {
+            let outer = info_span!("task", task = "pipeline", event = "outer").entered();
+            let inner = info_span!("delivery", event = "inner", late = tracing::field::Empty);
+            inner.record("late", 4);
+            inner.in_scope(|| warn!(cause = "none", "nothing"));
+            drop(outer);
+            warn!("outside");
+        });
+
+        let lines: Vec<Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((&lines[0]["task"], &lines[0]["event"]), (&"pipeline".into(), &"inner".into()));
+        assert_eq!((&lines[0]["late"], &lines[0]["cause"]), (&4.into(), &"none".into()));
+        assert!(lines[1].get("task").is_none(), "{text}");
+    }
+
+    #[test]
+    fn logged_text_of_others_stays_on_one_line_without_control_characters() {
         let evil = "a\n{\"severity\":\"ERROR\"}\u{1b}[31m\u{9b}31m\u{7f}";
-        let text = logged(|| debug!(severity = "ERROR", said = evil, "{evil}"));
+        let text = logged(JsonFormat, || {
+            info_span!("s", spanned = evil).in_scope(|| {
+                debug!(severity = "ERROR", found = evil, "{evil}");
+            });
+        });
 
         assert_eq!(text.trim_end_matches('\n').lines().count(), 1, "{text}");
         assert!(!text.trim_end_matches('\n').contains(char::is_control), "{text:?}");
         let line: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&line["severity"], &line["said"]), (&"DEBUG".into(), &evil.into()));
-        assert_eq!(line["message"], evil);
+        assert_eq!((&line["severity"], &line["found"]), (&"DEBUG".into(), &evil.into()));
+        assert_eq!((&line["message"], &line["spanned"]), (&evil.into(), &evil.into()));
     }
 }
