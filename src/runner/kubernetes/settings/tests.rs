@@ -228,3 +228,47 @@ proptest! {
         let _ = NetworkSettings::read(&text, ServiceFields::default());
     }
 }
+
+// === The documents ===
+
+fn documented() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md");
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// The keys that are allowed where `text` has one that is not.
+fn allowed_keys(text: &str) -> Vec<String> {
+    let error = error(text);
+    let (_, expected) = error.split_once("expected one of ").unwrap_or_else(|| panic!("{error}"));
+    let (keys, _) = expected.split_once(" at line").unwrap_or_else(|| panic!("{error}"));
+    let keys: Vec<_> = keys.split(", ").map(str::to_owned).collect();
+    assert!(keys.len() > 2, "{error}");
+    keys
+}
+
+#[test]
+fn the_example_of_the_documents_is_valid() {
+    let text = documented();
+    let (_, rest) = text.split_once("```yaml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let settings = read(example);
+    assert_eq!(settings.running.network, Some(200));
+    let service = service(&settings, "octue/wind-speed:1.0.0");
+    assert_eq!(service.gpus.as_ref().unwrap().number, 1);
+    assert!(settings.admit("other/service:1".parse::<SruidBuf>().unwrap().as_sruid()).is_err());
+}
+
+#[test]
+fn every_key_is_documented() {
+    let text = documented();
+    let keys = [allowed_keys("nonsense: 1"), allowed_keys("defaults: {nonsense: 1}")].concat();
+    assert!(keys.len() > 25, "{keys:?}");
+    for key in keys {
+        let named = text.contains(&format!("`{key}`")) || text.contains(&format!("`{key}."));
+        assert!(named, "docs/settings.md does not name `{key}`");
+    }
+    for reason in EndReason::ALL {
+        let can_retry = !matches!(reason, EndReason::Exited | EndReason::Cancelled);
+        assert_eq!(text.contains(&format!("`{}`", reason.label())), can_retry, "{reason:?}");
+    }
+}
