@@ -7,7 +7,7 @@
 //! |---|---|
 //! | send `GET`, or `POST` with a simple content type | a foreign `Origin` is refused, and so is what the browser itself marks as cross-site; what changes state must be `application/json` |
 //! | read the answers, once its own name resolves to this machine (DNS rebinding) | on loopback, `Host` is an IP address, `localhost`, or a name that this server was given |
-//! | show or load an answer as a frame, an object, a script or an image | each answer carries [`HEADERS`] |
+//! | show or load an answer as a frame, an object, a script or an image | each answer says that no other origin may embed it |
 //! | speak gRPC over HTTP/1.1, because servers are lenient | gRPC is HTTP/2 and `application/grpc` only, which no page can send |
 //!
 //! The rules are pure and apply before any route. [`RequestGuard::protect`] puts them in front of

@@ -145,7 +145,7 @@ pub struct UnansweredQuery {
     pub from: Timestamp,
     /// Those made before.
     pub until: Timestamp,
-    /// Those behind this one: [`Unanswered::place`] of the last of the page before.
+    /// Those behind this one: [`UnansweredQuestion::cursor`] of the last of the page before.
     pub after: Option<QuestionCursor>,
     /// At most so many. A shorter page is the last.
     pub limit: u32,

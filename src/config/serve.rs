@@ -48,7 +48,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TWINED_PROJECT")]
     pub project: Option<String>,
 
-    /// Subscription that all replicas share [default: `twined.daemon.<topic>`]
+    /// Subscription that all replicas share [default: twined.daemon.TOPIC]
     ///
     /// Created if it does not exist.
     #[arg(long, env = "TWINED_SUBSCRIPTION", value_name = "NAME")]
@@ -124,7 +124,7 @@ pub struct ServeArgs {
     #[arg(long, env = "TWINED_SETTINGS", value_name = "FILE")]
     pub settings: Option<PathBuf>,
 
-    /// Lease by which the replicas elect a leader [default: `twined-<topic>`]
+    /// Lease by which the replicas elect a leader [default: twined-TOPIC]
     #[arg(long, env = "TWINED_LEASE_NAME", value_name = "NAME")]
     pub lease_name: Option<String>,
 

@@ -78,7 +78,7 @@ pub mod annotation {
     pub const GATE: &str = "twined.octue.com/gate";
     /// How the question is mounted: `<nonce> <number of Secrets>`.
     pub const INPUTS: &str = "twined.octue.com/inputs";
-    /// Why we ended it: JSON of [`super::Stopped`].
+    /// Why we ended it: JSON of its cause.
     pub const STOPPED: &str = "twined.octue.com/stopped";
     /// The uids of its evicted pods, separated by commas.
     pub const EVICTED: &str = "twined.octue.com/evicted";
