@@ -579,15 +579,19 @@ async fn run_all(views_alone: bool) {
     assert!(faults.is_empty(), "{} of {count}: {faults:#?}", faults.len());
 }
 
-/// Waits, in real time, until all tasks of this runtime wait for the clock.
+/// Waits, in real time, until all tasks of this runtime wait for the clock: on a busy machine, for half
+/// a second at most.
 async fn settle() {
     let metrics = tokio::runtime::Handle::current().metrics();
     let mut quiet = 0;
-    while quiet < 2 {
+    for _ in 0..100 {
         let before = metrics.worker_total_busy_duration(0);
         tokio::time::sleep(Duration::from_millis(5)).await;
         let busy = metrics.worker_total_busy_duration(0) - before;
         quiet = if busy < Duration::from_millis(1) { quiet + 1 } else { 0 };
+        if quiet == 2 {
+            return;
+        }
     }
 }
 
