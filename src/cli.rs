@@ -78,7 +78,7 @@ enum Command {
     ExampleService(example::Args),
 }
 
-/// What ends a command early, with its exit code and a hint.
+/// What ends a command early, with its exit code.
 #[derive(Debug)]
 struct Failure {
     code: u8,
