@@ -166,7 +166,7 @@ def test_a_pod_that_is_deleted_by_hand_is_told(network):
 
 
 def test_a_job_that_is_deleted_by_hand_is_told(network):
-    way = Way("InterruptedError", "was deleted from the cluster", "Ask again")
+    way = Way("InterruptedError", "was deleted by another client of the cluster", "Ask")
     with network.parent(SLEEPS, input_values={}) as parent:
         network.wait_for_run(parent.question_uuid)
         job = f"question-{parent.question_uuid}"

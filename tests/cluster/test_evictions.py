@@ -14,7 +14,7 @@ from network import runs
 
 ECHO = "tests/echo:local"
 KIND = "twined.test/kind"
-TAKEN = "was taken away"
+TAKEN = "was removed (eviction"
 RETRY = {"backoff": "1s"}
 # Nodes of which there is one, or two.
 KINDS = ["vanishes", "is-tainted", "is-preempted"]

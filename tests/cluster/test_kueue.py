@@ -284,7 +284,7 @@ def test_what_is_preempted_runs_again_in_another_pod(fake_network, queue, priori
         with network.parent("tests/numbers:local", input_values={}) as high:
             wait_for_job(network, low, waits, within=30)
             network.wait_for_run(high.question_uuid, within=30)
-            wait_for_note(low, "taken away (eviction 1)", within=30)
+            wait_for_note(low, "was removed (eviction 1)", within=30)
             answered_after_eviction(network, low, pod)
 
 
@@ -298,7 +298,7 @@ def test_what_kueue_drains_runs_again_in_another_pod(fake_network, queue):
         pod = network.wait_for_run(parent.question_uuid)
         change_queue(network, stopPolicy="HoldAndDrain")
         wait_for_job(network, parent, waits, within=30)
-        wait_for_note(parent, "taken away (eviction 1)", within=30)
+        wait_for_note(parent, "was removed (eviction 1)", within=30)
         assert not parent.received("exception", "result")
         change_queue(network, stopPolicy="None")
         answered_after_eviction(network, parent, pod)
