@@ -107,6 +107,7 @@ impl ClusterState {
     /// A Job was deleted, or settled and so left the watch. `job` is its last version.
     pub(super) fn job_left_watch(&self, job: &Job) {
         let Some(uid) = observed::uid(&job.metadata) else { return };
+        self.table(|table| table.job_left_watch(uid, Timestamp::now()));
         // The last version supersedes what late answers to our calls may still show.
         if self.table(|table| table.get(uid).is_some()) {
             self.saw_job(job);
@@ -133,15 +134,20 @@ impl ClusterState {
     /// The end of a Job has been dealt with.
     pub(super) fn job_settled(&self, uid: Uuid) {
         let mut inner = self.inner();
-        if let Some(state) = inner.table.remove_settled(uid) {
+        if let Some(state) = inner.table.remove_settled(uid, Timestamp::now()) {
             inner.listeners.notify(&state);
             self.changed.notify_one();
         }
     }
 
+    /// A list of all Jobs begins.
+    pub(super) fn job_list_started(&self) {
+        self.table(Table::job_list_started);
+    }
+
     /// A list of all Jobs had exactly these.
     pub fn jobs_listed(&self, uids: &HashSet<Uuid>) {
-        self.table(|table| table.jobs_listed(uids));
+        self.table(|table| table.jobs_listed(uids, Timestamp::now()));
     }
 
     /// The known Jobs of a run.

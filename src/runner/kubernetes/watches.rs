@@ -41,7 +41,10 @@ pub(super) async fn watch_jobs(
     let mut uids = HashSet::new();
     while let Some(event) = events.next().await {
         match event {
-            Event::Init => uids.clear(),
+            Event::Init => {
+                uids.clear();
+                state.job_list_started();
+            }
             Event::InitApply(Trimmed(job)) => {
                 uids.extend(observed::uid(&job.metadata));
                 state.saw_job(&job);

@@ -10,6 +10,7 @@
 //! until the entry shows that it was done.
 
 mod entry;
+mod removed;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use crate::runner::cause::Cause;
 use crate::runner::kubernetes::failure::Stall;
 use crate::runner::kubernetes::observed::{ObservedJob, ObservedPod};
 use entry::Entry;
+use removed::RemovedJobs;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -77,6 +79,8 @@ pub(crate) struct Table {
     entries: HashMap<Uuid, Entry>,
     /// The Jobs of each run, in the order in which they were seen.
     runs: HashMap<RunId, Vec<Uuid>>,
+    /// The Jobs of settled runs: what shows them later is older than their removal.
+    removed: RemovedJobs,
     /// Pods whose Job is not known, by the uid of the Job.
     orphaned_pods: HashMap<Uuid, OrphanedPods>,
     /// How long a run may wait before it ends.
@@ -115,6 +119,7 @@ impl Table {
         Self {
             entries: HashMap::new(),
             runs: HashMap::new(),
+            removed: RemovedJobs::default(),
             orphaned_pods: HashMap::new(),
             queue_timeout,
             changed: HashSet::new(),
@@ -127,6 +132,9 @@ impl Table {
     /// showed meanwhile.)
     pub(crate) fn update_job(&mut self, job: ObservedJob) {
         let uid = job.uid;
+        if self.removed.contains(uid) {
+            return;
+        }
         self.changed.insert(uid);
         if let Some(entry) = self.entries.get_mut(&uid) {
             if !is_older(&job.resource_version, &entry.job.resource_version) {
@@ -153,9 +161,23 @@ impl Table {
         }
     }
 
+    /// The watch showed that a Job is deleted or settled.
+    pub(crate) fn job_left_watch(&mut self, uid: Uuid, now: Timestamp) {
+        self.removed.left_watch(uid, now);
+        if let Some(entry) = self.entries.get_mut(&uid) {
+            entry.left_watch = true;
+        }
+    }
+
+    /// A list of all Jobs begins.
+    pub(crate) fn job_list_started(&mut self) {
+        self.removed.list_started();
+    }
+
     /// A list of all Jobs had exactly these. The others must be looked for: they were deleted or
     /// settled unseen, or created while the list was made.
-    pub(crate) fn jobs_listed(&mut self, uids: &HashSet<Uuid>) {
+    pub(crate) fn jobs_listed(&mut self, uids: &HashSet<Uuid>, now: Timestamp) {
+        self.removed.listed(uids, now);
         for (uid, entry) in &mut self.entries {
             if !entry.is_gone && !uids.contains(uid) {
                 entry.find_after = Some(Timestamp(0));
@@ -165,9 +187,10 @@ impl Table {
 
     /// Removes a settled Job: its run is reported no more. Returns the last state of the run, where
     /// no other Job of it is left.
-    pub(crate) fn remove_settled(&mut self, uid: Uuid) -> Option<RunState> {
+    pub(crate) fn remove_settled(&mut self, uid: Uuid, now: Timestamp) -> Option<RunState> {
         let entry = self.entries.remove(&uid)?;
         self.changed.remove(&uid);
+        self.removed.insert(uid, entry.left_watch, now);
         let run = entry.job.identity.run;
         let jobs = self.runs.get_mut(&run)?;
         jobs.retain(|other| *other != uid);
@@ -298,6 +321,7 @@ impl Table {
     pub(crate) fn actions(&mut self, now: Timestamp) -> Vec<Action> {
         let timeout = i64::try_from(ORPHAN_TIMEOUT.as_micros()).unwrap_or(i64::MAX);
         self.orphaned_pods.retain(|_, orphaned| now.0 - orphaned.since.0 < timeout);
+        self.removed.prune(now);
         let (mut actions, mut event_reads) = (Vec::new(), Vec::new());
         for (uid, entry) in &mut self.entries {
             let read_last = entry.actions(*uid, self.queue_timeout, now, &mut actions);

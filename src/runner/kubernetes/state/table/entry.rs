@@ -33,6 +33,8 @@ pub(super) struct Entry {
     pub(super) job: ObservedJob,
     /// Whether the Job no longer exists.
     pub(super) is_gone: bool,
+    /// Whether the watch showed that it is deleted or settled.
+    pub(super) left_watch: bool,
     /// When to look for the Job, where a list of all Jobs left it out.
     pub(super) find_after: Option<Timestamp>,
     /// Whether its pods were listed after its end.
@@ -78,6 +80,7 @@ impl Entry {
             events_read_at: job.identity.launched,
             job,
             is_gone: false,
+            left_watch: false,
             find_after: None,
             pods_looked_up: false,
             claim: None,

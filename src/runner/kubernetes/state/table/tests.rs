@@ -384,8 +384,8 @@ fn the_last_attempt_gives_the_state_of_a_run_and_settles_it() {
     let state = table.take_changes(at(4)).pop().unwrap();
     assert_eq!((state.attempt, table.states().len()), (1, 1));
     assert!(matches!(state.phase, RunPhase::Starting { .. }));
-    assert!(table.remove_settled(JOB).is_none());
-    assert_eq!(table.remove_settled(second).unwrap().phase, RunPhase::Settled);
+    assert!(table.remove_settled(JOB, at(100)).is_none());
+    assert_eq!(table.remove_settled(second, at(100)).unwrap().phase, RunPhase::Settled);
     assert!(table.states().is_empty());
 }
 
@@ -401,7 +401,7 @@ fn an_older_version_does_not_replace_a_newer() {
 fn a_job_that_a_list_left_out_is_looked_for_until_it_is_found() {
     let mut table = table();
     table.update_job(job(JOB, 0));
-    table.jobs_listed(&HashSet::new());
+    table.jobs_listed(&HashSet::new(), at(1));
     assert_eq!(table.actions(at(1)), [Action::FindJob { job: JOB }]);
     // The call failed.
     assert_eq!(table.actions(at(2)), []);
@@ -435,6 +435,66 @@ fn an_object_that_is_seen_again_exists_unless_the_version_is_older() {
     assert!(matches!(published(&mut table), Some(RunPhase::Running { .. })));
     table.mark_pod_gone(JOB, uid);
     assert!(!matches!(published(&mut table), Some(RunPhase::Running { .. })));
+}
+
+#[test]
+fn a_settled_job_stays_removed_whatever_the_watch_still_shows() {
+    let mut table = table();
+    let seen = |version: &str| ObservedJob { resource_version: version.into(), ..job(JOB, 0) };
+    table.update_job(seen("10"));
+    published(&mut table).unwrap();
+    assert!(table.remove_settled(JOB, at(10)).is_some());
+
+    // The watch is behind, for hours. Not even a later version brings the Job back.
+    for (seconds, version) in [(11, "8"), (5_000, "9"), (10_000, "11")] {
+        table.update_job(seen(version));
+        assert_eq!(table.actions(at(seconds)), []);
+        assert!(table.take_changes(at(seconds)).is_empty() && table.states().is_empty());
+        assert!(table.remove_settled(JOB, at(seconds)).is_none(), "it is settled once");
+    }
+
+    // The watch has caught up. The answer to a call of ours still has not been used.
+    table.job_left_watch(JOB, at(10_001));
+    assert_eq!(table.actions(at(10_300)), []);
+    table.update_job(seen("9"));
+    assert!(table.get(JOB).is_none());
+    assert_eq!(table.actions(at(10_302)), []);
+    assert!(table.removed.is_empty(), "nothing older can arrive: it need not be remembered");
+}
+
+#[test]
+fn a_list_that_began_after_the_settling_shows_that_a_watch_has_caught_up() {
+    let others = HashSet::from([Uuid::from_u128(2)]);
+    let is_remembered = |listed: &HashSet<Uuid>, starts_later: bool| {
+        let mut table = table();
+        table.update_job(job(JOB, 0));
+        if !starts_later {
+            table.job_list_started();
+        }
+        table.remove_settled(JOB, at(10));
+        if starts_later {
+            table.job_list_started();
+        }
+        table.jobs_listed(listed, at(20));
+        table.actions(at(1_000));
+        !table.removed.is_empty()
+    };
+    assert!(!is_remembered(&others, true));
+    assert!(is_remembered(&others, false), "the list may be older than the settling");
+    assert!(is_remembered(&HashSet::from([JOB]), true), "the list itself shows an old version");
+}
+
+#[test]
+fn a_job_that_the_watch_showed_deleted_is_remembered_for_late_answers_only() {
+    let mut table = table();
+    table.update_job(job(JOB, 0));
+    table.job_left_watch(JOB, at(5));
+    table.mark_job_gone(JOB);
+    table.remove_settled(JOB, at(10));
+    table.update_job(job(JOB, 0));
+    assert!(table.get(JOB).is_none());
+    table.actions(at(311));
+    assert!(table.removed.is_empty());
 }
 
 #[test]
