@@ -1,8 +1,11 @@
-//! How many events a second the SQLite store makes durable, as one row for each call, with many
-//! callers at once: `cargo bench --bench store -- [EVENTS] [CALLERS] [FOLDER]`.
+//! How many events a second the SQLite store makes durable, one row a call, with many concurrent
+//! callers: `cargo bench --bench store -- [EVENTS] [CALLERS] [FOLDER] [ROWS]`.
 //!
-//! A program and not a sample of a loop: what is measured is the disk, which has good and bad
-//! minutes. So it prints what a sync of the same disk takes beside.
+//! With ROWS, the store has that many rows before the measurement: the indexes of a large store no
+//! longer fit into its cache.
+//!
+//! This is a program and not a sampled loop, because it measures a disk, whose speed changes from minute
+//! to minute. So it also prints how long a sync of that disk takes.
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 use std::collections::HashMap;
@@ -17,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use twined::event::{Outgoing, RunId, Sruid, Timestamp, decode, encode};
 use twined::store::sqlite::{Options, SqliteStore};
-use twined::store::{EventQuery, EventScope, EventStore, Row, View};
+use twined::store::{EventLog, EventQuery, EventScope, History, Row, View};
 use uuid::Uuid;
 
 /// Of the data of each event, beside its attributes.
@@ -31,7 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let given: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let number =
         |index: usize, default: u64| given.get(index).map_or(Ok(default), |text| text.parse());
-    let (events, callers) = (number(0, 100_000)?, number(1, 500)?);
+    let (events, callers, rows) = (number(0, 100_000)?, number(1, 500)?, number(3, 0)?);
     let folder = match given.get(2) {
         Some(folder) => tempfile::tempdir_in(folder)?,
         None => tempfile::tempdir()?,
@@ -41,15 +44,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let path = folder.path().join("events.sqlite");
     opening(&path).await?;
     let store = SqliteStore::open(&path, Options::default())?;
+    fill(&store, events, rows).await?;
     append(&store, events, callers).await?;
     read(&store).await?;
     store.close().await;
     let bytes = std::fs::metadata(&path)?.len();
-    println!("file                {:.0} bytes an event", bytes as f64 / events as f64);
+    println!("file                {:.0} bytes an event", bytes as f64 / (events + rows) as f64);
     Ok(())
 }
 
-/// What a sync of 64 KiB takes here.
+/// How long a sync of 64 KiB takes here.
 fn syncs(folder: &Path) -> Result<(), Box<dyn Error>> {
     let mut file = File::create(folder.join("sync"))?;
     let mut took = Vec::new();
@@ -76,6 +80,25 @@ async fn opening(path: &Path) -> Result<(), Box<dyn Error>> {
     }
     println!("open a new file     {}", quantiles(&mut new));
     println!("open it again       {}", quantiles(&mut again));
+    Ok(())
+}
+
+/// Appends the rows that are there before the measurement.
+async fn fill(store: &SqliteStore, first: u64, rows: u64) -> Result<(), Box<dyn Error>> {
+    for start in (first..first + rows).step_by(1_000) {
+        let numbers = start..(start + 1_000).min(first + rows);
+        let messages: Vec<_> = numbers.map(message).collect();
+        let events = messages.iter().map(|message| decode(&message.data, &message.attributes));
+        let events = events.collect::<Result<Vec<_>, _>>()?;
+        let rows: Vec<_> = messages
+            .iter()
+            .zip(&events)
+            .map(|(message, event)| {
+                Row::new(event, &message.attributes, "17", &message.ordering_key)
+            })
+            .collect();
+        store.append(&rows).await?;
+    }
     Ok(())
 }
 
@@ -117,14 +140,9 @@ async fn read(store: &SqliteStore) -> Result<(), Box<dyn Error>> {
         View::run_record(store, RunId { question, retry: 0 }).await?;
         records.push(start.elapsed());
         let start = Instant::now();
-        let query = EventQuery {
-            of: EventScope::Question(question),
-            kinds: Vec::new(),
-            exclude_kinds: Vec::new(),
-            limit: 1000,
-            tail: true,
-        };
-        let found = store.read(&query).await?;
+        let query =
+            EventQuery { tail: true, ..EventQuery::new(EventScope::Question(question), 1000) };
+        let found = store.events(&query).await?;
         reads.push(start.elapsed());
         assert!(!found.is_empty(), "each question has events");
     }
@@ -138,18 +156,22 @@ fn question(number: u64) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, &(number / EVENTS_OF_QUESTION).to_be_bytes())
 }
 
-/// A monitor message, of one of two services.
+/// A question to one of two services, or one of the monitor messages that follow it.
 fn message(number: u64) -> Outgoing {
-    let child = ["octue/wind-speed:1.2.0", "octue/elevation:0.4.1"][number as usize % 2];
+    let child = ["octue/wind-speed:1.2.0", "octue/elevation:0.4.1"]
+        [(number / EVENTS_OF_QUESTION) as usize % 2];
     let ask = encode::Ask {
         question_uuid: question(number),
         sender: Sruid::parse("local/local:local").expect("an SRUID"),
         recipient: Sruid::parse(child).expect("an SRUID"),
-        datetime: Timestamp(1_712_832_408_236_064),
+        datetime: Timestamp(1_712_832_408_236_064 + number as i64),
         forward_logs: true,
         input_values: None,
         input_manifest: None,
     };
+    if number.is_multiple_of(EVENTS_OF_QUESTION) {
+        return ask.encode();
+    }
     let datetime = Timestamp(1_712_832_408_236_064 + number as i64);
     let text = format!("{number:0width$}", width = DATA_BYTES - 40);
     let body = encode::Body::MonitorMessage { data: text.into() };

@@ -4,7 +4,7 @@ use crate::cancellations::Cancellations;
 use crate::pubsub::Publisher;
 use crate::routing::Router;
 use crate::runner::{Coordinator, Runner};
-use crate::store::{EventStore, View};
+use crate::store::{EventLog, History, View};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +17,10 @@ pub struct Dependencies {
     pub coordinator: Arc<dyn Coordinator>,
     /// Recent events of the questions that run here.
     pub view: Arc<dyn View>,
-    /// Keeps every event.
-    pub store: Arc<dyn EventStore>,
+    /// Records every event.
+    pub log: Arc<dyn EventLog>,
+    /// Everything that was ever recorded.
+    pub history: Arc<dyn History>,
     /// Finds out who answers a question.
     pub router: Arc<Router>,
     /// The cancellations that this replica has put on record.

@@ -6,7 +6,7 @@
 //!           ┌──────────────────────── Pub/Sub topic ◄──────────────────────┐
 //!           │ StreamingPull                                                │ publish
 //!           ▼                                                              │
-//!    subscriber ──Delivery──► pipeline ──Event──► EventStore.append        │
+//!    subscriber ──Delivery──► pipeline ──Event──► EventLog.append          │
 //!       ▲                        │                                         │
 //!       │ ack / nack             └──Question──► Runner.launch / cancel     │
 //!       └──────── Receipt ◄──────┘                  │                      │

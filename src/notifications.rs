@@ -33,6 +33,8 @@ pub(crate) type QuestionAttributes = HashMap<String, String>;
 pub(crate) struct Notification {
     /// Derived from its cause.
     pub(crate) uuid: Uuid,
+    /// The question that it is about.
+    pub(crate) question: Uuid,
     /// What to publish.
     pub(crate) message: Outgoing,
 }
@@ -213,7 +215,7 @@ impl<'a> Attempt<'a> {
         };
         let uuid = Uuid::new_v5(&NAMESPACE, cause.as_bytes());
         let message = encode::response(question, uuid, at, body)?;
-        Some(Notification { uuid, message })
+        Some(Notification { uuid, question: run.question, message })
     }
 }
 

@@ -201,7 +201,7 @@ impl Pipeline {
             if rows.is_empty() {
                 return;
             }
-            let appended = self.dependencies.store.append(&rows).await;
+            let appended = self.dependencies.log.append(&rows).await;
             drop(rows);
             let Err(error) = appended else {
                 self.metrics.append.record(start.elapsed());

@@ -1,16 +1,26 @@
-//! The seam to what keeps every event.
+//! The interfaces to the event store.
 //!
-//! An event is on record once [`EventStore::append`] has returned, and not before: nothing is run
-//! and nothing acknowledged that is not. Appending is idempotent by the event's uuid *and* the
-//! digest of its data, for the SDK sometimes gives two different events one uuid, and both are
-//! kept.
+//! ```text
+//! pipeline ──► EventLog   appends events, records rejected messages
+//! pipeline, monitor, people ──► History   what was ever recorded, by question, service and time
+//! pipeline, monitor ──► View   what a replica knows about its runs, within milliseconds
+//! ```
+//!
+//! An event is on record once [`EventLog::append`] has returned. No question is run and no message is
+//! acknowledged before. A row is identified by its question, the event's uuid and the digest of its
+//! data: the SDK sometimes gives two different events one uuid, and both are kept.
 
 pub mod layered;
+pub mod query;
 pub mod row;
 pub mod sqlite;
 use crate::event::{RunId, SruidBuf, Timestamp};
 use async_trait::async_trait;
 pub use layered::{LayeredView, PartialView};
+pub use query::{
+    EventCursor, EventQuery, EventScope, QuestionFilter, QuestionState, RejectedCursor,
+    RejectedQuery, ServiceQuery, TimeRange, UnansweredQuery, ViewPosition,
+};
 pub use row::Row;
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -18,56 +28,78 @@ use std::fmt::Debug;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// Keeps every event that was ever received.
+/// Records events.
 #[async_trait]
-pub trait EventStore: Debug + Send + Sync {
-    /// Appends rows, or finds that they are there already. Durable, all of them, when it returns.
+pub trait EventLog: Debug + Send + Sync {
+    /// Appends rows, except those that are on record already. All of them are durable when it returns.
     ///
-    /// Safe to call again with the same rows: Pub/Sub delivers at least once, so it will be. Many
-    /// calls at once share one commit. Rows of one call keep their order.
+    /// Calling it again with the same rows is safe; Pub/Sub delivers at least once. Concurrent calls
+    /// share commits. The rows of one call keep their order.
     async fn append(&self, rows: &[Row<'_>]) -> Result<(), AppendError>;
 
-    /// Keeps a message that can never be handled, whole, with the reason. Durable when it returns;
-    /// safe to call again with the same message.
+    /// Records a message that can never be handled, with the reason. It is durable when this returns.
+    /// Calling it again with the same message is safe.
     async fn reject(&self, message: &RejectedMessage<'_>) -> Result<(), AppendError>;
+}
 
-    /// Reads events in the order of their datetimes.
-    async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError>;
+/// Reads everything that was ever recorded.
+///
+/// The table may hold many years. So each query names a question or bounds the time, has a limit, and
+/// continues after a cursor.
+#[async_trait]
+pub trait History: Debug + Send + Sync {
+    /// Reads events in the order of their datetimes, then of arrival.
+    async fn events(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError>;
 
-    /// What is on record of one run.
-    ///
-    /// A cancellation counts for every attempt at the question; it is accepted from whoever the
-    /// question names as its parent or originator. While the question is not on record, from whoever
-    /// the cancellation names so itself.
-    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError>;
+    /// Reads the questions to a service, newest first. A question that was sent twice for one run is
+    /// listed as it came first.
+    async fn questions(&self, query: &ServiceQuery) -> Result<Vec<StoredQuestion>, ReadError>;
 
-    /// Reads the runs that were asked for and have no terminal event, in the order of their
-    /// questions' datetimes, then of their uuids. Of questions that were sent twice for one run,
-    /// the first to come.
+    /// Reads rejected messages, newest first.
+    async fn rejected(
+        &self,
+        query: &RejectedQuery,
+    ) -> Result<Vec<StoredRejectedMessage>, ReadError>;
+
+    /// Reads the runs that have a question and no terminal event, oldest first. A question that was
+    /// sent twice for one run is listed as it came first.
     async fn unanswered(
         &self,
         query: &UnansweredQuery,
     ) -> Result<Vec<UnansweredQuestion>, ReadError>;
+
+    /// What is on record of one run, as [`View::run_record`].
+    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError>;
 }
 
-/// What has lately been said of the questions that run here: what launches and the monitor look
-/// at. In local mode the store is its own view.
+/// Reads what a replica knows about recent questions: the basis of launches, cancellations and reports.
+///
+/// In `local` the store is its own view.
 #[async_trait]
 pub trait View: Debug + Send + Sync {
     /// What is on record of one run.
+    ///
+    /// A cancellation counts for every attempt at the question. It is accepted from the parent or the
+    /// originator that the question names. While the question is not on record, it is accepted from
+    /// those that the cancellation itself names.
     async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError>;
 
-    /// Whether an event of this uuid is on record.
-    async fn has(&self, event: Uuid) -> Result<bool, ReadError>;
+    /// Whether an event of a question is on record.
+    async fn has(&self, question: Uuid, event: Uuid) -> Result<bool, ReadError>;
+
+    /// Reads questions, newest first, with what is on record of their runs. A question that was sent
+    /// twice for one run is listed as it came first.
+    ///
+    /// Text and state are looked up question by question, which only a view is small enough for.
+    async fn questions(&self, filter: &QuestionFilter) -> Result<Vec<ViewedQuestion>, ReadError>;
 
     /// The cancelled questions that the view learned of after a position, in pages.
     ///
     /// Reports a question whose accepted cancellation came to the view after `after`, and a cancelled
     /// question of which another question event came after `after`. So it reports a cancellation
-    /// whichever of the two comes second, and again for a later attempt. A cancellation is accepted
-    /// from the parent or the originator that the question names; while the view has no question, from
-    /// those that the cancellation itself names. A question that was reported before it came may turn
-    /// out to name others: before acting on it, check [`RunRecord::cancelled`].
+    /// whichever of the two comes second, and again for a later attempt. A question that was reported
+    /// before its own event came may turn out to name another parent: before acting on it, check
+    /// [`RunRecord::cancelled`].
     ///
     /// To follow cancellations, call this with the last position whenever [`View::appended`] changes,
     /// and again for as long as a page has `limit` questions. No question is missed: positions follow
@@ -82,23 +114,10 @@ pub trait View: Debug + Send + Sync {
     fn appended(&self) -> watch::Receiver<u64>;
 }
 
-/// How much of a view a reader has seen. Its default is the position before everything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ViewPosition(pub(crate) i64);
-
-/// A page of cancelled questions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CancelledQuestions {
-    /// The questions, each once, in the order in which the view learned of them.
-    pub questions: Vec<Uuid>,
-    /// Where the next page begins.
-    pub position: ViewPosition,
-}
-
-/// A message that can never be handled.
+/// A message that can never be handled, to be recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct RejectedMessage<'a> {
-    /// Pub/Sub's id of it.
+    /// Pub/Sub's id of the message.
     pub message_id: &'a str,
     /// Its ordering key; empty where it has none.
     pub ordering_key: &'a str,
@@ -106,76 +125,30 @@ pub struct RejectedMessage<'a> {
     pub data: &'a [u8],
     /// Its attributes as they came.
     pub attributes: &'a HashMap<String, String>,
-    /// Why, in words.
+    /// Why it was rejected.
     pub reason: &'a str,
     /// When it was rejected.
     pub at: Timestamp,
 }
 
-/// Which events to read.
-#[derive(Clone, Debug)]
-pub struct EventQuery {
-    /// Of which question or questions.
-    pub of: EventScope,
-    /// Only these kinds; all where it is empty.
-    pub kinds: Vec<String>,
-    /// None of these kinds.
-    pub exclude_kinds: Vec<String>,
-    /// At most so many.
-    pub limit: u32,
-    /// Where there are more than the limit: the last of them, else the first.
-    pub tail: bool,
-}
-
-/// Whose events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventScope {
-    /// Those of one question.
-    Question(Uuid),
-    /// Those of the questions that this question asked.
-    Parent(Uuid),
-    /// Those of all questions of the tree with this root.
-    Originator(Uuid),
-}
-
-/// Which unanswered questions to read: a page of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnansweredQuery {
-    /// Those made then or later.
-    pub from: Timestamp,
-    /// Those made before.
-    pub until: Timestamp,
-    /// Those behind this one: [`UnansweredQuestion::cursor`] of the last of the page before.
-    pub after: Option<QuestionCursor>,
-    /// At most so many. A shorter page is the last.
-    pub limit: u32,
-}
-
-/// A question's place in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct QuestionCursor {
-    /// When it was made.
-    pub datetime: Timestamp,
-    /// The uuid of its event.
-    pub event: Uuid,
-}
-
-/// A run without a terminal event.
+/// A rejected message on record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnansweredQuestion {
-    /// The run.
-    pub run: RunId,
-    /// The attributes of its question as they came.
-    pub attributes: HashMap<String, String>,
-    /// Which revision was asked.
-    pub recipient: SruidBuf,
-    /// Whether the question was cancelled, by one who may.
-    pub cancelled: bool,
-    /// Its place in the order.
-    pub cursor: QuestionCursor,
+pub struct StoredRejectedMessage {
+    /// Pub/Sub's id of the message.
+    pub message_id: String,
+    /// Its ordering key; empty where it had none.
+    pub ordering_key: String,
+    /// Its bytes as they came, text or not.
+    pub data: Vec<u8>,
+    /// Its attributes as they came.
+    pub attributes: BTreeMap<String, String>,
+    /// Why it was rejected.
+    pub reason: String,
+    /// When it was rejected.
+    pub at: Timestamp,
 }
 
-/// An event as it came.
+/// An event on record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredEvent {
     /// The name of its kind.
@@ -188,6 +161,54 @@ pub struct StoredEvent {
     pub message_id: String,
     /// Its ordering key; empty where it had none.
     pub ordering_key: String,
+    /// Its place in the order.
+    pub cursor: EventCursor,
+}
+
+/// A question on record: one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredQuestion {
+    /// The run that it asks for.
+    pub run: RunId,
+    /// Its attributes as they came.
+    pub attributes: HashMap<String, String>,
+    /// The service revision that it asks.
+    pub recipient: SruidBuf,
+    /// Its place in the order.
+    pub cursor: EventCursor,
+}
+
+/// A question in a view, with what is on record of its run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewedQuestion {
+    /// The question.
+    pub question: StoredQuestion,
+    /// What is on record of its run.
+    pub record: RunRecord,
+}
+
+/// A run without a terminal event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnansweredQuestion {
+    /// The run.
+    pub run: RunId,
+    /// The attributes of its question as they came.
+    pub attributes: HashMap<String, String>,
+    /// The service revision that was asked.
+    pub recipient: SruidBuf,
+    /// Whether a cancellation of the question was accepted.
+    pub cancelled: bool,
+    /// Its place in the order.
+    pub cursor: EventCursor,
+}
+
+/// A page of cancelled questions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CancelledQuestions {
+    /// The questions, each once, in the order in which the view learned of them.
+    pub questions: Vec<Uuid>,
+    /// Where the next page begins.
+    pub position: ViewPosition,
 }
 
 /// What is on record of a run.
@@ -195,34 +216,58 @@ pub struct StoredEvent {
 pub struct RunRecord {
     /// The question itself.
     pub question: bool,
-    /// A `delivery_acknowledgement`: some child has it.
+    /// A `delivery_acknowledgement`: a child has the question.
     pub acknowledged: bool,
-    /// A `result` or an `exception`: nothing more is to come.
+    /// A `result` or an `exception`: no event follows.
     pub terminal: bool,
     /// A `result`.
     pub answered: bool,
-    /// An accepted cancellation of the question, of whatever attempt.
+    /// An accepted cancellation of the question, of any attempt.
     pub cancelled: bool,
 }
 
 /// Why something could not be appended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The store could not be reached, or is busy: try again.
+    /// The store could not be reached, or is busy. A later try may succeed.
     #[error("failed to reach the event store")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
-    /// The store refused this row, and would again. The other rows of the call are not on record
-    /// because of it: append them without it.
+    /// The store refused this row, and would refuse it again. The other rows of the call are not on
+    /// record; they can be appended without it.
     #[error("event store refused event `{uuid}`: {reason}")]
     Refused {
         /// The event.
         uuid: Uuid,
-        /// The store's words.
+        /// The store's reason.
         reason: String,
     },
 }
 
-/// Why something could not be read. Try again.
+/// Why something could not be read. A later try may succeed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to read the event store")]
 pub struct ReadError(#[source] pub Box<dyn Error + Send + Sync>);
+
+// === impl StoredRejectedMessage ===
+
+impl StoredRejectedMessage {
+    /// Its place in the order.
+    pub fn cursor(&self) -> RejectedCursor {
+        RejectedCursor::new(self.at, &self.message_id, &self.data)
+    }
+}
+
+// === impl RunRecord ===
+
+impl RunRecord {
+    /// How far the run is.
+    pub fn state(&self) -> QuestionState {
+        match *self {
+            Self { answered: true, .. } => QuestionState::Answered,
+            Self { cancelled: true, .. } => QuestionState::Cancelled,
+            Self { terminal: true, .. } => QuestionState::Failed,
+            Self { acknowledged: true, .. } => QuestionState::Running,
+            _ => QuestionState::Waiting,
+        }
+    }
+}

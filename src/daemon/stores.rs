@@ -9,7 +9,7 @@ use crate::pubsub::admin::Wanted;
 use crate::pubsub::subscriber::Flow;
 use crate::pubsub::{Admin, Connection, Subscriber};
 use crate::store::sqlite::{self, Keep, SqliteStore};
-use crate::store::{EventStore, LayeredView, View};
+use crate::store::{EventLog, History, LayeredView, View};
 use crate::tasks::Tasks;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,8 +88,13 @@ impl Stores {
         Ok(Self { store, replica: Some(replica) })
     }
 
-    /// The event store.
-    pub(super) fn store(&self) -> Arc<dyn EventStore> {
+    /// Records events.
+    pub(super) fn log(&self) -> Arc<dyn EventLog> {
+        Arc::new(self.store.clone())
+    }
+
+    /// Everything that was ever recorded.
+    pub(super) fn history(&self) -> Arc<dyn History> {
         Arc::new(self.store.clone())
     }
 

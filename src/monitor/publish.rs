@@ -44,8 +44,8 @@ impl Monitor {
 
     /// Publishes a notification, unless it is on record. Whether it was published now.
     pub(super) async fn publish_once(&self, notification: Notification) -> bool {
-        let Notification { uuid, message } = notification;
-        match self.dependencies.view.has(uuid).await {
+        let Notification { uuid, question, message } = notification;
+        match self.dependencies.view.has(question, uuid).await {
             Ok(true) => return false,
             Ok(false) => {}
             // A second copy does no harm.
@@ -91,7 +91,7 @@ impl Monitor {
         let mut published = None::<Instant>;
         loop {
             appended.mark_unchanged();
-            match self.dependencies.view.has(fence.uuid).await {
+            match self.dependencies.view.has(run.question, fence.uuid).await {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) => {

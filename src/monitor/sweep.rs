@@ -10,7 +10,7 @@ use crate::monitor::Monitor;
 use crate::notifications::{self, Attempt};
 use crate::routing::RoutingError;
 use crate::runner::{Claim, RunnerError};
-use crate::store::{ReadError, RunRecord, UnansweredQuery, UnansweredQuestion};
+use crate::store::{ReadError, RunRecord, TimeRange, UnansweredQuery, UnansweredQuestion};
 use futures_util::StreamExt;
 use futures_util::stream;
 use std::sync::Arc;
@@ -44,13 +44,15 @@ impl Monitor {
     pub(super) async fn sweep(self: Arc<Self>) {
         let Timestamp(now) = self.clock.now();
         let mut query = UnansweredQuery {
-            from: Timestamp(now - OLDEST * 1_000_000),
-            until: Timestamp(now - YOUNGEST * 1_000_000),
+            during: TimeRange {
+                since: Timestamp(now - OLDEST * 1_000_000),
+                until: Timestamp(now - YOUNGEST * 1_000_000),
+            },
             after: None,
             limit: PAGE,
         };
         loop {
-            let page = match self.dependencies.store.unanswered(&query).await {
+            let page = match self.dependencies.history.unanswered(&query).await {
                 Ok(page) => page,
                 Err(error) => return warn!(error = %Chain(&error), "failed to sweep"),
             };

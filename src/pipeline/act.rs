@@ -194,7 +194,13 @@ impl Pipeline {
         let at = event.attributes.datetime;
         let exception = notifications::refusal(*run, &message.attributes, at, &refusal);
         let Some(exception) = exception else { return Ok(()) };
-        if self.dependencies.view.has(exception.uuid).await.map_err(HandleError::View)? {
+        if self
+            .dependencies
+            .view
+            .has(run.question, exception.uuid)
+            .await
+            .map_err(HandleError::View)?
+        {
             return Ok(());
         }
         info!(question = %run.question, "question refused");

@@ -44,7 +44,7 @@ impl Pipeline {
         };
         let mut backoff = BACKOFF;
         loop {
-            match self.dependencies.store.reject(&rejected).await {
+            match self.dependencies.log.reject(&rejected).await {
                 Ok(()) => return Ok(()),
                 Err(AppendError::Refused { reason, .. }) => {
                     // Nothing else can keep it: the log is the last place.

@@ -12,7 +12,7 @@ use crate::chain::Chain;
 use crate::event::{Event, decode};
 use crate::pipeline::BACKOFF;
 use crate::pubsub::Delivery;
-use crate::store::{AppendError, EventStore, Row};
+use crate::store::{AppendError, EventLog, Row};
 use metrics::{Counter, counter, describe_counter};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -25,7 +25,7 @@ pub const BATCH: usize = 500;
 /// Feeds a view.
 #[derive(Debug)]
 pub struct ViewFeed {
-    view: Arc<dyn EventStore>,
+    view: Arc<dyn EventLog>,
     events: Counter,
     stop: CancellationToken,
 }
@@ -34,7 +34,7 @@ pub struct ViewFeed {
 
 impl ViewFeed {
     /// A feed that works until `stop`.
-    pub fn new(view: Arc<dyn EventStore>, stop: CancellationToken) -> Self {
+    pub fn new(view: Arc<dyn EventLog>, stop: CancellationToken) -> Self {
         describe_counter!("twined_view_events_total", "Events appended to this replica's view");
         let events = counter!("twined_view_events_total");
         events.absolute(0);

@@ -1,19 +1,19 @@
-//! A view of the last days, and behind it the store that has all.
+//! A view of the last days, with the whole history behind it.
 //!
 //! ```text
-//! run_record(run) ─► view ─ ended, or asked since the view began ─► answer
-//!                  └─── else ─► store (at most every two seconds) ─► both together
+//! run_record(run) ─► view ─ ended, or asked after the view began ─► answer
+//!                      └─ else ─► history (at most every two seconds) ─► both merged
 //! ```
 //!
-//! The view has every event that was published since its subscription was made, and nothing that was
-//! before. So it has all of a question that was asked since, but for a cancellation that came before
-//! its question: a question of the view's first minutes is looked up in the store too. It is not
-//! before the store either: what is read from it may be some moments behind what is on record.
+//! The view has every event that was published since its subscription was made, and none from before. So
+//! it is complete for a question that was asked later, except that a cancellation may come before its
+//! question: the questions of the view's first minutes are looked up in the history too. The history
+//! itself may be some moments behind what was published.
 
 use crate::event::{RunId, Timestamp, attributes};
 use crate::store::{
-    CancelledQuestions, EventQuery, EventScope, EventStore, ReadError, RunRecord, View,
-    ViewPosition,
+    CancelledQuestions, EventQuery, EventScope, History, QuestionFilter, ReadError, RunRecord,
+    View, ViewPosition, ViewedQuestion,
 };
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -24,129 +24,127 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// By how much a cancellation may come before its question, and a sender's clock be ahead of ours.
+/// The most by which a cancellation comes before its question, and a sender's clock is ahead of ours.
 const EARLY: Duration = Duration::from_secs(300);
 
-/// For how long an answer of the store is not asked for again. What happens meanwhile is told by the
-/// view; only what was published before the view began, and is not yet on record, has to be waited for.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How long an answer of the history is used again. The view shows what happens meanwhile; only what was
+/// published before the view began, and is not yet on record, is seen this much later.
+const REFRESH: Duration = Duration::from_secs(2);
 
 /// How many answers are remembered: more than there are runs that wait at once.
 const REMEMBERED: usize = 20_000;
 
-/// How many heartbeats are looked through for a fence, the last first.
+/// How many heartbeats of a question are searched for a fence, the last first.
 const FENCES: u32 = 100;
 
 /// A [`View`] that knows what it may not have.
 #[async_trait]
 pub trait PartialView: View {
-    /// When the first attempt at a question was made, where that is in the view.
+    /// When the first attempt at a question was made, where the view has it.
     async fn asked(&self, question: Uuid) -> Result<Option<Timestamp>, ReadError>;
 
-    /// The question of an event that is in the view.
-    async fn question_of(&self, event: Uuid) -> Result<Option<Uuid>, ReadError>;
-
-    /// All that came since is there still; none where nothing was forgotten.
+    /// The view still has everything that came later; none where it has forgotten nothing.
     fn forgotten(&self) -> Option<Timestamp>;
 }
 
-/// Asks the view first, and the store for what is older.
+/// Reads the view first, and the history for what is older.
 #[derive(Debug)]
 pub struct LayeredView {
     view: Arc<dyn PartialView>,
-    store: Arc<dyn EventStore>,
+    history: Arc<dyn History>,
     since: watch::Receiver<Timestamp>,
     records: Answers<RunId, RunRecord>,
-    /// Fences that the store did not have.
+    /// Fences that the history did not have.
     missing: Answers<Uuid, ()>,
 }
 
-/// Answers of the store, for a short while.
+/// Answers of the history, remembered for a short time.
 #[derive(Debug)]
 struct Answers<K, V>(Mutex<HashMap<K, (Instant, V)>>);
 
 // === impl LayeredView ===
 
 impl LayeredView {
-    /// The view has what was published since `since`: since its subscription was made, or made
-    /// anew.
+    /// The view has everything that was published after `since`, the moment at which its subscription
+    /// was made, or made anew.
     pub fn new(
         view: Arc<dyn PartialView>,
-        store: Arc<dyn EventStore>,
+        history: Arc<dyn History>,
         since: watch::Receiver<Timestamp>,
     ) -> Self {
-        Self { view, store, since, records: Answers::new(), missing: Answers::new() }
+        Self { view, history, since, records: Answers::new(), missing: Answers::new() }
     }
 
-    /// Whether the view has all that was ever said of a question.
-    async fn is_whole(&self, question: Uuid) -> Result<bool, ReadError> {
-        let since = *self.since.borrow();
-        let since = self.view.forgotten().map_or(since, |forgotten| forgotten.max(since));
+    /// Whether the view has every event of a question.
+    async fn is_complete(&self, question: Uuid) -> Result<bool, ReadError> {
+        let began = *self.since.borrow();
+        let since = self.view.forgotten().map_or(began, |forgotten| forgotten.max(began));
         let asked = self.view.asked(question).await?;
         Ok(asked.is_some_and(|asked| asked.seconds_since(since) > EARLY.as_secs_f64()))
     }
 
-    async fn kept(&self, run: RunId) -> Result<RunRecord, ReadError> {
+    async fn recorded(&self, run: RunId) -> Result<RunRecord, ReadError> {
         if let Some(record) = self.records.get(&run) {
             return Ok(record);
         }
-        let record = self.store.run_record(run).await?;
+        let record = self.history.run_record(run).await?;
         self.records.put(run, record);
         Ok(record)
     }
 
-    async fn is_kept(&self, question: Uuid, fence: Uuid) -> Result<bool, ReadError> {
+    async fn is_fence_recorded(&self, question: Uuid, fence: Uuid) -> Result<bool, ReadError> {
         if self.missing.get(&fence).is_some() {
             return Ok(false);
         }
         let query = EventQuery {
-            of: EventScope::Question(question),
             kinds: vec!["heartbeat".to_owned()],
-            exclude_kinds: Vec::new(),
-            limit: FENCES,
             tail: true,
+            ..EventQuery::new(EventScope::Question(question), FENCES)
         };
-        let heartbeats = self.store.read(&query).await?;
+        let heartbeats = self.history.events(&query).await?;
         let uuid = fence.to_string();
-        let kept =
+        let recorded =
             heartbeats.iter().any(|event| event.attributes.get(attributes::UUID) == Some(&uuid));
-        match kept {
-            // What came before it is on record too: what was answered earlier may not say so.
+        match recorded {
+            // So is everything before it, which an earlier answer may lack.
             true => self.records.drop_if(|run| run.question == question),
             false => self.missing.put(fence, ()),
         }
-        Ok(kept)
+        Ok(recorded)
     }
 }
 
 #[async_trait]
 impl View for LayeredView {
-    /// Of a run that the view knows to have ended, nothing older is asked for: it was asked, and
-    /// what else happened to it is as the view has it.
+    /// Where the view has the end of a run, the history is not read: the run had a question, and the
+    /// rest is as the view has it.
     async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
-        let seen = self.view.run_record(run).await?;
-        if seen.terminal {
-            return Ok(RunRecord { question: true, ..seen });
+        let viewed = self.view.run_record(run).await?;
+        if viewed.terminal {
+            return Ok(RunRecord { question: true, ..viewed });
         }
-        if self.is_whole(run.question).await? {
-            return Ok(seen);
+        if self.is_complete(run.question).await? {
+            return Ok(viewed);
         }
-        Ok(together(seen, self.kept(run).await?))
+        Ok(merge(viewed, self.recorded(run).await?))
     }
 
-    /// Whether a fence is on record, and with it all that its run published before. Where the view
-    /// is younger than the question, the store must have it too: something that was published
-    /// before the view began may still be on its way there, but not behind its fence.
-    async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
-        if !self.view.has(event).await? {
-            return Ok(false);
-        }
-        let Some(question) = self.view.question_of(event).await? else { return Ok(true) };
-        Ok(self.is_whole(question).await? || self.is_kept(question, event).await?)
+    /// Whether a fence is on record, and with it everything that its run published before. Where the
+    /// question is older than the view, the history must have the fence too: an event from before the
+    /// view began may not be on record yet, but it is once the fence behind it is.
+    async fn has(&self, question: Uuid, event: Uuid) -> Result<bool, ReadError> {
+        Ok(self.view.has(question, event).await?
+            && (self.is_complete(question).await?
+                || self.is_fence_recorded(question, event).await?))
     }
 
-    /// Those of the view alone: a cancellation from before the view began is found with the run's
-    /// record.
+    /// Those of the view alone.
+    async fn questions(&self, filter: &QuestionFilter) -> Result<Vec<ViewedQuestion>, ReadError> {
+        self.view.questions(filter).await
+    }
+
+    /// Those of the view alone. [`LayeredView::run_record`] finds a cancellation from before the view
+    /// began.
     async fn cancelled_questions(
         &self,
         after: ViewPosition,
@@ -160,15 +158,17 @@ impl View for LayeredView {
     }
 }
 
-/// What the view saw and what the store kept of one run.
-fn together(seen: RunRecord, kept: RunRecord) -> RunRecord {
+/// What the view and the history have of one run.
+fn merge(viewed: RunRecord, recorded: RunRecord) -> RunRecord {
     RunRecord {
-        question: seen.question || kept.question,
-        acknowledged: seen.acknowledged || kept.acknowledged,
-        terminal: seen.terminal || kept.terminal,
-        answered: seen.answered || kept.answered,
-        // Without the question the view takes a cancellation at its word; the store may know better.
-        cancelled: kept.cancelled || seen.cancelled && (seen.question || !kept.question),
+        question: viewed.question || recorded.question,
+        acknowledged: viewed.acknowledged || recorded.acknowledged,
+        terminal: viewed.terminal || recorded.terminal,
+        answered: viewed.answered || recorded.answered,
+        // Without the question, the view accepts what a cancellation says of itself. The history may
+        // have the question, and knows better.
+        cancelled: recorded.cancelled
+            || viewed.cancelled && (viewed.question || !recorded.question),
     }
 }
 
@@ -182,25 +182,25 @@ impl<K: Eq + Hash, V: Clone> Answers<K, V> {
     fn get(&self, key: &K) -> Option<V> {
         let answers = self.lock();
         let (at, answer) = answers.get(key)?;
-        (at.elapsed() < ASK_AGAIN).then(|| answer.clone())
+        (at.elapsed() < REFRESH).then(|| answer.clone())
     }
 
     fn put(&self, key: K, answer: V) {
         let mut answers = self.lock();
         if answers.len() >= REMEMBERED {
-            answers.retain(|_, (at, _)| at.elapsed() < ASK_AGAIN);
+            answers.retain(|_, (at, _)| at.elapsed() < REFRESH);
         }
         if answers.len() < REMEMBERED {
             answers.insert(key, (Instant::now(), answer));
         }
     }
 
-    fn drop_if(&self, gone: impl Fn(&K) -> bool) {
-        self.lock().retain(|key, _| !gone(key));
+    fn drop_if(&self, dropped: impl Fn(&K) -> bool) {
+        self.lock().retain(|key, _| !dropped(key));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<K, (Instant, V)>> {
-        // Each change leaves the map whole wherever a thread panics.
+        // Each change leaves the map valid wherever a thread panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,16 +1,15 @@
 //! The event store in one SQLite file.
 //!
 //! ```text
-//! append, set_aside ─► queue (bounded by bytes) ─► writer thread: group commit
-//! read, record, has ─► two connections that read, on tokio's blocking threads
+//! EventLog ─► queue (bounded by bytes) ─► writer thread: group commit
+//! History, View ─► two connections that read, on tokio's blocking threads
 //! ```
 //!
-//! A store may be told to forget what is old ([`Keep`]), and then need not be synced: it is a view of
-//! what another keeps.
+//! A store that serves as a view forgets old events ([`Keep`]), and need not be synced.
 //!
-//! What is answered for is synced (`WAL`, `synchronous=FULL`). Several processes of one host may
-//! share a file; a file system of a network, or without locks, is refused. The views `service_events` and
-//! `messages_set_aside` are for people, with any SQLite at hand.
+//! An append is synced before it returns (`WAL`, `synchronous=FULL`). Several processes of one host may
+//! share a file. Network file systems, and file systems without locks, are refused. The SQL views
+//! `service_events` and `rejected_messages` are for people, with any SQLite at hand.
 
 mod locks;
 mod metrics;
@@ -21,9 +20,10 @@ mod stored;
 mod writer;
 use crate::event::{RunId, Timestamp};
 use crate::store::{
-    AppendError, CancelledQuestions, EventQuery, EventStore, PartialView, ReadError,
-    RejectedMessage, Row, RunRecord, StoredEvent, UnansweredQuery, UnansweredQuestion, View,
-    ViewPosition,
+    AppendError, CancelledQuestions, EventLog, EventQuery, History, PartialView, QuestionFilter,
+    ReadError, RejectedMessage, RejectedQuery, Row, RunRecord, ServiceQuery, StoredEvent,
+    StoredQuestion, StoredRejectedMessage, UnansweredQuery, UnansweredQuestion, View, ViewPosition,
+    ViewedQuestion,
 };
 use async_trait::async_trait;
 use metrics::Metrics;
@@ -298,11 +298,11 @@ impl SqliteStore {
         answered.await.map_err(|_| closed())?
     }
 
-    async fn look<T: Send + 'static>(
+    async fn read<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&mut rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
+        read: impl FnOnce(&mut rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, ReadError> {
-        let result = self.inner.readers.read(look).await;
+        let result = self.inner.readers.read(read).await;
         if result.is_err() {
             self.inner.metrics.error();
         }
@@ -311,7 +311,7 @@ impl SqliteStore {
 }
 
 #[async_trait]
-impl EventStore for SqliteStore {
+impl EventLog for SqliteStore {
     async fn append(&self, rows: &[Row<'_>]) -> Result<(), AppendError> {
         if rows.is_empty() {
             return Ok(());
@@ -324,14 +324,26 @@ impl EventStore for SqliteStore {
         let weight = stored::message_weight(message);
         self.write(weight, || What::Rejected(OwnedMessage::new(message))).await
     }
+}
 
-    async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError> {
+#[async_trait]
+impl History for SqliteStore {
+    async fn events(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError> {
         let query = query.clone();
-        self.look(move |connection| reader::events(connection, &query)).await
+        self.read(move |connection| reader::events(connection, &query)).await
     }
 
-    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
-        self.look(move |connection| reader::record(connection, run)).await
+    async fn questions(&self, query: &ServiceQuery) -> Result<Vec<StoredQuestion>, ReadError> {
+        let query = query.clone();
+        self.read(move |connection| reader::of_service(connection, &query)).await
+    }
+
+    async fn rejected(
+        &self,
+        query: &RejectedQuery,
+    ) -> Result<Vec<StoredRejectedMessage>, ReadError> {
+        let query = query.clone();
+        self.read(move |connection| reader::rejected(connection, &query)).await
     }
 
     async fn unanswered(
@@ -339,18 +351,27 @@ impl EventStore for SqliteStore {
         query: &UnansweredQuery,
     ) -> Result<Vec<UnansweredQuestion>, ReadError> {
         let query = *query;
-        self.look(move |connection| reader::unanswered(connection, &query)).await
+        self.read(move |connection| reader::unanswered(connection, &query)).await
+    }
+
+    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
+        self.read(move |connection| reader::run_record(connection, run)).await
     }
 }
 
 #[async_trait]
 impl View for SqliteStore {
     async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
-        EventStore::run_record(self, run).await
+        History::run_record(self, run).await
     }
 
-    async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
-        self.look(move |connection| reader::has(connection, event)).await
+    async fn has(&self, question: Uuid, event: Uuid) -> Result<bool, ReadError> {
+        self.read(move |connection| reader::has(connection, question, event)).await
+    }
+
+    async fn questions(&self, filter: &QuestionFilter) -> Result<Vec<ViewedQuestion>, ReadError> {
+        let filter = filter.clone();
+        self.read(move |connection| reader::of_view(connection, &filter)).await
     }
 
     async fn cancelled_questions(
@@ -358,11 +379,11 @@ impl View for SqliteStore {
         after: ViewPosition,
         limit: u32,
     ) -> Result<CancelledQuestions, ReadError> {
-        self.look(move |connection| reader::cancelled_questions(connection, after, limit)).await
+        self.read(move |connection| reader::cancelled_questions(connection, after, limit)).await
     }
 
-    /// Its value is the number of rows that this store has added since it was opened. It closes
-    /// when the store's thread ends, which only [`SqliteStore::close`] or a panic makes it do.
+    /// Its value is the number of rows that this store has added since it was opened. It closes when
+    /// the store's thread ends, by [`SqliteStore::close`] or by a panic.
     fn appended(&self) -> watch::Receiver<u64> {
         let mut appended = self.inner.appended.clone();
         appended.mark_unchanged();
@@ -373,11 +394,7 @@ impl View for SqliteStore {
 #[async_trait]
 impl PartialView for SqliteStore {
     async fn asked(&self, question: Uuid) -> Result<Option<Timestamp>, ReadError> {
-        self.look(move |connection| reader::asked(connection, question)).await
-    }
-
-    async fn question_of(&self, event: Uuid) -> Result<Option<Uuid>, ReadError> {
-        self.look(move |connection| reader::question_of(connection, event)).await
+        self.read(move |connection| reader::asked(connection, question)).await
     }
 
     fn forgotten(&self) -> Option<Timestamp> {

@@ -190,7 +190,7 @@ def check(evidence, questions):
     check_jobs(evidence, questions, found)
     check_store(accepted, wire, rows, found)
     check_ends(questions, accepted, wire, rows, found)
-    found.say("message set aside", [row["reason"] for row in evidence.network.set_aside()])
+    found.say("rejected message", [row["reason"] for row in evidence.network.rejected()])
     return found
 
 

@@ -165,13 +165,13 @@ class Network:
         what = f"{' or '.join(kinds)} of {question_uuid} is on record"
         return wait_for(lambda: self.rows(question_uuid, *kinds), what, within)[0]
 
-    def set_aside(self):
-        """The messages that were set aside."""
+    def rejected(self):
+        """The rejected messages."""
         with contextlib.closing(
             sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=20)
         ) as store:
             store.row_factory = sqlite3.Row
-            return [dict(row) for row in store.execute("SELECT * FROM messages_set_aside")]
+            return [dict(row) for row in store.execute("SELECT * FROM rejected_messages")]
 
     # === Those who ask ===
 

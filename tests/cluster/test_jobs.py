@@ -370,8 +370,8 @@ def test_a_strangers_job_of_that_name_is_not_touched(fake, changed):
         exception = is_told_once(parent, "RuntimeError")
 
         assert f"question-{parent.question_uuid}" in exception["exception_message"]
-        aside = wait_for(fake.set_aside, "the question is set aside")
-        assert [row["ordering_key"] for row in aside] == [parent.question_uuid]
+        rejected = wait_for(fake.rejected, "the question is rejected")
+        assert [row["ordering_key"] for row in rejected] == [parent.question_uuid]
         parent.cancel()
         fake.wait_for_row(parent.question_uuid, "cancellation")
         assert parent.ends()[1:] == []

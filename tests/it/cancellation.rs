@@ -33,8 +33,8 @@ use twined::routing::Router;
 use twined::runner::{
     Claim, Coordinator, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner, RunnerError,
 };
-use twined::store::EventStore;
 use twined::store::sqlite::{self, SqliteStore};
+use twined::store::{EventLog, History};
 use uuid::Uuid;
 
 const REPLICAS: usize = 2;
@@ -484,7 +484,8 @@ impl World {
             coordinator: Arc::clone(&runner) as Arc<dyn Coordinator>,
             runner,
             view: Arc::new(view.clone()),
-            store: Arc::new(store.clone()) as Arc<dyn EventStore>,
+            log: Arc::new(store.clone()) as Arc<dyn EventLog>,
+            history: Arc::new(store.clone()) as Arc<dyn History>,
             router: Arc::new(Router::new(Arc::new(registry), Admin::new(connection), false)),
             cancellations: Arc::default(),
             publisher: Publisher::new(connection, topic),

@@ -24,9 +24,10 @@ use twined::routing::Router;
 use twined::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError};
 use twined::store::sqlite::{self, SqliteStore};
 use twined::store::{
-    AppendError, CancelledQuestions, EventQuery, EventScope, EventStore, ReadError,
-    RejectedMessage, Row, RunRecord, StoredEvent, UnansweredQuery, UnansweredQuestion, View,
-    ViewPosition,
+    AppendError, CancelledQuestions, EventLog, EventQuery, EventScope, History, QuestionFilter,
+    ReadError, RejectedMessage, RejectedQuery, Row, RunRecord, ServiceQuery, StoredEvent,
+    StoredQuestion, StoredRejectedMessage, UnansweredQuery, UnansweredQuestion, View, ViewPosition,
+    ViewedQuestion,
 };
 use uuid::Uuid;
 
@@ -45,7 +46,7 @@ pub struct Flaky {
 }
 
 #[async_trait]
-impl EventStore for Flaky {
+impl EventLog for Flaky {
     async fn append(&self, rows: &[Row<'_>]) -> Result<(), AppendError> {
         if let Some(uuid) = self.refused.filter(|uuid| rows.iter().any(|row| row.uuid == *uuid)) {
             return Err(AppendError::Refused { uuid, reason: "on purpose".into() });
@@ -59,13 +60,27 @@ impl EventStore for Flaky {
     async fn reject(&self, message: &RejectedMessage<'_>) -> Result<(), AppendError> {
         self.inner.reject(message).await
     }
+}
 
-    async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError> {
-        self.inner.read(query).await
+#[async_trait]
+impl History for Flaky {
+    async fn events(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError> {
+        self.inner.events(query).await
+    }
+
+    async fn questions(&self, query: &ServiceQuery) -> Result<Vec<StoredQuestion>, ReadError> {
+        History::questions(&self.inner, query).await
+    }
+
+    async fn rejected(
+        &self,
+        query: &RejectedQuery,
+    ) -> Result<Vec<StoredRejectedMessage>, ReadError> {
+        self.inner.rejected(query).await
     }
 
     async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
-        EventStore::run_record(&self.inner, run).await
+        History::run_record(&self.inner, run).await
     }
 
     async fn unanswered(
@@ -85,8 +100,12 @@ impl View for Flaky {
         View::run_record(&self.inner, run).await
     }
 
-    async fn has(&self, event: Uuid) -> Result<bool, ReadError> {
-        self.inner.has(event).await
+    async fn has(&self, question: Uuid, event: Uuid) -> Result<bool, ReadError> {
+        self.inner.has(question, event).await
+    }
+
+    async fn questions(&self, filter: &QuestionFilter) -> Result<Vec<ViewedQuestion>, ReadError> {
+        View::questions(&self.inner, filter).await
     }
 
     async fn cancelled_questions(
@@ -224,7 +243,8 @@ impl World {
             runner: Arc::clone(runner) as Arc<dyn Runner>,
             coordinator: Arc::clone(runner) as Arc<dyn Coordinator>,
             view: Arc::clone(&self.store) as Arc<dyn View>,
-            store: Arc::clone(&self.store) as Arc<dyn EventStore>,
+            log: Arc::clone(&self.store) as Arc<dyn EventLog>,
+            history: Arc::clone(&self.store) as Arc<dyn History>,
             router: Arc::new(Router::new(Arc::new(registry), admin, true)),
             cancellations: Arc::default(),
             publisher: self.publisher.clone(),
@@ -260,14 +280,8 @@ impl World {
     }
 
     pub async fn stored(&self, question: Uuid) -> Vec<StoredEvent> {
-        let query = EventQuery {
-            of: EventScope::Question(question),
-            kinds: vec![],
-            exclude_kinds: vec![],
-            limit: 1000,
-            tail: false,
-        };
-        self.store.read(&query).await.unwrap()
+        let query = EventQuery::new(EventScope::Question(question), 1000);
+        self.store.events(&query).await.unwrap()
     }
 
     /// Waits until the runner is as wanted.

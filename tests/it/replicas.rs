@@ -11,14 +11,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use twined::event::encode::{Body, response};
-use twined::event::{Outgoing, RunId, Timestamp};
+use twined::event::{Digest, Outgoing, RunId, Timestamp};
 use twined::monitor::Monitor;
 use twined::runner::states::{Listeners, Mailbox};
 use twined::runner::{
     Claim, Coordinator, EndReason, LaunchRequest, Relaunch, RunEnd, RunPhase, RunState, Runner,
     RunnerError,
 };
-use twined::store::{QuestionCursor, UnansweredQuestion, View};
+use twined::store::{EventCursor, UnansweredQuestion, View};
 use uuid::Uuid;
 
 /// By the test's clock, which some tests advance by minutes.
@@ -490,7 +490,12 @@ async fn an_unanswered_question_without_a_run_gets_an_exception() {
             attributes: attributes.clone(),
             recipient: attributes["recipient"].parse().unwrap(),
             cancelled: false,
-            cursor: QuestionCursor { datetime: Timestamp(0), event: Uuid::nil() },
+            cursor: EventCursor {
+                datetime: Timestamp(0),
+                question: Uuid::nil(),
+                event: Uuid::nil(),
+                digest: Digest([0; 16]),
+            },
         });
     }
     // Its answer is on its way: no pipeline runs yet.

@@ -1,4 +1,4 @@
-//! What every event store promises, tried on each that there is.
+//! What every event store promises, checked for each implementation.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use proptest::prelude::*;
@@ -11,24 +11,33 @@ use tokio::task::JoinSet;
 use twined::event::{RunId, Timestamp, decode};
 use twined::store::sqlite::{Keep, Options, SqliteStore};
 use twined::store::{
-    AppendError, EventQuery, EventScope, EventStore, QuestionCursor, RejectedMessage, Row,
-    RunRecord, StoredEvent, UnansweredQuery, UnansweredQuestion, View, ViewPosition,
+    AppendError, EventCursor, EventLog, EventQuery, EventScope, History, QuestionFilter,
+    QuestionState, RejectedMessage, RejectedQuery, Row, RunRecord, ServiceQuery, StoredEvent,
+    StoredQuestion, StoredRejectedMessage, TimeRange, UnansweredQuery, UnansweredQuestion, View,
+    ViewPosition, ViewedQuestion,
 };
 use uuid::Uuid;
 
 mod cancelled;
+mod events;
+mod questions;
+mod rejected;
 mod unanswered;
 use cancelled::*;
+use events::*;
+use questions::*;
+use rejected::*;
 use unanswered::*;
 
-/// A store with nothing in it, and its view.
+/// An empty store by its three interfaces.
 struct World {
-    store: Arc<dyn EventStore>,
+    log: Arc<dyn EventLog>,
+    history: Arc<dyn History>,
     view: Arc<dyn View>,
     _folder: TempDir,
 }
 
-/// A message, and what sent it.
+/// A message of an event.
 #[derive(Clone, Debug)]
 struct Sent {
     data: String,
@@ -60,20 +69,39 @@ macro_rules! every_claim {
             many_append_at_once
             rows_of_one_call_keep_their_order
             kinds_are_chosen_or_left_out
-            a_limit_takes_the_first_or_the_last_in_order
+            a_limit_keeps_the_first_or_the_last_events_in_order
             a_tree_is_read_by_its_root_and_by_its_parents
-            nothing_is_read_of_what_nobody_asked
+            a_question_without_events_reads_as_empty
+            events_are_bounded_by_time
+            events_of_a_tree_come_page_by_page_without_gaps_or_repeats
+            the_last_events_after_a_cursor_are_those_behind_it
+            events_are_chosen_by_their_sender
+            an_event_is_found_by_its_question_only
             a_record_is_of_one_attempt
             a_cancellation_holds_for_every_attempt
-            a_stranger_cancels_nothing
-            an_early_cancellation_is_taken_at_its_word
+            a_cancellation_by_a_stranger_is_not_accepted
+            a_cancellation_before_its_question_counts_by_its_own_names
             an_appended_event_is_announced
-            a_message_is_set_aside_more_than_once
-            a_store_and_its_view_say_the_same_of_a_run
-            a_sweep_finds_what_nobody_answered
-            a_sweep_says_what_was_cancelled
-            a_sweep_goes_page_by_page
-            a_sweep_has_a_run_once_however_often_its_question_came
+            history_and_view_have_the_same_record_of_a_run
+            rejected_messages_are_read_as_they_came
+            a_message_that_is_rejected_again_is_on_record_once
+            rejected_messages_come_page_by_page_without_gaps_or_repeats
+            rejected_messages_are_bounded_by_time
+            unanswered_questions_are_those_without_a_terminal_event
+            unanswered_questions_tell_which_were_cancelled
+            unanswered_questions_come_page_by_page_without_gaps_or_repeats
+            an_unanswered_run_is_listed_once_however_often_its_question_came
+            questions_to_a_service_are_listed_newest_first
+            questions_to_a_service_come_page_by_page_without_gaps_or_repeats
+            questions_to_a_service_are_chosen_by_their_sender
+            questions_are_bounded_by_time
+            a_view_lists_the_questions_of_all_services_or_of_one
+            a_view_lists_questions_by_state
+            a_view_lists_questions_by_text_to_the_letter
+            a_view_finds_text_as_it_is_written_in_json
+            a_view_finds_names_and_uuids_of_a_tree
+            a_page_by_text_and_state_goes_on_until_it_is_full
+            a_run_is_listed_once_however_often_its_question_came
             a_cancellation_is_reported_whichever_of_it_and_its_question_comes_second
             a_cancellation_that_only_the_question_allows_is_reported_when_the_question_comes
             a_cancellation_that_is_not_accepted_is_never_reported
@@ -154,8 +182,8 @@ async fn two_events_of_one_uuid_are_both_kept(world: World) {
     world.append(&[&result, &log]).await;
 
     assert_eq!(world.of(1).await, [log.stored(), result.stored()]);
-    assert!(world.view.has(log.uuid()).await.unwrap());
-    assert!(!world.view.has(Uuid::new_v4()).await.unwrap());
+    assert!(world.view.has(Uuid::from_u128(1), log.uuid()).await.unwrap());
+    assert!(!world.view.has(Uuid::from_u128(1), Uuid::new_v4()).await.unwrap());
 }
 
 async fn many_append_at_once(world: World) {
@@ -210,7 +238,7 @@ async fn kinds_are_chosen_or_left_out(world: World) {
     assert_eq!(read(&["unheard of', '"], &[]).await, Vec::<String>::new());
 }
 
-async fn a_limit_takes_the_first_or_the_last_in_order(world: World) {
+async fn a_limit_keeps_the_first_or_the_last_events_in_order(world: World) {
     // They arrive in another order than they were made in; two were made at one moment.
     let made = [5, 1, 4, 1, 3];
     let sent = made.map(|at| Sent::new(1, "log_record").at(at));
@@ -257,7 +285,7 @@ async fn a_tree_is_read_by_its_root_and_by_its_parents(world: World) {
     assert_eq!(world.read(EventScope::Originator(Uuid::from_u128(1)), first).await, tree[..3]);
 }
 
-async fn nothing_is_read_of_what_nobody_asked(world: World) {
+async fn a_question_without_events_reads_as_empty(world: World) {
     world.append(&[&Sent::new(1, "question")]).await;
 
     for of in [EventScope::Question, EventScope::Parent, EventScope::Originator] {
@@ -299,7 +327,7 @@ async fn a_cancellation_holds_for_every_attempt(world: World) {
     }
 }
 
-async fn a_stranger_cancels_nothing(world: World) {
+async fn a_cancellation_by_a_stranger_is_not_accepted(world: World) {
     let stranger = "octue/stranger:1.0.0";
     let mistaken = Sent::new(1, "cancellation").with("sender", stranger);
     // Says of itself that it asked, which the question knows better.
@@ -311,7 +339,7 @@ async fn a_stranger_cancels_nothing(world: World) {
     assert!(!world.record(1, 0).await.cancelled);
 }
 
-async fn an_early_cancellation_is_taken_at_its_word(world: World) {
+async fn a_cancellation_before_its_question_counts_by_its_own_names(world: World) {
     world.append(&[&Sent::new(1, "cancellation").with("sender", "octue/stranger:1.0.0")]).await;
     world.append(&[&Sent::new(2, "cancellation").with("sender", PARENT)]).await;
 
@@ -325,34 +353,19 @@ async fn an_appended_event_is_announced(world: World) {
 
     world.append(&[&sent]).await;
     tokio::time::timeout(Duration::from_secs(10), appended.changed()).await.unwrap().unwrap();
-    assert!(world.view.has(sent.uuid()).await.unwrap());
+    assert!(world.view.has(Uuid::from_u128(1), sent.uuid()).await.unwrap());
 
     world.append(&[&sent]).await;
     assert!(!appended.has_changed().unwrap(), "nothing was added");
 }
 
-async fn a_message_is_set_aside_more_than_once(world: World) {
-    let attributes = HashMap::from([("kind".to_owned(), "odd".to_owned())]);
-    let message = RejectedMessage {
-        message_id: "17",
-        ordering_key: "",
-        data: b"\xff\xfe",
-        attributes: &attributes,
-        reason: "data is not UTF-8",
-        at: Timestamp(0),
-    };
-
-    world.store.reject(&message).await.unwrap();
-    world.store.reject(&message).await.unwrap();
-}
-
-async fn a_store_and_its_view_say_the_same_of_a_run(world: World) {
+async fn history_and_view_have_the_same_record_of_a_run(world: World) {
     let run = RunId { question: Uuid::from_u128(1), retry: 0 };
     for kind in ["question", "delivery_acknowledgement", "cancellation", "result"] {
         world.append(&[&Sent::new(1, kind)]).await;
-        assert_eq!(world.store.run_record(run).await.unwrap(), world.record(1, 0).await);
+        assert_eq!(world.history.run_record(run).await.unwrap(), world.record(1, 0).await);
     }
-    assert!(world.store.run_record(run).await.unwrap().cancelled);
+    assert!(world.history.run_record(run).await.unwrap().cancelled);
 }
 
 const PARENT: &str = "local/local:local";
@@ -418,7 +431,12 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.sqlite");
         let store = SqliteStore::open(&path, options).unwrap();
-        Self { store: Arc::new(store.clone()), view: Arc::new(store), _folder: folder }
+        Self {
+            log: Arc::new(store.clone()),
+            history: Arc::new(store.clone()),
+            view: Arc::new(store),
+            _folder: folder,
+        }
     }
 
     async fn append(&self, sent: &[&Sent]) {
@@ -437,33 +455,21 @@ impl World {
                 Row::new(event, &sent.attributes, &sent.message_id, &sent.ordering_key)
             })
             .collect();
-        self.store.append(&rows).await
+        self.log.append(&rows).await
     }
 
     async fn of(&self, question: u128) -> Vec<StoredEvent> {
         self.read(EventScope::Question(Uuid::from_u128(question)), |_| {}).await
     }
 
-    async fn read(&self, of: EventScope, choose: impl FnOnce(&mut EventQuery)) -> Vec<StoredEvent> {
-        let mut query = EventQuery {
-            of,
-            kinds: Vec::new(),
-            exclude_kinds: Vec::new(),
-            limit: 1000,
-            tail: false,
-        };
-        choose(&mut query);
-        self.store.read(&query).await.unwrap()
-    }
-
-    /// A page of what was asked from second 100 until before second 200.
-    async fn unanswered(
+    async fn read(
         &self,
-        after: Option<QuestionCursor>,
-        limit: u32,
-    ) -> Vec<UnansweredQuestion> {
-        let [from, until] = [100, 200].map(|second| Timestamp(second * 1_000_000));
-        self.store.unanswered(&UnansweredQuery { from, until, after, limit }).await.unwrap()
+        scope: EventScope,
+        choose: impl FnOnce(&mut EventQuery),
+    ) -> Vec<StoredEvent> {
+        let mut query = EventQuery::new(scope, 1000);
+        choose(&mut query);
+        self.history.events(&query).await.unwrap()
     }
 
     async fn record(&self, question: u128, retry: u32) -> RunRecord {
@@ -512,6 +518,12 @@ impl Sent {
         self
     }
 
+    /// As an event of the tree with this root, asked by this question.
+    fn under(self, root: u128, parent: u128) -> Self {
+        self.with("originator_question_uuid", &Uuid::from_u128(root).to_string())
+            .with("parent_question_uuid", &Uuid::from_u128(parent).to_string())
+    }
+
     fn at(self, second: i64) -> Self {
         self.with("datetime", &Timestamp(second * 1_000_000).to_string())
     }
@@ -528,6 +540,41 @@ impl Sent {
             attributes: self.attributes.clone().into_iter().collect::<BTreeMap<_, _>>(),
             message_id: self.message_id.clone(),
             ordering_key: self.ordering_key.clone(),
+            cursor: self.cursor(),
+        }
+    }
+
+    fn cursor(&self) -> EventCursor {
+        let event = decode(self.data.as_bytes(), &self.attributes).unwrap();
+        EventCursor {
+            datetime: event.attributes.datetime,
+            question: event.attributes.question_uuid,
+            event: event.attributes.uuid,
+            digest: event.digest,
+        }
+    }
+}
+
+/// From one second until before another.
+fn seconds(since: i64, until: i64) -> TimeRange {
+    let [since, until] = [since, until].map(|second| Timestamp(second * 1_000_000));
+    TimeRange { since, until }
+}
+
+/// All pages of a listing, and how many there were. A shorter page is the last.
+async fn pages<T, C>(
+    limit: usize,
+    cursor: impl Fn(&T) -> C,
+    read: impl AsyncFn(Option<C>) -> Vec<T>,
+) -> (Vec<T>, usize) {
+    let (mut found, mut pages) = (Vec::new(), 0);
+    loop {
+        let page = read(found.last().map(&cursor)).await;
+        pages += 1;
+        let last = page.len() < limit;
+        found.extend(page);
+        if last {
+            return (found, pages);
         }
     }
 }

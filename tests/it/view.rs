@@ -1,4 +1,4 @@
-//! A replica's view: what it takes in, and what it knows together with the store behind it.
+//! A replica's view: how it follows the topic, and what it knows together with the history behind it.
 
 use crate::pipeline::{World, question};
 use async_trait::async_trait;
@@ -16,18 +16,19 @@ use twined::pubsub::subscriber::Flow;
 use twined::pubsub::{Admin, Subscriber, Wanted};
 use twined::store::sqlite::{Keep, Options, SqliteStore};
 use twined::store::{
-    AppendError, EventQuery, EventStore, LayeredView, ReadError, RejectedMessage, Row, RunRecord,
-    StoredEvent, UnansweredQuery, UnansweredQuestion, View,
+    EventLog, EventQuery, History, LayeredView, ReadError, RejectedQuery, Row, RunRecord,
+    ServiceQuery, StoredEvent, StoredQuestion, StoredRejectedMessage, UnansweredQuery,
+    UnansweredQuestion, View,
 };
 use uuid::Uuid;
 
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Longer than an answer of the store is remembered.
+/// Longer than an answer of the history is remembered.
 const LATER: Duration = Duration::from_secs(3);
 const STRANGER: &str = "octue/stranger:1.0.0";
 
 #[tokio::test]
-async fn a_view_has_what_is_published_and_leaves_what_is_no_event_to_the_pipeline() {
+async fn a_view_has_every_published_event_and_acks_messages_that_are_none() {
     let network = World::new(0, None, 0).await;
     let wanted = Wanted::view_of("a-topic", "a-view");
     Admin::new(&network.connection).subscribe(&wanted).await.unwrap();
@@ -54,7 +55,7 @@ async fn a_view_has_what_is_published_and_leaves_what_is_no_event_to_the_pipelin
 }
 
 #[tokio::test]
-async fn what_a_view_cannot_take_comes_again_and_what_it_refuses_does_not() {
+async fn a_delivery_is_retried_while_the_view_fails_and_dropped_when_it_is_refused() {
     let (refused, kept) = (question(Uuid::new_v4()), question(Uuid::new_v4()));
     let poison = refused.attributes["uuid"].parse().unwrap();
     let network = World::new(3, Some(poison), 0).await;
@@ -65,20 +66,20 @@ async fn what_a_view_cannot_take_comes_again_and_what_it_refuses_does_not() {
     // In one batch, if they come together.
     publish(&network, refused).await;
     publish(&network, kept).await;
-    let follows = follow(&network, Arc::clone(&network.store) as Arc<dyn EventStore>).await;
+    let follows = follow(&network, Arc::clone(&network.store) as Arc<dyn EventLog>).await;
 
     network.wait_for_events(uuid, 1).await;
     follows.end().await;
 }
 
 #[tokio::test]
-async fn a_view_that_is_stopped_while_its_store_fails_gives_back_what_it_holds() {
+async fn a_view_that_stops_while_it_fails_returns_its_deliveries() {
     let network = World::new(usize::MAX, None, 0).await;
     let wanted = Wanted::view_of("a-topic", "a-view");
     Admin::new(&network.connection).subscribe(&wanted).await.unwrap();
     let uuid = Uuid::new_v4();
     publish(&network, question(uuid)).await;
-    let follows = follow(&network, Arc::clone(&network.store) as Arc<dyn EventStore>).await;
+    let follows = follow(&network, Arc::clone(&network.store) as Arc<dyn EventLog>).await;
     let deadline = Instant::now() + DEADLINE;
     while network.store.failures.load(Ordering::SeqCst) == usize::MAX {
         assert!(Instant::now() < deadline);
@@ -93,13 +94,13 @@ async fn a_view_that_is_stopped_while_its_store_fails_gives_back_what_it_holds()
 }
 
 #[tokio::test]
-async fn a_view_whose_subscription_is_gone_gets_another_and_is_told_that_it_is_young() {
+async fn a_view_whose_subscription_was_deleted_begins_anew_with_another() {
     let network = World::new(0, None, 0).await;
     let admin = Admin::new(&network.connection);
     let wanted = Wanted::view_of("a-topic", "a-view");
     admin.subscribe(&wanted).await.unwrap();
     let before = Timestamp::now();
-    let (made, mut born) = watch::channel(before);
+    let (made, mut since) = watch::channel(before);
     let view = Disk::new();
     let subscriber = Subscriber::new(&network.connection, "a-view", Flow::default()).await.unwrap();
     let subscriber = subscriber.restoring_as(admin.clone(), wanted, made);
@@ -110,141 +111,144 @@ async fn a_view_whose_subscription_is_gone_gets_another_and_is_told_that_it_is_y
 
     admin.delete_subscription("a-view").await.unwrap();
 
-    tokio::time::timeout(DEADLINE, born.changed()).await.unwrap().unwrap();
-    assert!(*born.borrow() > before);
+    tokio::time::timeout(DEADLINE, since.changed()).await.unwrap().unwrap();
+    assert!(*since.borrow() > before);
     publish(&network, question(second)).await;
     until_asked(&view.store, second).await;
     follows.end().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_older_than_the_view_is_asked_of_the_store() {
-    let world = Looks::born(Timestamp::now());
-    world.stored(&[said(1, "question"), said(1, "delivery_acknowledgement")]).await;
+async fn a_question_older_than_the_view_is_read_from_the_history() {
+    let world = Layers::since(Timestamp::now());
+    world.recorded(&[event(1, "question"), event(1, "delivery_acknowledgement")]).await;
 
     let old = RunRecord { question: true, acknowledged: true, ..RunRecord::default() };
     assert_eq!(world.record(1).await, old);
 
-    world.seen(&[said(1, "result")]).await;
-    assert!(world.record(1).await.terminal, "the view tells what happens since");
+    world.viewed(&[event(1, "result")]).await;
+    assert!(world.record(1).await.terminal, "the view has what happened since");
     assert_eq!(world.record(2).await, RunRecord::default());
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_store_is_asked_once_for_many_looks_at_a_run() {
-    let world = Looks::born(Timestamp::now());
+async fn the_history_is_read_once_for_many_lookups_of_a_run() {
+    let world = Layers::since(Timestamp::now());
     for _ in 0..50 {
         assert_eq!(world.record(1).await, RunRecord::default());
     }
-    assert_eq!(world.store.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(world.history.reads.load(Ordering::SeqCst), 1);
 
-    // What was published before the view was born may be put on record after.
-    world.stored(&[said(1, "question"), said(1, "exception")]).await;
+    // An event from before the view began may come on record later.
+    world.recorded(&[event(1, "question"), event(1, "exception")]).await;
     tokio::time::advance(LATER).await;
     assert!(world.record(1).await.terminal);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_asked_since_is_not_asked_of_the_store() {
-    let world = Looks::born(hours_ago(1));
-    let asked = said(1, "question").with("datetime", &Timestamp::now().to_string());
-    world.seen(&[asked]).await;
+async fn a_question_younger_than_the_view_is_not_read_from_the_history() {
+    let world = Layers::since(hours_ago(1));
+    let asked = event(1, "question").with("datetime", &Timestamp::now().to_string());
+    world.viewed(&[asked]).await;
 
     assert_eq!(world.record(1).await, RunRecord { question: true, ..RunRecord::default() });
 
-    world.seen(&[said(1, "result")]).await;
+    world.viewed(&[event(1, "result")]).await;
     assert!(world.record(1).await.terminal);
-    assert_eq!(world.store.asked.load(Ordering::SeqCst), 0);
+    assert_eq!(world.history.reads.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancellation_from_before_the_view_was_born_holds() {
+async fn a_cancellation_from_before_the_view_began_holds() {
     let now = Timestamp::now();
-    let world = Looks::born(now);
-    let asked = said(1, "question").with("datetime", &now.to_string());
-    world.stored(&[said(1, "cancellation")]).await;
-    world.seen(std::slice::from_ref(&asked)).await;
+    let world = Layers::since(now);
+    let asked = event(1, "question").with("datetime", &now.to_string());
+    world.recorded(&[event(1, "cancellation")]).await;
+    world.viewed(std::slice::from_ref(&asked)).await;
 
     assert!(world.record(1).await.cancelled);
 
-    // So does one of an earlier attempt, however long ago the view was born.
-    let world = Looks::born(hours_ago(1));
-    world.stored(&[said(1, "question"), said(1, "cancellation")]).await;
+    // So does one of an earlier attempt, however old the view is.
+    let world = Layers::since(hours_ago(1));
+    world.recorded(&[event(1, "question"), event(1, "cancellation")]).await;
     let again = asked.with("retry_count", "1");
-    world.seen(&[again]).await;
-    assert!(world.look(1, 1).await.cancelled);
+    world.viewed(&[again]).await;
+    assert!(world.attempt(1, 1).await.cancelled);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stranger_does_not_cancel_what_only_the_store_has() {
-    let world = Looks::born(Timestamp::now());
-    world.stored(&[said(1, "question")]).await;
-    let forged = said(1, "cancellation").with("sender", STRANGER).with("parent", STRANGER);
-    world.seen(&[forged]).await;
+async fn a_stranger_does_not_cancel_a_question_that_only_the_history_has() {
+    let world = Layers::since(Timestamp::now());
+    world.recorded(&[event(1, "question")]).await;
+    let forged = event(1, "cancellation").with("sender", STRANGER).with("parent", STRANGER);
+    world.viewed(&[forged]).await;
 
     assert!(!world.record(1).await.cancelled);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fence_counts_when_the_store_has_it_too_where_the_view_is_younger() {
-    let world = Looks::born(Timestamp::now());
-    world.stored(&[said(1, "question")]).await;
-    let fence = said(1, "heartbeat");
+async fn a_fence_of_an_older_question_counts_once_the_history_has_it() {
+    let world = Layers::since(Timestamp::now());
+    world.recorded(&[event(1, "question")]).await;
+    let fence = event(1, "heartbeat");
     let uuid = fence.attributes["uuid"].parse().unwrap();
-    world.seen(std::slice::from_ref(&fence)).await;
+    world.viewed(std::slice::from_ref(&fence)).await;
     assert!(!world.record(1).await.terminal);
 
-    assert!(!world.layered.has(uuid).await.unwrap(), "a result may still be on its way");
+    assert!(
+        !world.layered.has(Uuid::from_u128(1), uuid).await.unwrap(),
+        "a result may still be on its way"
+    );
 
-    world.stored(&[said(1, "result"), fence]).await;
+    world.recorded(&[event(1, "result"), fence]).await;
     tokio::time::advance(LATER / 2).await;
-    assert!(!world.record(1).await.terminal, "an answer of before the fence");
+    assert!(!world.record(1).await.terminal, "the answer from before the fence is remembered");
     tokio::time::advance(LATER / 2).await;
-    assert!(world.layered.has(uuid).await.unwrap());
-    assert!(world.record(1).await.terminal, "and not so after it");
+    assert!(world.layered.has(Uuid::from_u128(1), uuid).await.unwrap());
+    assert!(world.record(1).await.terminal, "the answer from before the fence is dropped");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fence_of_a_young_question_is_looked_for_in_the_view_alone() {
-    let world = Looks::born(hours_ago(1));
-    let asked = said(1, "question").with("datetime", &Timestamp::now().to_string());
-    let fence = said(1, "heartbeat");
+async fn a_fence_of_a_younger_question_is_read_from_the_view_alone() {
+    let world = Layers::since(hours_ago(1));
+    let asked = event(1, "question").with("datetime", &Timestamp::now().to_string());
+    let fence = event(1, "heartbeat");
     let uuid = fence.attributes["uuid"].parse().unwrap();
-    world.seen(&[asked]).await;
-    assert!(!world.layered.has(uuid).await.unwrap());
+    world.viewed(&[asked]).await;
+    assert!(!world.layered.has(Uuid::from_u128(1), uuid).await.unwrap());
 
-    world.seen(&[fence]).await;
+    world.viewed(&[fence]).await;
 
-    assert!(world.layered.has(uuid).await.unwrap());
-    assert_eq!(world.store.asked.load(Ordering::SeqCst), 0);
+    assert!(world.layered.has(Uuid::from_u128(1), uuid).await.unwrap());
+    assert_eq!(world.history.reads.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_that_was_born_anew_is_as_young_as_that() {
-    let world = Looks::born(hours_ago(2));
-    let asked = said(1, "question").with("datetime", &hours_ago(1).to_string());
-    world.seen(&[asked]).await;
-    world.stored(&[said(1, "result")]).await;
+async fn a_view_that_began_anew_is_younger_than_earlier_questions() {
+    let world = Layers::since(hours_ago(2));
+    let asked = event(1, "question").with("datetime", &hours_ago(1).to_string());
+    world.viewed(&[asked]).await;
+    world.recorded(&[event(1, "result")]).await;
     assert!(!world.record(1).await.terminal);
 
-    world.born.send_replace(Timestamp::now());
+    world.since.send_replace(Timestamp::now());
 
     assert!(world.record(1).await.terminal);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_view_has_forgotten_is_asked_of_the_store() {
+async fn a_question_that_the_view_has_forgotten_is_read_from_the_history() {
     let keep = Keep { age: Duration::ZERO, bytes: u64::MAX };
-    let world = Looks::keeping(hours_ago(1), keep);
-    let asked = said(1, "question").with("datetime", &Timestamp::now().to_string());
-    world.stored(&[asked.clone(), said(1, "result")]).await;
-    world.seen(&[asked]).await;
-    world.seen(&[said(2, "heartbeat")]).await;
+    let world = Layers::keeping(hours_ago(1), keep);
+    let asked = event(1, "question").with("datetime", &Timestamp::now().to_string());
+    world.recorded(&[asked.clone(), event(1, "result")]).await;
+    world.viewed(&[asked]).await;
+    world.viewed(&[event(2, "heartbeat")]).await;
 
     let mut appended = world.layered.appended();
     while View::run_record(&world.view.store, run(1, 0)).await.unwrap().question {
-        // Each append has some of what is old go.
-        world.seen(&[said(3, "heartbeat")]).await;
+        // Each append makes the view forget some of the oldest.
+        world.viewed(&[event(3, "heartbeat")]).await;
         appended.changed().await.unwrap();
     }
     assert!(world.record(1).await.terminal);
@@ -275,14 +279,14 @@ fn run(question: u128, retry: u32) -> RunId {
     RunId { question: Uuid::from_u128(question), retry }
 }
 
-/// An event of a question, of a long time ago.
-fn said(number: u128, kind: &str) -> Outgoing {
-    let mut event = question(Uuid::from_u128(number));
-    event.data = format!(r#"{{"kind": "{kind}"}}"#).into();
-    event = event.with("uuid", &Uuid::new_v4().to_string()).with("datetime", "2020-01-01T00:00:00");
+/// An event of a question from long ago.
+fn event(number: u128, kind: &str) -> Outgoing {
+    let mut sent = question(Uuid::from_u128(number));
+    sent.data = format!(r#"{{"kind": "{kind}"}}"#).into();
+    sent = sent.with("uuid", &Uuid::new_v4().to_string()).with("datetime", "2020-01-01T00:00:00");
     match kind {
-        "question" | "cancellation" => event,
-        _ => event.with("sender_type", "CHILD"),
+        "question" | "cancellation" => sent,
+        _ => sent.with("sender_type", "CHILD"),
     }
 }
 
@@ -315,7 +319,7 @@ impl Disk {
         Self { store, _folder: folder }
     }
 
-    fn shared(&self) -> Arc<dyn EventStore> {
+    fn shared(&self) -> Arc<dyn EventLog> {
         Arc::new(self.store.clone())
     }
 }
@@ -326,12 +330,12 @@ struct Follows {
     stop: CancellationToken,
 }
 
-async fn follow(network: &World, view: Arc<dyn EventStore>) -> Follows {
+async fn follow(network: &World, view: Arc<dyn EventLog>) -> Follows {
     let subscriber = Subscriber::new(&network.connection, "a-view", Flow::default()).await;
     follow_by(subscriber.unwrap(), view)
 }
 
-fn follow_by(subscriber: Subscriber, view: Arc<dyn EventStore>) -> Follows {
+fn follow_by(subscriber: Subscriber, view: Arc<dyn EventLog>) -> Follows {
     let stop = CancellationToken::new();
     let (sender, deliveries) = mpsc::channel(view_feed::BATCH);
     let mut tasks = JoinSet::new();
@@ -349,31 +353,29 @@ impl Follows {
     }
 }
 
-/// A store that counts how often it is asked.
+/// A history that counts how often it is read.
 #[derive(Debug)]
 struct Counting {
     inner: SqliteStore,
-    asked: AtomicUsize,
+    reads: AtomicUsize,
 }
 
 #[async_trait]
-impl EventStore for Counting {
-    async fn append(&self, rows: &[Row<'_>]) -> Result<(), AppendError> {
-        self.inner.append(rows).await
+impl History for Counting {
+    async fn events(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.inner.events(query).await
     }
 
-    async fn reject(&self, message: &RejectedMessage<'_>) -> Result<(), AppendError> {
-        self.inner.reject(message).await
+    async fn questions(&self, query: &ServiceQuery) -> Result<Vec<StoredQuestion>, ReadError> {
+        History::questions(&self.inner, query).await
     }
 
-    async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        self.inner.read(query).await
-    }
-
-    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        EventStore::run_record(&self.inner, run).await
+    async fn rejected(
+        &self,
+        query: &RejectedQuery,
+    ) -> Result<Vec<StoredRejectedMessage>, ReadError> {
+        self.inner.rejected(query).await
     }
 
     async fn unanswered(
@@ -382,52 +384,57 @@ impl EventStore for Counting {
     ) -> Result<Vec<UnansweredQuestion>, ReadError> {
         self.inner.unanswered(query).await
     }
+
+    async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        History::run_record(&self.inner, run).await
+    }
 }
 
-/// A view, the store behind it, and both together.
-struct Looks {
+/// A view, the history behind it, and both together.
+struct Layers {
     view: Disk,
-    store: Arc<Counting>,
+    history: Arc<Counting>,
     layered: LayeredView,
-    born: watch::Sender<Timestamp>,
+    since: watch::Sender<Timestamp>,
     _folder: TempDir,
 }
 
-impl Looks {
-    fn born(born: Timestamp) -> Self {
-        Self::keeping(born, Keep { age: Duration::from_secs(86_400), bytes: 1 << 30 })
+impl Layers {
+    fn since(since: Timestamp) -> Self {
+        Self::keeping(since, Keep { age: Duration::from_secs(86_400), bytes: 1 << 30 })
     }
 
-    fn keeping(born: Timestamp, keep: Keep) -> Self {
+    fn keeping(since: Timestamp, keep: Keep) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.sqlite");
         let inner = SqliteStore::open(&path, Options::default()).unwrap();
-        let store = Arc::new(Counting { inner, asked: AtomicUsize::new(0) });
+        let history = Arc::new(Counting { inner, reads: AtomicUsize::new(0) });
         let view = Disk::keeping(keep);
-        let (sender, born) = watch::channel(born);
-        let behind = Arc::clone(&store) as Arc<dyn EventStore>;
-        let layered = LayeredView::new(Arc::new(view.store.clone()), behind, born);
-        Self { view, store, layered, born: sender, _folder: folder }
+        let (sender, since) = watch::channel(since);
+        let layered =
+            LayeredView::new(Arc::new(view.store.clone()), Arc::clone(&history) as _, since);
+        Self { view, history, layered, since: sender, _folder: folder }
     }
 
-    async fn seen(&self, events: &[Outgoing]) {
+    async fn viewed(&self, events: &[Outgoing]) {
         append(&self.view.store, events).await;
     }
 
-    async fn stored(&self, events: &[Outgoing]) {
-        append(&*self.store, events).await;
+    async fn recorded(&self, events: &[Outgoing]) {
+        append(&self.history.inner, events).await;
     }
 
     async fn record(&self, question: u128) -> RunRecord {
-        self.look(question, 0).await
+        self.attempt(question, 0).await
     }
 
-    async fn look(&self, question: u128, retry: u32) -> RunRecord {
+    async fn attempt(&self, question: u128, retry: u32) -> RunRecord {
         self.layered.run_record(run(question, retry)).await.unwrap()
     }
 }
 
-async fn append(store: &dyn EventStore, events: &[Outgoing]) {
+async fn append(store: &dyn EventLog, events: &[Outgoing]) {
     for Outgoing { data, attributes, ordering_key } in events {
         let event = decode(data, attributes).unwrap();
         store.append(&[Row::new(&event, attributes, "17", ordering_key)]).await.unwrap();

@@ -34,6 +34,7 @@ CREATE TABLE events (
     envelope INTEGER NOT NULL REFERENCES envelopes,
     other_attributes TEXT, -- JSON: the attributes of names that we do not know, where there are any
     as_written TEXT, -- JSON: the attributes whose text is not what their columns give back
+    service TEXT, -- of the recipient, `<namespace>/<name>`; NULL where the event is no question
     message_id TEXT NOT NULL,
     ordering_key TEXT, -- NULL where it is the question's uuid, as it nearly always is
     kind_start INTEGER NOT NULL, -- of the bytes of `data` that hold the member `kind`
@@ -48,15 +49,17 @@ CREATE INDEX events_of_parent ON events (parent_question, datetime)
 -- The root's own events are found by the index above.
 CREATE INDEX events_of_originator ON events (originator_question, datetime)
     WHERE originator_question <> question;
--- The few events that say how far a run is, so that a long log costs its readers nothing.
+-- The few events that tell how far a run is, so that a long log costs their readers nothing.
 CREATE INDEX events_of_run ON events (question, kind)
     WHERE kind IN ('question', 'cancellation', 'delivery_acknowledgement', 'exception', 'result');
--- The questions of a time, for the sweep for runs that vanished. Since version 2.
-CREATE INDEX events_of_questions ON events (datetime, uuid) WHERE kind = 'question';
+-- Questions by time, of all services and of one. (Each index ends with the id, so a cursor has a
+-- place among rows of one datetime.)
+CREATE INDEX events_of_questions ON events (datetime) WHERE kind = 'question';
+CREATE INDEX events_of_service ON events (service, datetime) WHERE kind = 'question';
 -- Questions and cancellations in the order of arrival, for those who follow cancellations.
 CREATE INDEX events_of_cancellable ON events (id) WHERE kind IN ('question', 'cancellation');
 
-CREATE TABLE set_aside (
+CREATE TABLE rejected (
     id INTEGER PRIMARY KEY,
     message_id TEXT NOT NULL,
     digest BLOB NOT NULL, -- of the data
@@ -67,7 +70,8 @@ CREATE TABLE set_aside (
     at INTEGER NOT NULL -- microseconds since 1970
 );
 
-CREATE UNIQUE INDEX set_aside_once ON set_aside (message_id, digest);
+CREATE UNIQUE INDEX rejected_once ON rejected (message_id, digest);
+CREATE INDEX rejected_by_time ON rejected (at);
 
 -- The table that networks have in BigQuery, column by column.
 CREATE VIEW service_events AS
@@ -104,16 +108,16 @@ JOIN questions AS o ON o.id = e.originator_question
 JOIN envelopes AS v ON v.id = e.envelope
 LEFT JOIN questions AS p ON p.id = e.parent_question;
 
--- For people: what could not be handled, and why.
-CREATE VIEW messages_set_aside AS
+-- For people: the messages that could not be handled, and why.
+CREATE VIEW rejected_messages AS
 SELECT
     strftime('%Y-%m-%dT%H:%M:%S', (at - (at % 1000000 + 1000000) % 1000000) / 1000000, 'unixepoch')
-        || printf('.%06d+00:00', (at % 1000000 + 1000000) % 1000000) AS set_aside_at,
+        || printf('.%06d+00:00', (at % 1000000 + 1000000) % 1000000) AS rejected_at,
     reason,
     message_id,
     nullif(ordering_key, '') AS ordering_key,
     attributes,
     length(CAST(data AS BLOB)) AS bytes,
     data
-FROM set_aside
+FROM rejected
 ORDER BY id;

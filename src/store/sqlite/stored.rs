@@ -12,9 +12,12 @@
 //! back (a datetime without an offset, `null` for no parent), it is kept beside, in `as_written`.
 
 use crate::event::attributes as name;
-use crate::event::{Digest, Timestamp};
+use crate::event::{Digest, RunId, SruidBuf, Timestamp};
 use crate::store::row::COLUMN_ATTRIBUTES;
-use crate::store::{RejectedMessage, Row, StoredEvent};
+use crate::store::{
+    EventCursor, RejectedMessage, Row, StoredEvent, StoredQuestion, StoredRejectedMessage,
+};
+use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
@@ -32,15 +35,21 @@ const REPEATING: [&str; 6] = [
 /// What a row or a message takes in memory beside its texts.
 const OVERHEAD: usize = 512;
 
-/// The columns that [`attributes`] expects, in its order.
+/// The columns that [`attributes`] and [`cursor`] expect, in their order.
 pub(super) const ATTRIBUTES: &str = "\
     e.id, e.datetime, e.uuid, v.originator, v.parent, v.sender, v.sender_type, \
     v.sender_sdk_version, v.recipient, o.uuid, p.uuid, q.uuid, v.other_attributes, \
-    e.other_attributes, e.as_written";
+    e.other_attributes, e.as_written, e.digest";
 
-/// The columns that [`read`] expects beside them. The data is not read where it is not wanted: it
-/// may be megabytes.
+/// The columns that [`event`] expects behind them. The data may be megabytes, so only events are read
+/// with it.
 pub(super) const CONTENTS: &str = "e.kind, e.message_id, coalesce(e.ordering_key, q.uuid), e.data";
+
+/// The columns that [`question`] expects behind [`ATTRIBUTES`].
+pub(super) const RUN: &str = "e.retry_count";
+
+/// The columns of table `rejected` that [`rejected`] expects.
+pub(super) const REJECTED: &str = "message_id, ordering_key, data, attributes, reason, at";
 
 /// Where the columns come from. To be followed by a `WHERE` over `e`.
 pub(super) const FROM: &str = "\
@@ -64,6 +73,8 @@ pub(super) struct OwnedRow {
     pub(super) envelope: Envelope,
     pub(super) other_attributes: Option<String>,
     pub(super) as_written: Option<String>,
+    /// The recipient's, where it is a question.
+    pub(super) service: Option<Box<str>>,
     pub(super) message_id: Box<str>,
     /// None where it is the question's uuid.
     pub(super) ordering_key: Option<Box<str>>,
@@ -115,21 +126,60 @@ fn attributes_weight(attributes: &HashMap<String, String>) -> usize {
 }
 
 /// Puts an event together again from a row of [`ATTRIBUTES`] and [`CONTENTS`].
-pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Read> {
-    let data = row.get_ref(18)?.as_blob()?.to_vec();
-    let data = String::from_utf8(data).map_err(|error| unreadable(18, error))?;
+pub(super) fn event(row: &rusqlite::Row<'_>) -> rusqlite::Result<Read> {
+    let data = row.get_ref(19)?.as_blob()?.to_vec();
+    let data = String::from_utf8(data).map_err(|error| unreadable(19, error))?;
     let event = StoredEvent {
-        kind: row.get(15)?,
+        kind: row.get(16)?,
         data,
         attributes: attributes(row)?,
-        message_id: row.get(16)?,
-        ordering_key: row.get(17)?,
+        message_id: row.get(17)?,
+        ordering_key: row.get(18)?,
+        cursor: cursor(row)?,
     };
     Ok(Read { datetime: row.get(1)?, id: row.get(0)?, event })
 }
 
+/// Puts a question together again from a row of [`ATTRIBUTES`] and [`RUN`].
+pub(super) fn question(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredQuestion> {
+    let recipient = row.get_ref(8)?.as_str()?.parse::<SruidBuf>();
+    let cursor = cursor(row)?;
+    Ok(StoredQuestion {
+        run: RunId { question: cursor.question, retry: row.get(16)? },
+        attributes: attributes(row)?.into_iter().collect(),
+        recipient: recipient.map_err(|error| unreadable(8, error))?,
+        cursor,
+    })
+}
+
+/// Puts a rejected message together again from a row of [`REJECTED`].
+pub(super) fn rejected(row: &rusqlite::Row<'_>) -> rusqlite::Result<StoredRejectedMessage> {
+    Ok(StoredRejectedMessage {
+        message_id: row.get(0)?,
+        ordering_key: row.get(1)?,
+        data: row.get_ref(2)?.as_bytes()?.to_vec(),
+        attributes: json(row, 3)?.unwrap_or_default(),
+        reason: row.get(4)?,
+        at: Timestamp(row.get(5)?),
+    })
+}
+
+fn cursor(row: &rusqlite::Row<'_>) -> rusqlite::Result<EventCursor> {
+    Ok(EventCursor {
+        datetime: Timestamp(row.get(1)?),
+        question: uuid(row, 11)?,
+        event: Uuid::from_bytes(row.get(2)?),
+        digest: row.get(15)?,
+    })
+}
+
+/// A uuid that is kept as text.
+pub(super) fn uuid(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Uuid> {
+    row.get_ref(column)?.as_str()?.parse().map_err(|error: uuid::Error| unreadable(column, error))
+}
+
 /// Puts an event's attributes together again from a row that begins with [`ATTRIBUTES`].
-pub(super) fn attributes(row: &rusqlite::Row<'_>) -> rusqlite::Result<BTreeMap<String, String>> {
+fn attributes(row: &rusqlite::Row<'_>) -> rusqlite::Result<BTreeMap<String, String>> {
     let datetime = row.get(1)?;
     let columns = Columns::of_stored(row, datetime)?;
     let mut attributes: BTreeMap<String, String> = COLUMN_ATTRIBUTES
@@ -156,7 +206,7 @@ fn json<T: serde::de::DeserializeOwned>(
     serde_json::from_str(text).map(Some).map_err(|error| unreadable(column, error))
 }
 
-pub(super) fn unreadable(
+fn unreadable(
     column: usize,
     error: impl std::error::Error + Send + Sync + 'static,
 ) -> rusqlite::Error {
@@ -165,6 +215,20 @@ pub(super) fn unreadable(
 
 fn to_json(map: &impl serde::Serialize) -> String {
     serde_json::to_string(map).expect("maps of texts are JSON")
+}
+
+// === impl Digest ===
+
+impl ToSql for Digest {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        self.0.to_sql()
+    }
+}
+
+impl FromSql for Digest {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        FromSql::column_result(value).map(Self)
+    }
 }
 
 // === impl OwnedRow ===
@@ -199,6 +263,7 @@ impl OwnedRow {
             envelope: Envelope::of(row),
             other_attributes: (!others.is_empty()).then(|| to_json(&others)),
             as_written: (!as_written.is_empty()).then(|| to_json(&as_written)),
+            service: (row.kind == "question").then(|| row.recipient.service().into()),
             message_id: row.message_id.into(),
             ordering_key: key,
             kind_start: row.kind_member.start,

@@ -174,14 +174,15 @@ async fn a_closed_store_says_so() {
         append(&clone, &Sent::new(1, "heartbeat")).await,
         Err(AppendError::Unavailable(_))
     ));
-    assert!(clone.has(Uuid::nil()).await.is_err());
+    assert!(clone.has(Uuid::nil(), Uuid::nil()).await.is_err());
     let log = format!("{}-wal", world.path.display());
     assert!(!Path::new(&log).exists(), "the file was let go of");
 }
 
 #[tokio::test]
 async fn the_queue_is_bounded_by_bytes() {
-    let world = World::new();
+    // The lock is held while 80 MB are prepared.
+    let world = World::waiting(Duration::from_secs(120));
     let lock = world.lock();
     let large = Sent::new(1, "result").data(&"x".repeat(9_000_000));
     let sent: Vec<_> = (0..12).map(|_| large.clone().with_new_uuid()).collect();
@@ -249,14 +250,8 @@ async fn append_all(store: &SqliteStore, sent: &[Sent]) -> Result<(), AppendErro
 }
 
 async fn read(store: &SqliteStore, question: u128) -> Vec<StoredEvent> {
-    let query = EventQuery {
-        of: EventScope::Question(Uuid::from_u128(question)),
-        kinds: Vec::new(),
-        exclude_kinds: Vec::new(),
-        limit: 100_000,
-        tail: false,
-    };
-    store.read(&query).await.unwrap()
+    let query = EventQuery::new(EventScope::Question(Uuid::from_u128(question)), 100_000);
+    store.events(&query).await.unwrap()
 }
 
 // === impl World ===

@@ -103,7 +103,7 @@ struct Statements<'t> {
     find_envelope: CachedStatement<'t>,
     add_envelope: CachedStatement<'t>,
     add_event: CachedStatement<'t>,
-    set_aside: CachedStatement<'t>,
+    add_rejected: CachedStatement<'t>,
 }
 
 // === impl Writer ===
@@ -333,12 +333,12 @@ impl<'t> Statements<'t> {
             add_event: statement(
                 "INSERT INTO events (uuid, digest, datetime, kind, question, parent_question, \
                  originator_question, retry_count, envelope, other_attributes, as_written, \
-                 message_id, ordering_key, kind_start, kind_end, data) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) \
+                 service, message_id, ordering_key, kind_start, kind_end, data) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) \
                  ON CONFLICT (uuid, digest) DO NOTHING",
             )?,
-            set_aside: statement(
-                "INSERT INTO set_aside (message_id, digest, ordering_key, data, attributes, \
+            add_rejected: statement(
+                "INSERT INTO rejected (message_id, digest, ordering_key, data, attributes, \
                  reason, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
                  ON CONFLICT (message_id, digest) DO NOTHING",
             )?,
@@ -353,7 +353,7 @@ impl<'t> Statements<'t> {
         let envelope = self.envelope(ids, &row.envelope)?;
         let changed = self.add_event.execute(params![
             row.uuid.as_bytes(),
-            row.digest.0,
+            row.digest,
             row.datetime.0,
             row.kind,
             question,
@@ -363,6 +363,7 @@ impl<'t> Statements<'t> {
             envelope,
             row.other_attributes,
             row.as_written,
+            row.service,
             row.message_id,
             row.ordering_key,
             row.kind_start as i64,
@@ -381,9 +382,9 @@ impl<'t> Statements<'t> {
             Some(text) => text,
             None => data,
         };
-        self.set_aside.execute(params![
+        self.add_rejected.execute(params![
             message_id,
-            digest.0,
+            digest,
             ordering_key,
             data,
             attributes,

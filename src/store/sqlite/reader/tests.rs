@@ -14,35 +14,15 @@ pub(super) fn plan(sql: &str) -> String {
 }
 
 #[test]
-fn every_read_goes_by_its_index_and_sorts_nothing() {
-    let indexes = [
-        (EventScope::Question as fn(Uuid) -> EventScope, vec!["events_of_question"]),
-        (EventScope::Parent, vec!["events_of_parent"]),
-        (EventScope::Originator, vec!["events_of_question", "events_of_originator"]),
-    ];
-    for (of, indexes) in indexes {
-        let filters = filters(of(Uuid::nil()));
-        assert_eq!(filters.len(), indexes.len());
-        for (filter, index) in filters.iter().zip(indexes) {
-            for tail in [false, true] {
-                let plan = plan(&sql(filter, tail));
-                assert!(plan.contains(&format!("USING INDEX {index} ")), "{plan}");
-                assert!(!plan.contains("ORDER BY"), "{plan}");
-            }
-        }
-    }
-}
-
-#[test]
-fn a_look_at_a_run_reads_only_what_speaks_of_it() {
-    let plan = plan(&of_run());
+fn the_record_of_a_run_is_read_from_the_few_events_that_tell_of_it() {
+    let plan = plan(&run_events_sql());
 
     assert!(plan.contains("USING INDEX events_of_run "), "{plan}");
 }
 
 #[test]
-fn a_look_at_when_a_question_was_asked_reads_only_what_speaks_of_it() {
-    let plan = plan(ASKED);
+fn the_datetime_of_a_question_is_read_from_the_few_events_that_tell_of_its_runs() {
+    let plan = plan(&asked_sql());
 
     assert!(plan.contains("USING INDEX events_of_run "), "{plan}");
 }

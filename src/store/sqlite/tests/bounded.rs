@@ -81,17 +81,11 @@ async fn what_is_still_named_stays() {
 
     left(&world, "events", |count| count == 1).await;
 
-    let tree = EventQuery {
-        of: EventScope::Originator(Uuid::from_u128(1)),
-        kinds: Vec::new(),
-        exclude_kinds: Vec::new(),
-        limit: 10,
-        tail: false,
-    };
-    assert_eq!(world.store.read(&tree).await.unwrap().len(), 1);
+    let tree = EventQuery::new(EventScope::Originator(Uuid::from_u128(1)), 10);
+    assert_eq!(world.store.events(&tree).await.unwrap().len(), 1);
     // What went may come again, under ids that are new.
     append_all(&world.store, &[child(2), Sent::new(1, "question"), child(3)]).await.unwrap();
-    assert!(!world.store.read(&tree).await.unwrap().is_empty());
+    assert!(!world.store.events(&tree).await.unwrap().is_empty());
 }
 
 #[tokio::test]

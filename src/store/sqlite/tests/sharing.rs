@@ -111,7 +111,10 @@ fn what_was_answered_for_outlives_kill_9() {
     let store = SqliteStore::open(&path, Options::default()).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for uuid in reported {
-        assert!(runtime.block_on(store.has(uuid)).unwrap(), "{uuid} was answered for");
+        assert!(
+            runtime.block_on(store.has(Uuid::from_u128(1), uuid)).unwrap(),
+            "{uuid} was answered for"
+        );
     }
 }
 

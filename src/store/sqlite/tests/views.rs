@@ -112,7 +112,7 @@ async fn a_look_at_one_question_does_not_read_them_all() {
 }
 
 #[tokio::test]
-async fn what_is_set_aside_is_seen_whole_and_once() {
+async fn a_rejected_message_is_shown_whole_and_once() {
     let world = World::new();
     let attributes = HashMap::from([("kind".to_owned(), "\"odd\"".to_owned())]);
     let text = RejectedMessage {
@@ -132,7 +132,7 @@ async fn what_is_set_aside_is_seen_whole_and_once() {
 
     let connection = world.connection();
     let mut statement = connection
-        .prepare("SELECT *, typeof(data), CAST(data AS BLOB) FROM messages_set_aside")
+        .prepare("SELECT *, typeof(data), CAST(data AS BLOB) FROM rejected_messages")
         .unwrap();
     type Seen = (String, String, String, Option<String>, String, i64, String, Vec<u8>);
     let seen: Vec<Seen> = statement
