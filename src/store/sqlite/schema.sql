@@ -42,7 +42,9 @@ CREATE TABLE events (
     data BLOB NOT NULL -- last, so that the columns before it are read without it
 );
 
-CREATE UNIQUE INDEX events_once ON events (uuid, digest);
+-- The question first: the events of the questions that run now are near each other, and the uuids of
+-- all events are not.
+CREATE UNIQUE INDEX events_once ON events (question, uuid, digest);
 CREATE INDEX events_of_question ON events (question, datetime);
 CREATE INDEX events_of_parent ON events (parent_question, datetime)
     WHERE parent_question IS NOT NULL;

@@ -1,8 +1,8 @@
 use super::*;
 use crate::chain::Chain;
 use crate::event::{Digest, Timestamp, decode};
-use crate::store::EventScope;
 use crate::store::row::BACKEND;
+use crate::store::{EventScope, TimeRange};
 use rusqlite::Connection;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write as _};

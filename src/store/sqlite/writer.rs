@@ -335,7 +335,7 @@ impl<'t> Statements<'t> {
                  originator_question, retry_count, envelope, other_attributes, as_written, \
                  service, message_id, ordering_key, kind_start, kind_end, data) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) \
-                 ON CONFLICT (uuid, digest) DO NOTHING",
+                 ON CONFLICT (question, uuid, digest) DO NOTHING",
             )?,
             add_rejected: statement(
                 "INSERT INTO rejected (message_id, digest, ordering_key, data, attributes, \

@@ -77,6 +77,7 @@ pub async fn events_are_chosen_by_their_sender(world: World) {
 
 pub async fn an_event_is_found_by_its_question_only(world: World) {
     let first = Sent::new(1, "heartbeat");
+    let second = Sent::new(2, "heartbeat").with("uuid", &first.attributes["uuid"]);
     world.append(&[&first, &Sent::new(3, "heartbeat")]).await;
     let has =
         async |question| world.view.has(Uuid::from_u128(question), first.uuid()).await.unwrap();
@@ -85,4 +86,9 @@ pub async fn an_event_is_found_by_its_question_only(world: World) {
         [has(1).await, has(2).await, has(3).await, has(4).await],
         [true, false, false, false]
     );
+
+    // The same uuid and data in another question are another event.
+    world.append(&[&second]).await;
+    assert!(has(2).await);
+    assert_eq!(world.of(2).await, [second.stored()]);
 }

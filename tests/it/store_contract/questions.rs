@@ -25,8 +25,14 @@ pub async fn questions_to_a_service_are_listed_newest_first(world: World) {
 }
 
 pub async fn questions_to_a_service_come_page_by_page_without_gaps_or_repeats(world: World) {
-    // Many of one moment, so that a page ends among them.
-    let sent: Vec<_> = (0..50).map(|question| asked(question, question as i64 / 10)).collect();
+    // Many of one moment, so that a page ends among them, and ten of one event uuid.
+    let uuid = Uuid::new_v4().to_string();
+    let sent: Vec<_> = (0..50)
+        .map(|question| {
+            let sent = asked(question, question as i64 / 10);
+            if question < 10 { sent.with("uuid", &uuid) } else { sent }
+        })
+        .collect();
     world.append(&sent.iter().collect::<Vec<_>>()).await;
 
     let (found, count) = pages(

@@ -14,6 +14,14 @@ pub(super) fn plan(sql: &str) -> String {
 }
 
 #[test]
+fn an_event_is_looked_up_by_its_question_and_uuid() {
+    for sql in [HAS, ROW] {
+        let plan = plan(sql);
+        assert!(plan.contains("INDEX events_once (question=? AND uuid=?"), "{plan}");
+    }
+}
+
+#[test]
 fn the_record_of_a_run_is_read_from_the_few_events_that_tell_of_it() {
     let plan = plan(&run_events_sql());
 

@@ -1,5 +1,8 @@
 CREATE INDEX events_of_cancellable ON events (id) WHERE kind IN ('question', 'cancellation');
 
+DROP INDEX events_once;
+CREATE UNIQUE INDEX events_once ON events (question, uuid, digest);
+
 DROP INDEX events_of_questions;
 CREATE INDEX events_of_questions ON events (datetime) WHERE kind = 'question';
 ALTER TABLE events ADD COLUMN service TEXT;

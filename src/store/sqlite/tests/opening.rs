@@ -91,12 +91,20 @@ async fn a_file_of_an_older_version_is_migrated_and_keeps_all() {
         append(&store, &Sent::new(1, "cancellation").with("sender", PARENT)).await.unwrap();
         let cancelled = store.cancelled_questions(ViewPosition::default(), 10).await.unwrap();
         assert_eq!(cancelled.questions, [Uuid::from_u128(1)]);
+        let (service, during) = ("local/local".to_owned(), TimeRange::ALL);
+        let query = ServiceQuery { service, sender: None, during, after: None, limit: 10 };
+        let questions = History::questions(&store, &query).await.unwrap();
+        assert_eq!(questions.len(), 1, "the question is found by its service");
+        let query = RejectedQuery { during, after: None, limit: 10 };
+        let rejected = store.rejected(&query).await.unwrap();
+        assert_eq!(rejected.len(), 1);
+        assert_eq!((&*rejected[0].data, &*rejected[0].reason), (&b"{"[..], "data is not JSON"));
         store.close().await;
         assert_eq!(definition(&path), definition(&World::new().path));
     }
 }
 
-/// A file as version 2 wrote it, with one event.
+/// A file as version 2 wrote it, with one event and one rejected message.
 fn write_version_2(path: &Path, sent: &Sent, downgrade: &str) {
     let connection = Connection::open(path).unwrap();
     connection.execute_batch(include_str!("version_2.sql")).unwrap();
@@ -121,6 +129,12 @@ fn write_version_2(path: &Path, sent: &Sent, downgrade: &str) {
                 Timestamp::parse(DATETIME).unwrap().0,
                 sent.data.as_bytes(),
             ],
+        )
+        .unwrap();
+    connection
+        .execute(
+            "INSERT INTO set_aside VALUES (1, '17012', ?1, '', '{', '{}', 'data is not JSON', 7)",
+            [Digest::of(b"{").0],
         )
         .unwrap();
     connection.execute_batch(downgrade).unwrap();
