@@ -187,8 +187,9 @@ impl Emulator {
         tokio::time::timeout(GRACE, serving).await.unwrap_or(Ok(())).map_err(ServeError::Transport)
     }
 
-    /// The two services, and beside them HTTP without gRPC.
-    pub(super) fn routes(&self, stop: CancellationToken) -> Routes {
+    /// The two services, and beside them HTTP without gRPC, for a server of the caller's own. Nothing
+    /// guards them against web pages, as [`Self::serve`] does.
+    pub fn routes(&self, stop: CancellationToken) -> Routes {
         let inner = || Arc::clone(&self.inner);
         let publisher = PublisherServer::new(PublisherService(inner()))
             .max_decoding_message_size(LARGEST_REQUEST);

@@ -1,132 +1,34 @@
 //! Questions as child processes: real ones, of the shell.
 
 use crate::gauge;
-use crate::runner_contract::{Ask, BAD, DEADLINE, ENDLESS, GOOD, Watch, every_promise};
+use crate::runner_contract::{Ask, ENDLESS, GOOD, Watch, every_promise};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use twined::event::{Inputs, RunId, Timestamp};
 use twined::runner::process::folder::{Folder, Life};
 use twined::runner::process::record::{Asked, How, Order, Plan};
-use twined::runner::process::{Options, ProcessRunner, Service, StartError};
+use twined::runner::process::{ProcessRunner, StartError};
 use twined::runner::{EndReason, RunPhase, Runner, RunnerError};
 use uuid::Uuid;
 
 mod crashes;
 mod ends;
 mod inputs;
-
-/// Appends the run's name to `$WORLD/ran`, then waits for `$WORLD/go`.
-const WAITS: &str = "test/waits:1.0";
-const WAITS_SCRIPT: &str = "basename $TWINED_RUN >> $WORLD/ran
-    until [ -e $WORLD/go ]; do sleep 0.05; done";
+mod world;
+use world::{WAITS, WAITS_SCRIPT, World, crowd, wait_until};
 
 const TWINED: &str = env!("CARGO_BIN_EXE_twined");
-
-/// A network's folder, with services that are scripts.
-struct World {
-    folder: PathBuf,
-    options: Options,
-    services: Vec<Service>,
-    /// Removes the folder, where it is ours to remove.
-    _temporary: Option<tempfile::TempDir>,
-}
-
-// === impl World ===
 
 impl World {
     fn new() -> Self {
         let temporary = tempfile::tempdir().unwrap();
-        let mut world = Self::at(temporary.path());
-        world._temporary = Some(temporary);
+        let mut world = Self::at(temporary.path(), TWINED.into());
+        world.temporary = Some(temporary);
         world
-    }
-
-    fn at(folder: &Path) -> Self {
-        let folder = folder.canonicalize().unwrap();
-        let options = Options {
-            runs: folder.join("runs"),
-            logs: folder.join("logs"),
-            max_runs: 4,
-            supervisor: TWINED.into(),
-            inherited: std::env::vars_os().collect(),
-            environment: vec![("WORLD".to_owned(), folder.to_str().unwrap().to_owned())],
-            passed: Vec::new(),
-            shim: None,
-        };
-        Self { folder, options, services: Vec::new(), _temporary: None }
-            .service(GOOD, "echo hello")
-            .service(BAD, "echo alas; exit 3")
-            .service(ENDLESS, "while :; do sleep 1; done")
-            .service(WAITS, WAITS_SCRIPT)
-    }
-
-    /// Adds a service whose every question runs a script of the shell.
-    fn service(self, sruid: &str, script: &str) -> Self {
-        self.program(sruid, &["sh", "-c", script, "script"])
-    }
-
-    fn program(mut self, sruid: &str, command: &[&str]) -> Self {
-        let folder = self.folder.join("services").join(sruid.replace(['/', ':'], "-"));
-        fs::create_dir_all(&folder).unwrap();
-        let command = command.iter().map(Into::into).collect();
-        self.services.push(Service { sruid: sruid.parse().unwrap(), folder, command });
-        self
-    }
-
-    fn slots(mut self, max_runs: usize) -> Self {
-        self.options.max_runs = max_runs;
-        self
-    }
-
-    fn service_folder(&self, sruid: &str) -> &Path {
-        let service = self.services.iter().find(|service| service.sruid.as_str() == sruid);
-        &service.unwrap().folder
-    }
-
-    async fn start(&self) -> ProcessRunner {
-        ProcessRunner::start(self.options.clone(), self.services.clone()).await.unwrap()
-    }
-
-    fn run_folder(&self, run: RunId) -> Folder {
-        Folder::of(&self.options.runs, run)
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
-    }
-
-    /// Lets all that waits for it go on.
-    fn go(&self) {
-        fs::write(self.file("go"), "").unwrap();
-    }
-
-    fn lines(&self, name: &str) -> Vec<String> {
-        let text = fs::read_to_string(self.file(name)).unwrap_or_default();
-        text.lines().map(str::to_owned).collect()
-    }
-
-    /// Waits for a file of so many lines, and gives them.
-    async fn wait_for_lines(&self, name: &str, count: usize) -> Vec<String> {
-        wait_until(|| self.lines(name).len() >= count).await;
-        self.lines(name)
-    }
-
-    async fn wait_for_pid(&self, name: &str) -> Pid {
-        let line = self.wait_for_lines(name, 1).await.remove(0);
-        Pid::from_raw(line.parse().unwrap()).unwrap()
-    }
-}
-
-async fn wait_until(is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain");
-        sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -5,8 +5,6 @@ use crate::store::row::BACKEND;
 use crate::store::{EventScope, TimeRange};
 use rusqlite::Connection;
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write as _};
-use std::process::{Child, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
 
 const PARENT: &str = "local/local:local";

@@ -1,29 +1,14 @@
 //! What is killed in the midst of its work: the daemon, a supervisor.
 
 use super::*;
+use crate::helper;
 use rustix::process::getsid;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
-/// Where the world of [`a_daemon_until_it_is_killed`] is.
-const WORLD: &str = "TWINED_TEST_WORLD";
-
-/// Forty questions, always the same.
-fn crowd() -> impl Iterator<Item = Ask> {
-    (0..40).map(|n| {
-        let run = RunId { question: Uuid::from_u128(0xc0ffee + n), retry: 0 };
-        Ask { run, ..Ask::new(WAITS) }
-    })
-}
-
-/// A daemon in a process of its own that launches them all.
+/// A daemon in a process of its own that launches the whole crowd.
 fn daemon(world: &World) -> std::process::Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "runner_process::crashes::a_daemon_until_it_is_killed", "--ignored"])
-        .env(WORLD, &world.folder)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+    helper::command("run-processes").arg(&world.folder).arg(TWINED).spawn().unwrap()
 }
 
 fn kill(mut process: std::process::Child) {
@@ -41,20 +26,6 @@ async fn each_runs_once(world: &World, runner: &dyn Runner) {
     let mut ran = world.lines("ran");
     ran.sort();
     assert_eq!(ran, crowd().map(|ask| ask.run.to_string()).collect::<Vec<_>>());
-}
-
-/// The daemon that [`a_killed_daemon_loses_nothing_and_repeats_nothing`] kills.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "another test runs it, in a process of its own"]
-async fn a_daemon_until_it_is_killed() {
-    let Some(folder) = std::env::var_os(WORLD) else { return };
-    let world = World::at(Path::new(&folder)).slots(20);
-    let runner = world.start().await;
-    for ask in crowd() {
-        ask.launch(&runner).await.unwrap();
-    }
-    fs::write(world.file("launched"), "all\n").unwrap();
-    std::future::pending::<()>().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

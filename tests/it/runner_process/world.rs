@@ -1,0 +1,121 @@
+//! A folder with a process runner and its services.
+
+use crate::runner_contract::{Ask, BAD, DEADLINE, ENDLESS, GOOD};
+use rustix::process::Pid;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use twined::event::RunId;
+use twined::runner::process::folder::Folder;
+use twined::runner::process::{Options, ProcessRunner, Service};
+use uuid::Uuid;
+
+/// Appends the run's name to `$WORLD/ran`, then waits for `$WORLD/go`.
+pub const WAITS: &str = "test/waits:1.0";
+pub const WAITS_SCRIPT: &str = "basename $TWINED_RUN >> $WORLD/ran
+    until [ -e $WORLD/go ]; do sleep 0.05; done";
+
+/// A network's folder, with services that are scripts.
+pub struct World {
+    pub folder: PathBuf,
+    pub options: Options,
+    pub services: Vec<Service>,
+    /// Removes the folder, where it is ours to remove.
+    pub temporary: Option<tempfile::TempDir>,
+}
+
+// === impl World ===
+
+impl World {
+    pub fn at(folder: &Path, supervisor: PathBuf) -> Self {
+        let folder = folder.canonicalize().unwrap();
+        let options = Options {
+            runs: folder.join("runs"),
+            logs: folder.join("logs"),
+            max_runs: 4,
+            supervisor,
+            inherited: std::env::vars_os().collect(),
+            environment: vec![("WORLD".to_owned(), folder.to_str().unwrap().to_owned())],
+            passed: Vec::new(),
+            shim: None,
+        };
+        Self { folder, options, services: Vec::new(), temporary: None }
+            .service(GOOD, "echo hello")
+            .service(BAD, "echo alas; exit 3")
+            .service(ENDLESS, "while :; do sleep 1; done")
+            .service(WAITS, WAITS_SCRIPT)
+    }
+
+    /// Adds a service whose every question runs a script of the shell.
+    pub fn service(self, sruid: &str, script: &str) -> Self {
+        self.program(sruid, &["sh", "-c", script, "script"])
+    }
+
+    pub fn program(mut self, sruid: &str, command: &[&str]) -> Self {
+        let folder = self.folder.join("services").join(sruid.replace(['/', ':'], "-"));
+        fs::create_dir_all(&folder).unwrap();
+        let command = command.iter().map(Into::into).collect();
+        self.services.push(Service { sruid: sruid.parse().unwrap(), folder, command });
+        self
+    }
+
+    pub fn slots(mut self, max_runs: usize) -> Self {
+        self.options.max_runs = max_runs;
+        self
+    }
+
+    pub fn service_folder(&self, sruid: &str) -> &Path {
+        let service = self.services.iter().find(|service| service.sruid.as_str() == sruid);
+        &service.unwrap().folder
+    }
+
+    pub async fn start(&self) -> ProcessRunner {
+        ProcessRunner::start(self.options.clone(), self.services.clone()).await.unwrap()
+    }
+
+    pub fn run_folder(&self, run: RunId) -> Folder {
+        Folder::of(&self.options.runs, run)
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Lets all that waits for it go on.
+    pub fn go(&self) {
+        fs::write(self.file("go"), "").unwrap();
+    }
+
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.file(name)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits for a file of so many lines, and gives them.
+    pub async fn wait_for_lines(&self, name: &str, count: usize) -> Vec<String> {
+        wait_until(|| self.lines(name).len() >= count).await;
+        self.lines(name)
+    }
+
+    pub async fn wait_for_pid(&self, name: &str) -> Pid {
+        let line = self.wait_for_lines(name, 1).await.remove(0);
+        Pid::from_raw(line.parse().unwrap()).unwrap()
+    }
+}
+
+/// Forty questions, always the same.
+pub fn crowd() -> impl Iterator<Item = Ask> {
+    (0..40).map(|n| {
+        let run = RunId { question: Uuid::from_u128(0xc0ffee + n), retry: 0 };
+        Ask { run, ..Ask::new(WAITS) }
+    })
+}
+
+pub async fn wait_until(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
