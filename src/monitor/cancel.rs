@@ -81,7 +81,7 @@ impl Reconciler {
 
     /// Compares a run, or an attempt of it, that was seen for the first time.
     pub(super) fn run(&mut self, run: RunId, question: &QuestionAttributes) {
-        match self.recent.of(run.question).any(|sender| may_cancel(sender, question)) {
+        match self.recent.senders(run.question).any(|sender| may_cancel(sender, question)) {
             true => self.queue.push_front((run, Verdict::Cancelled)),
             false => self.queue.push_back((run, Verdict::AskView)),
         }
@@ -168,7 +168,7 @@ impl RecentCancellations {
         self.ages.push_back((Instant::now(), question));
     }
 
-    fn of(&self, question: Uuid) -> impl Iterator<Item = &String> {
+    fn senders(&self, question: Uuid) -> impl Iterator<Item = &String> {
         self.senders.get(&question).into_iter().flatten()
     }
 }
@@ -226,8 +226,8 @@ mod tests {
         for number in 0..=MAX_REMEMBERED {
             recent.insert(question(number), "a/parent:1".into());
         }
-        assert_eq!(recent.of(question(0)).count(), 0, "over the limit");
-        assert_eq!(recent.of(question(MAX_REMEMBERED)).count(), 1);
+        assert_eq!(recent.senders(question(0)).count(), 0, "over the limit");
+        assert_eq!(recent.senders(question(MAX_REMEMBERED)).count(), 1);
 
         tokio::time::advance(REMEMBERED + Duration::from_secs(1)).await;
         recent.insert(question(0), "a/parent:1".into());

@@ -94,7 +94,7 @@ impl Kueue {
             if !changed.is_empty() {
                 return changed;
             }
-            // The permit of a change since the look above is kept.
+            // The permit of a change since the read above is kept.
             self.shared.changed.notified().await;
         }
     }

@@ -250,7 +250,7 @@ impl Table {
         }
     }
 
-    /// What the events of a Job say of why it makes no progress.
+    /// Why a Job makes no progress, as its events report.
     pub(crate) fn set_event_stall(&mut self, uid: Uuid, stall: Option<Stall>) {
         if let Some(entry) = self.entries.get_mut(&uid) {
             entry.event_stall = stall;

@@ -41,11 +41,11 @@ pub(super) struct Entry {
     pub(super) pods_looked_up: bool,
     /// The claim of another replica on the report of its end, and when it was first seen.
     pub(super) claim: Option<(String, Instant)>,
-    /// What it waits for, as its queue or our own limits say.
+    /// What it waits for, as its queue or our own limits report.
     pub(super) waits_for: String,
     /// Why its queue will never admit it.
     pub(super) refusal: Option<Cause>,
-    /// What its events say of why it makes no progress.
+    /// Why it makes no progress, as its events report.
     pub(super) event_stall: Option<Stall>,
     /// When its events were last read.
     pub(super) events_read_at: Timestamp,

@@ -93,7 +93,7 @@ fn a_run_is_queued_starts_runs_and_ends() {
     table.update_pod(JOB, pod(1, ended(9, EndReason::Memory, false)), at(9));
     assert!(
         matches!(published(&mut table), Some(RunPhase::Starting { .. })),
-        "until the Job says so"
+        "until the Job reports its end"
     );
     table.update_job(ObservedJob { end: Some(end(10, EndReason::Failed)), ..job(JOB, 0) });
     assert_eq!(published_reason(&mut table), EndReason::Memory, "the pod knows more than the Job");
@@ -112,15 +112,15 @@ fn an_end_is_published_once_though_its_pod_is_deleted_later() {
 
 #[test]
 fn a_complete_job_exited_though_its_pod_was_deleted_before_its_end_was_seen() {
-    for (said, told) in
+    for (reported, published) in
         [(EndReason::Exited, EndReason::Exited), (EndReason::Failed, EndReason::Deleted)]
     {
         let mut table = table();
         table.update_job(job(JOB, 0));
         table.update_pod(JOB, pod(1, running(5)), at(5));
         table.pods_listed(&HashSet::new());
-        table.update_job(ObservedJob { end: Some(end(10, said)), ..job(JOB, 0) });
-        assert_eq!(published_reason(&mut table), told);
+        table.update_job(ObservedJob { end: Some(end(10, reported)), ..job(JOB, 0) });
+        assert_eq!(published_reason(&mut table), published);
     }
 }
 
@@ -159,10 +159,10 @@ fn a_pod_that_outlives_its_job_is_found_by_its_uid_and_followed_to_its_end() {
 
 #[test]
 fn a_stall_stops_the_run_when_its_grace_is_over() {
-    let patience = Duration::from_secs(30);
+    let grace = Duration::from_secs(30);
     let (reason, message) = (EndReason::Image, "no image".to_owned());
-    let stuck = Stall::new(reason, patience, message);
-    let vague = Stall { vague: true, ..Stall::new(EndReason::Image, patience, "?".into()) };
+    let stuck = Stall::new(reason, grace, message);
+    let vague = Stall { vague: true, ..Stall::new(EndReason::Image, grace, "?".into()) };
     let mut table = table();
     table.update_job(job(JOB, 0));
     table.update_pod(JOB, pod(1, waiting(Some(stuck))), at(1));
