@@ -1,8 +1,9 @@
 //! The cancellations that this replica has put on record, on their way from its pipeline to its
 //! monitor.
 //!
-//! The monitor reads its view for those of all replicas. But a view does not have what was published
-//! before its subscription was created, and then only the replica that received it knows.
+//! The monitor reads the cancellations of all replicas from its view. But a view has no event that
+//! was published before its subscription was created. Only the replica that received such a
+//! cancellation knows of it.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +17,7 @@ pub struct Cancellations {
     pushed: Notify,
 }
 
-/// A cancellation on record. Its sender may be a stranger.
+/// A cancellation on record. Nobody has checked that its sender may cancel the question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cancellation {
     pub(crate) question: Uuid,
@@ -39,7 +40,7 @@ impl Cancellations {
             if let Some(cancellation) = next {
                 return cancellation;
             }
-            // A push between the two leaves a permit here.
+            // A push since the check above has left a permit, so this returns.
             self.pushed.notified().await;
         }
     }

@@ -1,4 +1,4 @@
-//! What the pipeline and the monitor are given by the root that starts them.
+//! What a root gives to the pipeline and the monitor.
 
 use crate::cancellations::Cancellations;
 use crate::pubsub::Publisher;
@@ -8,14 +8,14 @@ use crate::store::{EventLog, History, View};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The adapters that a root has chosen, and what they need to be used. Cheap to clone.
+/// The adapters that a root has chosen, and what is used with them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Dependencies {
     /// Runs questions.
     pub runner: Arc<dyn Runner>,
     /// Divides the reports and the leader's work between replicas.
     pub coordinator: Arc<dyn Coordinator>,
-    /// Recent events of the questions that run here.
+    /// This replica's view of recent events.
     pub view: Arc<dyn View>,
     /// Records every event.
     pub log: Arc<dyn EventLog>,
@@ -27,7 +27,7 @@ pub struct Dependencies {
     pub cancellations: Arc<Cancellations>,
     /// Publishes to the network's topic.
     pub publisher: Publisher,
-    /// For how long an answer may be late, after the end of a run that ended without an error.
-    /// Pub/Sub keeps the order of events only of one region, so an answer may arrive behind a fence.
+    /// How long to wait for the answer of a run that ended without an error. Pub/Sub keeps the
+    /// order of events only within one region, so an answer may arrive behind a fence.
     pub late_answers: Duration,
 }

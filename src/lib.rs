@@ -17,7 +17,7 @@
 
 // The domain: pure.
 pub mod event;
-// The seams, and what stands behind each.
+// The interfaces, each with its adapters.
 pub mod pubsub;
 pub mod store;
 pub mod runner;
@@ -30,7 +30,7 @@ pub mod routing;
 pub mod pipeline;
 pub mod monitor;
 pub mod http;
-// The roots: they may know all.
+// The roots: they choose the adapters, and may use every module.
 pub mod config;
 mod daemon;
 mod local;
@@ -38,7 +38,7 @@ mod serve;
 pub mod cli;
 // What the SDK needs from us.
 pub mod sdk;
-// Tools: they know nothing of us.
+// Tools: they use no other module.
 pub mod google;
 pub mod request_guard;
 pub mod tasks;

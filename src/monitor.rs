@@ -7,9 +7,10 @@
 //! no run of an unanswered question ──► the sweep ──► fence ──► exception
 //! ```
 //!
-//! The monitor writes nothing to the store. It publishes, and its events come back by the pipeline as
-//! any other event. Of several monitors of the same runs, the leader does what is needed once. An end
-//! is reported by the monitor that has claimed it.
+//! The monitor writes nothing to the store. It publishes, and its events come back through the
+//! pipeline like any other event. Where several replicas watch the same runs, only the leader
+//! publishes heartbeats and log records, and sweeps. An end is reported by the replica that has
+//! claimed the report.
 
 mod cancel;
 mod ends;
@@ -34,18 +35,18 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info_span};
 
-/// How often the live runs are looked through. A parent does not notice half a second, and looking
-/// through ten thousand runs takes less than a millisecond.
+/// How often the live runs are searched for notifications that are due. A parent does not notice
+/// half a second, and a search of ten thousand runs takes less than a millisecond.
 const TICK: Duration = Duration::from_millis(500);
 
 /// How many notifications of live runs are published at once. With 10,000 runs, a new leader has
 /// published everything that is due in a few seconds, in a few MB.
 const MAX_PUBLISHING: usize = 1024;
 
-/// How soon a new leader sweeps: its runner must see the existing runs first.
+/// How long a new leader waits before its first sweep: its runner must see the existing runs first.
 const FIRST_SWEEP: Duration = Duration::from_secs(30);
 
-/// How often it sweeps then.
+/// The time from one sweep to the next.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Watches the runs.
@@ -60,7 +61,7 @@ pub struct Monitor {
     stop: CancellationToken,
 }
 
-/// The host's clock as it was at the start, and the time since: it never goes backwards.
+/// A clock that never goes backwards: the host's time at the start, and the time since then.
 #[derive(Debug)]
 struct Clock {
     start: (Timestamp, Instant),
@@ -107,8 +108,8 @@ impl Monitor {
         })
     }
 
-    /// Watches until it is stopped. Ends that are not settled then are handled after the next start,
-    /// or by another replica.
+    /// Watches until it is stopped. Ends that are not settled then are handled after the next
+    /// start, or by another replica.
     pub async fn run(self: Arc<Self>) {
         let mut cancelled = cancel::cancelled_questions(Arc::clone(&self.dependencies.view));
         let cancellations = Arc::clone(&self.dependencies.cancellations);
@@ -164,7 +165,7 @@ impl Watch {
     fn observe(&mut self, state: RunState) {
         match &state.phase {
             RunPhase::Queued { .. } | RunPhase::Starting { .. } | RunPhase::Running { .. } => {
-                // A later attempt than the one that has ended.
+                // The attempt that ended was relaunched, so its end needs no more work.
                 self.drop_end(state.run);
                 let observed = self.live.observe(&state, self.monitor.clock.now());
                 if self.monitor.leads() {
@@ -186,7 +187,7 @@ impl Watch {
         }
     }
 
-    /// Handles the end of an attempt, unless that is being done already.
+    /// Starts to handle the end of an attempt, unless that is under way already.
     fn handle_end(&mut self, state: RunState, end: RunEnd) {
         let RunState { run, attempt, .. } = state;
         let known = self.ending.get(&run);
@@ -209,7 +210,7 @@ impl Watch {
         }
     }
 
-    /// Forgets an end that was handled, or whose task panicked: then only this run suffers.
+    /// Forgets an end whose task is over. If the task panicked, only this run is affected.
     fn forget_end(&mut self, ended: Result<(Id, ()), JoinError>) {
         let task = match &ended {
             Ok((task, ())) => *task,
@@ -247,7 +248,7 @@ impl Watch {
         self.sweep(leads);
     }
 
-    /// Sweeps for as long as we lead.
+    /// Starts a sweep if one is due and we lead. Aborts a sweep when we no longer lead.
     fn sweep(&mut self, leads: bool) {
         let now = Instant::now();
         if !leads {
@@ -267,7 +268,7 @@ impl Watch {
     }
 }
 
-/// Logs a panic. An aborted task did not panic.
+/// Logs the error of a task that panicked, but not of one that was aborted.
 fn log_panic(error: &JoinError) {
     if error.is_panic() {
         error!(%error, "a task of one run panicked: the run is handled again after the next start");
@@ -283,7 +284,7 @@ impl Clock {
 
     fn now(&self) -> Timestamp {
         let (wall, at) = self.start;
-        // Some 290,000 years of microseconds fit.
+        // An `i64` holds 290,000 years in microseconds.
         Timestamp(wall.0.saturating_add(at.elapsed().as_micros() as i64))
     }
 }

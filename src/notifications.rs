@@ -1,9 +1,8 @@
-//! The events that we publish to parents: exceptions, heartbeats and log records, in the name of the
-//! service that they asked.
+//! The events that we publish to parents: exceptions, heartbeats and log records, in the name of
+//! the service that they asked.
 //!
-//! Pure. A notification is named by its cause: its uuid is derived from the run, the attempt and what
-//! happened. Its data is the same whichever replica makes it, however often, so two copies are one
-//! event.
+//! Pure. The uuid of a notification is derived from the run, the attempt and what happened. Its
+//! data is the same whichever replica makes it, and however often, so two copies are one event.
 
 use crate::event::attributes as name;
 use crate::event::encode::{self, Body};
@@ -31,7 +30,7 @@ pub(crate) type QuestionAttributes = HashMap<String, String>;
 /// A message to publish, and its uuid.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Notification {
-    /// Derived from its cause.
+    /// Derived from the run and what happened to it.
     pub(crate) uuid: Uuid,
     /// The question that it is about.
     pub(crate) question: Uuid,
@@ -115,7 +114,7 @@ pub(crate) fn refusal(
     Attempt { run, number: 0, question }.notification("refused", at, &body)
 }
 
-/// The end of a question of whose run nothing exists. The same whichever replica finds it.
+/// The end of a lost run. The reason and the text are the same whichever replica finds it.
 pub(crate) fn end_of_lost_run(cancelled: bool, at: Timestamp) -> RunEnd {
     let (reason, message) = if cancelled {
         (EndReason::Cancelled, "The question was cancelled.")
@@ -133,7 +132,7 @@ pub(crate) fn end_of_lost_run(cancelled: bool, at: Timestamp) -> RunEnd {
 // === impl Attempt ===
 
 impl<'a> Attempt<'a> {
-    /// The attempt that a state is of.
+    /// The attempt that this is a state of.
     pub(crate) fn from_state(state: &'a RunState) -> Self {
         Self { run: state.run, number: state.attempt, question: &state.attributes }
     }
@@ -151,13 +150,13 @@ impl<'a> Attempt<'a> {
     /// The fence of a run that has ended: a heartbeat, published in the run's name after everything
     /// that the run published. When it is on record, so is all of that.
     ///
-    /// Each claim has a fence of its own. The fence of a claim that was taken over may precede
-    /// events that its holder published meanwhile.
+    /// Each claim has a fence of its own. After a claim was taken over, its fence proves nothing:
+    /// its holder may have published an exception behind it.
     pub(crate) fn fence(&self, end: &RunEnd, claim: Uuid) -> Option<Notification> {
         self.notification(&format!("ended, claimed by {claim}"), end.at, &Body::Heartbeat)
     }
 
-    /// The fence of a run that cannot be found, for one sweep.
+    /// The fence of a run that seems lost. Each sweep has a fence of its own.
     pub(crate) fn sweep_fence(&self, at: Timestamp) -> Option<Notification> {
         self.notification(&format!("lost at {at}"), at, &Body::Heartbeat)
     }
@@ -179,13 +178,13 @@ impl<'a> Attempt<'a> {
         self.notification(&format!("running {}", since.0), since, &Body::Heartbeat)
     }
 
-    /// The heartbeat of a run whose pod was evicted for the `times`th time and is replaced. It is a
-    /// fence too, behind everything that the run had published by then.
+    /// The heartbeat of a run whose pod was evicted for the `times`th time and is replaced. It is
+    /// also a fence, behind everything that the evicted pod published.
     pub(crate) fn eviction_heartbeat(&self, at: Timestamp, times: u32) -> Option<Notification> {
         self.notification(&format!("evicted {times}"), at, &Body::Heartbeat)
     }
 
-    /// The heartbeat of a run of which another attempt starts.
+    /// The heartbeat of a run that was relaunched.
     pub(crate) fn relaunch_heartbeat(&self, at: Timestamp) -> Option<Notification> {
         self.notification("again", at, &Body::Heartbeat)
     }
@@ -205,8 +204,8 @@ impl<'a> Attempt<'a> {
         self.notification(&format!("note {text}"), at, &body)
     }
 
-    /// The uuid is derived from `cause`. Replicas of other versions derive the same one, so the
-    /// words of a cause must never change.
+    /// Replicas of other versions must derive the same uuid for the same `cause`, which is the text
+    /// of what happened. So none of these texts may ever change.
     fn notification(&self, cause: &str, at: Timestamp, body: &Body) -> Option<Notification> {
         let Self { run, number, question } = self;
         let cause = match number {
@@ -219,8 +218,9 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// The fields of a Python `LogRecord`. The parent's Python fills in the others. `created` is one of
-/// them (the moment of receipt), so the bytes here are the same whichever replica makes them.
+/// The fields of a Python `LogRecord`. The parent's Python fills in the others. `created` is left
+/// to it too (it becomes the time of receipt), so that the bytes are the same whichever replica
+/// makes them.
 fn log_record(level: LogLevel, text: &str) -> Value {
     let (levelno, levelname) = match level {
         LogLevel::Info => (20, "INFO"),

@@ -7,12 +7,13 @@
 //! ```
 //!
 //! A run must end when both its state and an accepted cancellation of its question have been seen.
-//! They come in any order, and the view of a replica may be a minute behind. So the two are compared
-//! whenever either comes, and nothing depends on which replica launched the run, received the
-//! cancellation or saw either first. Every replica does so: to end a run twice is harmless.
+//! They come in any order, and the view of a replica may be a minute behind. So the two are
+//! compared whenever either comes, and nothing depends on which replica launched the run, received
+//! the cancellation or saw either first. Every replica does so: ending a run twice is harmless.
 //!
 //! A cancellation is accepted from the parent and from the originator that the question names. The
-//! view has that rule; for a cancellation of the pipeline, the run's state has the question.
+//! view applies this rule itself. For a cancellation from the pipeline it is applied here, to the
+//! attributes in the state of the run.
 
 use crate::cancellations::Cancellation;
 use crate::chain::Chain;
@@ -31,8 +32,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-/// For how long a cancellation is remembered here. A run that is seen later is compared with the view
-/// alone: by then the view has its question too.
+/// For how long a cancellation is remembered here. A run that is first seen later is compared with
+/// the view alone. By then the view has its question, without which it accepts no cancellation.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// How many cancellations are remembered: a few MB.
@@ -41,7 +42,8 @@ const MAX_REMEMBERED: usize = 50_000;
 /// How many cancelled questions are read from the view at once.
 const PAGE: u32 = 500;
 
-/// How often the view is read at most, and at least: another process may append to it too.
+/// The shortest and the longest pause between two reads of the view. No notification shows what
+/// another process appends to it.
 const READ_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// How many comparisons are under way at once. On a start there is one for each run that exists.
@@ -59,7 +61,7 @@ pub(super) struct Reconciler {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Cancelled,
-    /// If the view has an accepted cancellation.
+    /// It is, if the view has an accepted cancellation.
     AskView,
 }
 
@@ -173,7 +175,7 @@ impl RecentCancellations {
     }
 }
 
-/// The cancelled questions of a view as they come, first those that it has.
+/// The cancelled questions of a view: first those that it has, then new ones as they come.
 pub(super) fn cancelled_questions(view: Arc<dyn View>) -> BoxStream<'static, Vec<Uuid>> {
     unfold((view, ViewPosition::default()), async |(view, mut position)| {
         let (least, most) = READ_INTERVALS;

@@ -16,13 +16,16 @@
 //! ```
 //!
 //! The last events of a run may still be on their way when it ends. So a heartbeat in its name, the
-//! fence, is published behind them: when it is on record, so is everything that the run published. No
-//! timeout decides. But Pub/Sub keeps the order of a key only of one region's events. So a run that
-//! ended without an error, and so most likely answered, gets time for that before its fence.
+//! fence, is published behind them: when it is on record, so is everything that the run published.
+//! No timeout has to decide whether the run answered. But Pub/Sub keeps the order of a key only
+//! within one region. So a run that exited without an error, and therefore most likely answered,
+//! gets some time for its answer to arrive before the fence is published.
 //!
-//! Only the replica that has claimed the report publishes an exception, behind a fence of that claim,
-//! and it renews the claim shortly before: a parent would take a second exception for the answer to
-//! its next attempt. A relaunch may take long: the parent gets heartbeats meanwhile.
+//! A run must not get two exceptions: its parent would take the second for the answer to its next
+//! retry. So only the replica that has claimed the report publishes one. It does so behind a fence
+//! that it published after the claim, and it renews an older claim first.
+//!
+//! A relaunch may take long. The parent gets heartbeats meanwhile.
 
 use crate::chain::Chain;
 use crate::event::RunId;
@@ -43,24 +46,24 @@ use uuid::Uuid;
 /// After how long another replica's claim can be taken over.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// After how long our own claim is renewed before it is relied on. Together with the time that a
-/// publication takes, this must be less than [`CLAIM_TIMEOUT`].
+/// The age at which our own claim is renewed before we publish. This plus the time that a
+/// publication takes must be less than [`CLAIM_TIMEOUT`].
 const CLAIM_RENEWAL: Duration = Duration::from_secs(20);
 
-/// How long a follower leaves it to the leader to settle a run.
+/// How long a replica that does not lead waits for the leader to settle a run.
 const FOLLOWER_DELAY: Duration = Duration::from_secs(5);
 
 /// What the end of a run requires.
 enum Verdict {
     /// Nothing: a terminal event is on record.
     Terminal(RunRecord),
-    /// An exception, which is ours to publish.
+    /// An exception, which this replica must publish.
     Silent(Report),
     /// Nothing: the question does not name its parent.
     NoParent,
 }
 
-/// The duty to publish an exception.
+/// An exception that this replica has claimed to publish.
 struct Report {
     record: RunRecord,
     exception: Notification,
@@ -72,7 +75,7 @@ struct Terminal(RunRecord);
 
 impl Monitor {
     /// Handles the end of a run: makes sure that it has one terminal event or is relaunched, and
-    /// settles it. Stops early when that is `over`.
+    /// settles it. Stops early when `over` is cancelled.
     pub(super) async fn handle_end(
         self: Arc<Self>,
         state: RunState,
@@ -82,8 +85,8 @@ impl Monitor {
         let _in_progress = EndInProgress::new(&self.ends_in_progress);
         let judging = over.run_until_cancelled(self.judge(&state, &end));
         let Some(verdict) = judging.await else { return };
-        // Not to be cut off by the state of the next attempt, which comes before its parent is
-        // notified.
+        // Without `over`: the state of the next attempt cancels it before the parent is notified of
+        // the relaunch.
         if let Verdict::Silent(report) = &verdict
             && self.relaunch(&state, &end, &report.record).await
         {
@@ -120,8 +123,9 @@ impl Monitor {
         }
     }
 
-    /// The record of a run behind a fence of our claim, and when we claimed. The record has also what
-    /// an earlier holder of the claim published.
+    /// Claims the report, and publishes a fence. Returns the record of the run behind that fence,
+    /// and the time of the claim. The record includes what an earlier holder of the claim
+    /// published.
     async fn claim_and_fence(
         &self,
         state: &RunState,
@@ -135,7 +139,7 @@ impl Monitor {
             let mut fenced = pin!(async {
                 match fence {
                     Some(fence) => self.fence(run, fence).await,
-                    // The question named its parent a moment ago.
+                    // Only where the question names no parent, which the caller has checked.
                     None => self.wait_for_record(run, |_| true).await,
                 }
             });
@@ -151,7 +155,8 @@ impl Monitor {
         }
     }
 
-    /// Renews our claim. False where it may have been another's meanwhile, who may have published.
+    /// Renews our claim. False if it had timed out: another replica may have held it meanwhile, and
+    /// published.
     async fn renew_claim(
         &self,
         run: RunId,
@@ -162,8 +167,8 @@ impl Monitor {
         Ok(before.elapsed() < CLAIM_TIMEOUT)
     }
 
-    /// Claims the duty to report, for as long as no terminal event is on record. Returns a moment
-    /// before the claim.
+    /// Tries to claim the report until it is ours, or a terminal event is on record. Returns the
+    /// time just before the claim.
     async fn claim(&self, run: RunId, report: Uuid) -> Result<Instant, Terminal> {
         let mut backoff = BACKOFF;
         loop {
@@ -183,7 +188,8 @@ impl Monitor {
         }
     }
 
-    /// Relaunches the run where that is allowed. The parent gets a heartbeat in place of an exception.
+    /// Relaunches the run where that is allowed. The parent gets a heartbeat in place of an
+    /// exception.
     async fn relaunch(&self, state: &RunState, end: &RunEnd, record: &RunRecord) -> bool {
         if record.cancelled || end.reason == EndReason::Cancelled {
             return false;
@@ -206,7 +212,7 @@ impl Monitor {
         true
     }
 
-    /// None where the runner does not relaunch, or cannot for too long.
+    /// None if the runner does not relaunch the run, or fails for [`GIVE_UP_AFTER`].
     async fn try_relaunch(&self, state: &RunState, end: &RunEnd) -> Option<Relaunch> {
         let run = state.run;
         let unavailable_since = &OnceLock::new();
@@ -272,8 +278,8 @@ impl Monitor {
         self.wait_for_record(run, |record| record.terminal).await
     }
 
-    /// Settles a run whose terminal event is on record: at once where we lead, else if the leader
-    /// does not.
+    /// Settles a run that needs nothing more. The leader does so at once. The other replicas wait,
+    /// and settle it only if the leader has not.
     async fn settle(&self, run: RunId, end: &RunEnd, record: &RunRecord) {
         let mut leadership = self.leadership.clone();
         let leading = async {
@@ -283,7 +289,7 @@ impl Monitor {
             }
         };
         let _ = tokio::time::timeout(FOLLOWER_DELAY, leading).await;
-        // Counted before, because the settled state may cut this task off.
+        // Counted first, because the settled state may cancel this task.
         self.metrics.ended(end, record);
         self.call_runner(run, || self.dependencies.runner.settle(run)).await;
     }

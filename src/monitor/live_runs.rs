@@ -1,8 +1,8 @@
 //! The live runs, and the notifications that are due for each while it waits.
 //!
 //! One table and one timer, because there may be ten thousand runs. Nothing is queued: each tick
-//! finds in the table what is due, so a new leader continues where another stopped. Pure: the time is
-//! an argument.
+//! finds in the table what is due, so a new leader continues where another stopped. Pure: the time
+//! is an argument.
 
 use crate::event::{RunId, Timestamp};
 use crate::notifications::{
@@ -13,16 +13,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// The least time between two log records of what a run waits for, in seconds: a position in a queue
-/// may change all the time.
+/// The least time between two log records of what a run waits for, in seconds: a position in a
+/// queue may change all the time.
 const LOG_INTERVAL: f64 = 30.0;
 
-/// The same, as a fraction of the time that the run has waited. Where thousands wait for hours, these
-/// records must not become most of the network's events.
+/// The same, as a fraction of the time that the run has waited. Where thousands wait for hours,
+/// these records must not become most of the network's events.
 const LOG_INTERVAL_FRACTION: f64 = 0.1;
 
-/// A run that starts within so many seconds of its launch needs no heartbeat of ours. Its own events
-/// come long before its parent gives up, after 6 minutes.
+/// A run that starts within this many seconds of its launch needs no heartbeat of ours. Its own
+/// events come long before its parent gives up, which is after 6 minutes.
 const SHORT_WAIT: f64 = 10.0;
 
 /// The live runs.
@@ -42,7 +42,7 @@ pub(super) enum Due {
     Eviction(Eviction),
 }
 
-/// An eviction of a run's pod, which is replaced.
+/// The eviction of a run's pod, which another pod replaces.
 #[derive(Debug)]
 pub(super) struct Eviction {
     pub(super) run: RunId,
@@ -61,7 +61,7 @@ pub(super) struct Observed {
     pub(super) durations: StageDurations,
 }
 
-/// How long the stages took that a run has left: seconds, where both ends were seen.
+/// How many seconds each finished stage took. None for a stage whose start or end was not seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct StageDurations {
     /// From the launch to the admission.
@@ -104,7 +104,7 @@ enum Stage {
 /// What this replica has published for a run.
 #[derive(Debug, Default)]
 struct Notified {
-    /// The interval since the launch of the last heartbeat.
+    /// The last heartbeat: the number of its interval since the launch.
     slot: i64,
     running: bool,
     evictions: u32,
@@ -114,7 +114,7 @@ struct Notified {
 // === impl LiveRuns ===
 
 impl LiveRuns {
-    /// Takes in the state of a live run.
+    /// Updates a live run from its state.
     pub(super) fn observe(&mut self, state: &RunState, now: Timestamp) -> Observed {
         let Some((launched, stage, why)) = stage_of(&state.phase) else {
             return Observed { is_new: false, durations: StageDurations::default() };
@@ -210,7 +210,7 @@ impl LiveRun {
     }
 
     fn durations(&self, from: Stage, to: Stage, now: Timestamp) -> StageDurations {
-        // The time since the launch says nothing of a pod that replaces an evicted one.
+        // After an eviction, the time since the launch is not how long the new pod waited.
         let first = self.evictions == 0;
         match (from, to) {
             (Stage::Queued, Stage::Starting(_)) if first => {
@@ -276,7 +276,7 @@ impl LiveRun {
     }
 }
 
-/// The launch, the stage and the reason of the wait; none of a run that is not live.
+/// The time of the launch, the stage, and what the run waits for. None for a run that is not live.
 fn stage_of(phase: &RunPhase) -> Option<(Timestamp, Stage, &str)> {
     match phase {
         RunPhase::Queued { since, why } => Some((*since, Stage::Queued, why)),

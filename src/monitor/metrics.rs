@@ -68,15 +68,15 @@ impl Metrics {
         }
     }
 
-    /// How many runs are live. Only the monitor sets this gauge, from the states of its runner, so it
-    /// means the same with every runner.
+    /// How many runs are live. Only the monitor sets this gauge, from the states of its runner, so
+    /// it means the same with every runner.
     pub(super) fn live_runs(&self, counts: StageCounts) {
         self.queued.set(counts.queued);
         self.starting.set(counts.starting);
         self.running.set(counts.running);
     }
 
-    /// A run has left stages.
+    /// A run has finished these stages.
     pub(super) fn stages(&self, durations: StageDurations) {
         if let Some(seconds) = durations.queue {
             self.queue.record(seconds);
@@ -86,8 +86,8 @@ impl Metrics {
         }
     }
 
-    /// An exception was published for a run that ended silently, so many seconds after its end
-    /// where that is known.
+    /// An exception was published for a run that ended silently: `seconds` after its end, if that
+    /// is known.
     pub(super) fn failed(&self, reason: EndReason, seconds: Option<f64>) {
         self.failures[&reason].increment(1);
         if let Some(seconds) = seconds {

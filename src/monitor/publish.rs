@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-/// How long events that are on their way have before a fence is published. Most arrive by then, so
-/// most ends need no fence.
+/// How long the last events of a run may take to arrive before a fence is published. Most arrive by
+/// then, so most ends need no fence.
 pub(super) const GRACE: Duration = Duration::from_millis(200);
 
 /// The pauses between tries of a call to the runner or to Pub/Sub.
@@ -26,7 +26,8 @@ pub(super) const BACKOFF: Backoff =
 /// After how long a fence that did not come on record is published again.
 const REPUBLISH_FENCE: Duration = Duration::from_secs(30);
 
-/// How often the view is read although this process appended nothing to it: another process may have.
+/// How often the view is read although this process appended nothing to it: another process may
+/// have.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Monitor {
@@ -42,7 +43,7 @@ impl Monitor {
         self.publish_once(record).await;
     }
 
-    /// Publishes a notification, unless it is on record. Whether it was published now.
+    /// Publishes a notification, unless it is on record. Returns whether it was published now.
     pub(super) async fn publish_once(&self, notification: Notification) -> bool {
         let Notification { uuid, question, message } = notification;
         match self.dependencies.view.has(question, uuid).await {
@@ -58,8 +59,8 @@ impl Monitor {
         is_published
     }
 
-    /// Handles the eviction of a run that is started again. The run is ended where its terminal event
-    /// is on record, else its parent is notified.
+    /// Handles the eviction of a run that gets another pod. If its terminal event is on record, the
+    /// run is ended, because it needs not run again. Otherwise its parent is notified.
     pub(super) async fn handle_eviction(self: Arc<Self>, eviction: Eviction) {
         let Eviction { run, attempt: number, question, times } = eviction;
         let attempt = Attempt { run, number, question: &question };
@@ -108,7 +109,7 @@ impl Monitor {
         self.wait_for_record(run, |_| true).await
     }
 
-    /// The record of a run, as soon as it is as wanted.
+    /// Waits until `is_wanted` holds for the record of a run, and returns the record.
     pub(super) async fn wait_for_record(
         &self,
         run: RunId,
@@ -137,12 +138,13 @@ impl Monitor {
             }
         };
         let _ = tokio::time::timeout(READ_INTERVAL, changed).await;
-        // All ends in progress read at every change. This limits them to 1000 reads a second together.
+        // Every end in progress reads after each change. This limits all of them to 1000 reads a
+        // second.
         let ends = u64::from(self.ends_in_progress.load(Ordering::Relaxed));
         tokio::time::sleep(Duration::from_millis(ends)).await;
     }
 
-    /// Calls the runner until it succeeds; none where it refuses.
+    /// Calls the runner until the call succeeds. None if the runner refuses.
     pub(super) async fn call_runner<T, F>(&self, run: RunId, call: impl FnMut() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, RunnerError>>,

@@ -1,7 +1,7 @@
 //! The sweep for lost runs: deleted by hand, or ended while no daemon was running.
 //!
-//! An unanswered question that is old enough, and of whose run nothing exists, gets an exception. It
-//! is looked at twice, the second time behind a fence: where events are behind, its answer may be
+//! An unanswered question that is old enough, and of whose run nothing exists, gets an exception.
+//! It is checked twice, the second time behind a fence: if events are delayed, its answer may be
 //! among them.
 
 use crate::chain::Chain;
@@ -16,16 +16,17 @@ use futures_util::stream;
 use std::sync::Arc;
 use tracing::{info, warn};
 
-/// The oldest questions that are swept, in seconds: no run takes longer than seven days.
+/// The age of the oldest questions that are swept, in seconds: the default deadline of a run. Lost
+/// runs of older questions are not found.
 const OLDEST: i64 = 7 * 24 * 3600;
 
-/// The youngest questions that are swept, in seconds: the runs of younger ones may not exist yet.
+/// The age of the youngest questions that are swept, in seconds: younger ones may have no run yet.
 const YOUNGEST: i64 = 1800;
 
 /// How many questions are read at once.
 const PAGE: u32 = 500;
 
-/// How many questions are looked at concurrently. Each may wait long for its fence.
+/// How many questions are checked concurrently. Each may wait long for its fence.
 const CONCURRENT: usize = 16;
 
 /// Why a question could not be judged. The next sweep tries again.
@@ -40,7 +41,7 @@ enum SweepError {
 }
 
 impl Monitor {
-    /// Looks once at all unanswered questions.
+    /// Checks each unanswered question once.
     pub(super) async fn sweep(self: Arc<Self>) {
         let Timestamp(now) = self.clock.now();
         let mut query = UnansweredQuery {
@@ -98,8 +99,8 @@ impl Monitor {
         Ok(())
     }
 
-    /// Whether nothing exists of a run but its question. Not where the SDK retries the question: the
-    /// parent would take an exception for the answer to its retry. It gets one after that has ended.
+    /// Whether nothing of a run exists but its question. False while a retry of the question by the
+    /// SDK is unanswered: the parent would take an exception for the answer to that retry.
     async fn is_lost(&self, run: RunId) -> Result<bool, SweepError> {
         let next = RunId { retry: run.retry.saturating_add(1), ..run };
         let record =
