@@ -5,9 +5,9 @@
 //! ```
 //!
 //! Append comes before act, so nothing runs that is not on record. Ack comes last, so a crash at
-//! any point is a redelivery. Append and act can both be repeated, so a redelivery is harmless.
-//! What fails for now is held and retried. What can never be handled is rejected: it is kept whole,
-//! and the parent is notified where there is one.
+//! any point is a redelivery. Append and act can both be repeated, so a redelivery is harmless. A
+//! delivery that cannot be handled now is held and retried. One that can never be handled is
+//! rejected: its message is stored unchanged, and if it is a question its parent is notified.
 
 mod act;
 pub mod action;
@@ -37,8 +37,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info_span, warn};
 
-/// How many deliveries of one question are handled together. They share a commit, and each waits
-/// for the ack of at most this many.
+/// How many deliveries of one question are handled together. They share a commit. The first is
+/// acked only when all of them have been acted on, so they must not be too many.
 const BATCH: usize = 64;
 
 /// How often the gauge of the oldest delivery is updated.
@@ -62,7 +62,7 @@ pub struct Pipeline {
 #[derive(Debug)]
 struct InFlight {
     delivery: Delivery,
-    /// From receipt to ack.
+    /// Lasts from receipt to ack.
     span: Span,
     _gauge: InFlightGauge,
     _permit: InFlightPermit,
@@ -191,8 +191,8 @@ impl Pipeline {
         Ok(event)
     }
 
-    /// Appends the events, with as many tries as it takes. Those that the store refuses, or that are
-    /// not on record when we are stopped, become errors.
+    /// Appends the events, with as many tries as it takes. Those that the store refuses, or that
+    /// are not on record when we are stopped, become errors.
     async fn append(&self, batch: &[InFlight], events: &mut [Result<Event<'_>, HandleError>]) {
         let start = Instant::now();
         let mut backoff = BACKOFF;
@@ -220,7 +220,7 @@ impl Pipeline {
                 }
                 AppendError::Unavailable(_) if self.pause(&mut backoff).await => {}
                 AppendError::Unavailable(source) => {
-                    // One source for many: as text.
+                    // An error cannot be cloned: each event gets its text.
                     let text = source.to_string();
                     for event in events.iter_mut().filter(|event| event.is_ok()) {
                         let source = text.clone().into();

@@ -1,7 +1,7 @@
 //! Who answers a question: a run of ours or an external service.
 //!
-//! An external service is one that somebody started by hand (`octue twined service start`). It has a
-//! subscription of its own, which is named like the revision.
+//! An external service is one that somebody started by hand (`octue twined service start`). It has
+//! a subscription of its own, which is named like the revision.
 
 mod external;
 use crate::event::Sruid;
@@ -40,13 +40,13 @@ pub(crate) enum Answerer {
     Nobody(Vec<String>),
 }
 
-/// Why it could not be found out who answers. Try again.
+/// Why the router could not determine who answers. Try again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RoutingError {
-    /// The registry could not be asked.
+    /// The registry could not be reached.
     #[error("failed to look up the service revision")]
     Registry(#[source] RegistryError),
-    /// Pub/Sub could not be asked.
+    /// Pub/Sub did not answer whether there is a subscription.
     #[error("failed to look up the subscription of an external service")]
     Subscription(#[source] CallError),
 }

@@ -24,19 +24,19 @@ struct Question<'a> {
     message: &'a Message,
 }
 
-/// For how long a launch is being retried.
+/// What is remembered while a launch is retried.
 struct Retries {
     since: Instant,
     /// Since when the runner, the registry or Pub/Sub has been unavailable without a break.
     unavailable_since: Option<Instant>,
-    /// How many heartbeats the parent has got meanwhile.
+    /// The number of the last heartbeat interval for which the parent got a heartbeat.
     heartbeats: i64,
 }
 
 // === impl Pipeline ===
 
 impl Pipeline {
-    /// Acts on an event, with as many tries as it takes. An error is final, or we were stopped.
+    /// Acts on an event, with as many tries as it takes. An error is final, unless we were stopped.
     pub(super) async fn act_until_done(
         &self,
         event: &Event<'_>,
@@ -142,8 +142,8 @@ impl Pipeline {
         }
     }
 
-    /// Ends the run of a cancelled question that was delivered before, or else notifies the parent.
-    /// (The end of a run notifies the parent by itself.)
+    /// Ends the run of a cancelled question, if an earlier delivery has launched one: the monitor
+    /// then notifies the parent. Without a run, the parent is notified here.
     async fn refuse_cancelled(&self, question: &Question<'_>) -> Result<(), HandleError> {
         let ended = self.dependencies.runner.cancel(question.run.question).await;
         if ended.map_err(HandleError::Runner)? {
@@ -152,8 +152,9 @@ impl Pipeline {
         self.refuse(question, Refusal::Cancelled).await
     }
 
-    /// Notifies the parent that the question cannot be launched, and ends the run that may exist all
-    /// the same. In this order: the end of a run with a terminal event on record needs no other one.
+    /// Notifies the parent that the question cannot be launched, and then ends its run, which may
+    /// exist although the launch failed. In this order the parent gets one exception: the end of a
+    /// run whose terminal event is on record needs no other.
     async fn give_up(
         &self,
         question: &Question<'_>,
@@ -171,8 +172,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Publishes a heartbeat now and then: a parent gives up on silence long before we do. It is not
-    /// retried, because Pub/Sub itself may be unavailable.
+    /// Publishes one heartbeat in each heartbeat interval: a parent that receives nothing gives up
+    /// long before we do. It is not retried, because Pub/Sub itself may be unavailable.
     async fn publish_retry_heartbeat(&self, question: &Question<'_>, retries: &mut Retries) {
         let slot = retries.since.elapsed().as_secs() as i64 / HEARTBEAT_INTERVAL;
         if slot <= retries.heartbeats {

@@ -18,7 +18,7 @@ pub(super) enum HandleError {
     /// The view could not be read.
     #[error("failed to read what is on record of the question")]
     View(#[source] ReadError),
-    /// It could not be found out who answers the question.
+    /// The router could not determine who answers the question.
     #[error("failed to find out who answers the question")]
     Routing(#[source] RoutingError),
     /// Pub/Sub did not take a notification.
@@ -34,17 +34,18 @@ pub(super) enum HandleError {
 pub(super) enum Disposition {
     /// It is handled: it is acked.
     Ack,
-    /// It is held, its lease extended, and handled again here. It is not nacked: every nack counts
-    /// towards a dead-letter policy, and an outage must not move good events there.
+    /// It is held: its ack deadline is extended, and it is handled again in this process. It is not
+    /// nacked: every nack counts towards a dead-letter policy, and an outage must not move valid
+    /// events to the dead-letter topic.
     Retry,
-    /// It can never be handled: it is kept, whole, as a rejected message, and then acked.
+    /// It can never be handled: it is stored unchanged as a rejected message, and then acked.
     Reject,
 }
 
 // === impl Disposition ===
 
 impl Disposition {
-    /// Decides.
+    /// The disposition of a delivery, after one try to handle it.
     pub(super) fn from_outcome<T>(outcome: &Result<T, HandleError>) -> Self {
         let Err(error) = outcome else { return Self::Ack };
         match error {
@@ -71,7 +72,7 @@ impl Disposition {
 // === impl HandleError ===
 
 impl HandleError {
-    /// A closed set of names, for metrics.
+    /// The label in metrics, one of a closed set.
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Decode(error) => error.label(),

@@ -1,7 +1,7 @@
 //! A limit on the deliveries in flight.
 //!
-//! Pub/Sub has a limit of its own, but counts by stream. A stream that is opened again begins to
-//! count anew while we still hold the messages of the one before.
+//! Pub/Sub has a limit too, but counts the messages of each stream. A new stream starts at zero,
+//! while the messages of the previous one are still in flight here.
 
 use crate::pubsub::Message;
 use crate::pubsub::subscriber::Flow;
@@ -37,7 +37,8 @@ impl InFlightLimit {
         }
     }
 
-    /// Waits until the limit allows a message. One that is larger than the limit is in flight alone.
+    /// Waits until the limit allows a message. One that is larger than the limit is in flight
+    /// alone.
     pub(super) async fn acquire(&self, message: &Message) -> InFlightPermit {
         let bytes = u32::try_from(size(message)).unwrap_or(u32::MAX).min(self.all_bytes);
         let messages = Arc::clone(&self.messages).acquire_owned().await;

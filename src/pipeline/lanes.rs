@@ -1,8 +1,8 @@
-//! Many questions at once, the events of one question in order.
+//! Many questions are handled at once, and the events of one question in order.
 //!
-//! The waiting deliveries of one question are its lane, and one worker at a time takes from it. A
-//! lane exists while it has deliveries or its worker is at work, so there are never more lanes than
-//! deliveries in flight.
+//! The waiting deliveries of one question are its lane. One worker at a time takes deliveries from
+//! it. A lane exists while it has deliveries or its worker is busy, so there are never more lanes
+//! than deliveries in flight.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -55,8 +55,8 @@ impl<T> Lanes<T> {
 // === impl Worker ===
 
 impl<T> Worker<'_, T> {
-    /// Takes up to `most` items from the front of the lane. None where it is empty: the lane is then
-    /// removed, and its worker must end.
+    /// Takes up to `most` items from the front of the lane. None where it is empty: the lane is
+    /// then removed, and its worker must end.
     pub(super) fn take(&self, most: usize) -> Option<Vec<T>> {
         let mut lanes = self.lanes.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let Entry::Occupied(mut lane) = lanes.entry(self.key.to_owned()) else { return None };

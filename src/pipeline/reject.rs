@@ -1,5 +1,5 @@
-//! Messages that can never be handled: they are kept whole, with the reason, and the parent of a
-//! question gets an exception.
+//! Messages that can never be handled: they are stored unchanged, with the reason, and the parent
+//! of a question gets an exception.
 
 use crate::chain::Chain;
 use crate::event::attributes as name;
@@ -17,8 +17,8 @@ use uuid::Uuid;
 struct Stopped;
 
 impl Pipeline {
-    /// Keeps a message that can never be handled, and notifies the parent if it is a question.
-    /// False where we were stopped first.
+    /// Stores a message that can never be handled, and notifies the parent if it is a question.
+    /// False if we were stopped first.
     pub(super) async fn reject(&self, message: &Message, error: &HandleError) -> bool {
         let reason = Chain(error).to_string();
         warn!(id = message.id, reason, "message rejected");
@@ -47,7 +47,7 @@ impl Pipeline {
             match self.dependencies.log.reject(&rejected).await {
                 Ok(()) => return Ok(()),
                 Err(AppendError::Refused { reason, .. }) => {
-                    // Nothing else can keep it: the log is the last place.
+                    // It cannot be stored anywhere else. It is acked, and only this line is left.
                     error!(id = message.id, reason, "event store refused a rejected message");
                     return Ok(());
                 }

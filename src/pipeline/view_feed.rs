@@ -1,12 +1,12 @@
-//! Feeds a replica's own view: every event of the topic, by a subscription of its own, into a store
-//! of recent events.
+//! Feeds a replica's own view: receives every event of the topic by a subscription of its own, and
+//! appends it to a store of recent events.
 //!
 //! ```text
 //! Delivery -> decode -> append -> ack
 //! ```
 //!
-//! It acts on nothing. A message that cannot be decoded is acked: the pipeline receives it too, and
-//! rejects it.
+//! It does not act on events. A message that cannot be decoded is acked: the pipeline of some
+//! replica receives it too, and rejects it.
 
 use crate::chain::Chain;
 use crate::event::{Event, decode};

@@ -1,7 +1,7 @@
-//! Questions that an external service answers. We only keep their events.
+//! Questions that an external service answers. We only record their events.
 //!
-//! A service that was killed leaves its subscription behind, which never expires. Its parents would
-//! wait in vain, so they get an exception when nothing comes.
+//! A service that is killed leaves its subscription behind, which never expires. The parents of its
+//! questions would wait in vain, so they get an exception if no acknowledgement comes.
 
 use crate::event::{RunId, Timestamp};
 use crate::notifications::{self, QuestionAttributes, Refusal};
@@ -18,7 +18,7 @@ use tracing::warn;
 /// receives one. A parent gives up after 360 s.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Waits for the external services that were left questions.
+/// Waits for acknowledgements of the questions that are left to external services.
 #[derive(Debug)]
 pub(crate) struct ExternalServices {
     view: Arc<dyn View>,
@@ -35,8 +35,8 @@ impl ExternalServices {
         Self { view, publisher, waiting: Mutex::default(), stop }
     }
 
-    /// Waits, in the background, for an acknowledgement of a question. Where none comes in time, the
-    /// parent gets an exception that explains how to delete the subscription.
+    /// Waits, in the background, for an acknowledgement of a question. Where none comes in time,
+    /// the parent gets an exception that explains how to delete the subscription.
     pub(crate) async fn expect_acknowledgement(
         &self,
         run: RunId,
@@ -65,13 +65,13 @@ impl ExternalServices {
         });
     }
 
-    /// Waits no longer.
+    /// Ends all waiting.
     pub(crate) async fn shutdown(&self) {
         self.waiting.lock().await.shutdown().await;
     }
 }
 
-/// True also where the view cannot be read: an exception must not be a guess.
+/// True also if the view cannot be read: an exception must not be published on a guess.
 async fn is_acknowledged(view: &dyn View, run: RunId) -> bool {
     match view.run_record(run).await {
         Ok(record) => record.acknowledged || record.terminal,
