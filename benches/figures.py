@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The README's figures of the whole program: medians of several starts.
+"""The figures of the program in docs/figures.md: medians of several starts.
 
     cargo build --release && benches/figures.py target/release/twined
 """
@@ -19,7 +19,7 @@ STARTS = 9
 
 
 def demo(binary):
-    """Seconds of `twined demo`, from its start to its exit."""
+    """The duration of `twined demo`, from its start to its exit, in seconds."""
     start = time.monotonic()
     done = subprocess.run([binary, "demo"], capture_output=True, check=True, text=True)
     assert done.stdout == '{"output_values":{"primes":1229}}\n', done.stdout
@@ -27,7 +27,7 @@ def demo(binary):
 
 
 def network(binary):
-    """Seconds until a network is ready, and its resident memory, idle, in MiB."""
+    """The time until a network is ready, in seconds, and its resident memory when idle, in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = [binary, "local", "--http-port", "0", "--pubsub-port", "0", "--data", "data"]
         start = time.monotonic()
@@ -40,7 +40,7 @@ def network(binary):
             while not is_ready(address.group(1)):
                 time.sleep(0.001)
             ready = time.monotonic() - start
-            # What starting needed is given back by then.
+            # By then, the memory that only the start needs is released.
             time.sleep(1)
             status = open(f"/proc/{process.pid}/status").read()
             resident = int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) / 1024
@@ -61,13 +61,13 @@ def main():
     binary = os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else "target/release/twined")
     demos = [demo(binary) for _ in range(STARTS)]
     ready, resident = zip(*(network(binary) for _ in range(STARTS)))
-    for what, figures, unit in [
+    for name, figures, unit in [
         ("demo, start to exit", [1000 * seconds for seconds in demos], "ms"),
         ("ready", [1000 * seconds for seconds in ready], "ms"),
         ("resident, idle", resident, "MiB"),
     ]:
         median = statistics.median(figures)
-        print(f"{what:20} median {median:6.1f} {unit}, worst {max(figures):6.1f} of {STARTS}")
+        print(f"{name:20} median {median:6.1f} {unit}, worst {max(figures):6.1f} of {STARTS}")
 
 
 main()

@@ -19,9 +19,8 @@ FLAGS = [
     "--no-first-run",
     # Pages open windows without a click.
     "--disable-popup-blocking",
-    # Chromium asks a person before a page of the internet reaches a local address, except in a
-    # window of its own. Other browsers do not ask, and a person may agree: the network's own rules
-    # are tested here.
+    # Chromium asks the user before a page of the internet reaches a local address, except in a
+    # window of its own. Other browsers do not ask, and users may agree, so the tests disable that.
     "--disable-features=LocalNetworkAccessChecks",
 ]
 
@@ -35,13 +34,13 @@ def find_or_install():
     if program := shutil.which("chromium"):
         return program
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise Unavailable("no `chromium` on this machine: install it (Debian's package `chromium`)")
+        raise Unavailable("no `chromium` on this machine: install the Debian package `chromium`")
 
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     update = ["apt-get", "update", "-qq"]
     install = ["apt-get", "install", "--yes", "-qq", "--no-install-recommends", "chromium"]
 
-    # A machine that was never updated knows no packages.
+    # The package lists may be missing.
     for command in (install, update, install):
         done = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False)
         if program := shutil.which("chromium"):
@@ -75,7 +74,7 @@ class Chromium:
             try:
                 yield output
             finally:
-                # With the processes that it started.
+                # The browser and its child processes.
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
@@ -95,7 +94,7 @@ class Chromium:
     @contextlib.contextmanager
     def arguments(self, resolve):
         """The command without the URL, and its environment."""
-        # Processes that were just killed may still write to the folder.
+        # Processes that were killed a moment ago may still write to the folder.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
             rules = ", ".join(f"MAP {rule}" for rule in resolve)
             command = [

@@ -1,10 +1,9 @@
-"""A browser, a running network, and the servers that an attack on it needs.
+"""A browser, a running network, and the servers for an attack on it.
 
-Run as `TWINED_BIN=/path/to/twined python -m pytest tests/web`, with a Python that has what
-`tests/sdk/requirements.txt` names. Nothing here leaves this machine.
+Run with `TWINED_BIN=/path/to/twined python -m pytest tests/web`, with a Python that has the
+packages of `tests/sdk/requirements.txt`. The tests use no external network.
 
-`TWINED_TEST_BROWSER=required` fails the tests where there can be no browser; by default they are
-skipped there.
+Without a browser the tests are skipped; with `TWINED_TEST_BROWSER=required` they fail.
 """
 
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-# Before its import: its assertions show what differs.
+# Before the import of the module, so that its assertions are rewritten.
 pytest.register_assert_rewrite("network")
 
 import chromium

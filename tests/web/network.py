@@ -1,4 +1,4 @@
-"""A running network with one service, which records the questions it is started for."""
+"""A running network with one service, which records its starts."""
 
 import contextlib
 import datetime
@@ -21,7 +21,7 @@ SERVICE = "octue/recording"
 TOPIC = "projects/any/topics/main.octue.twined.services"
 SUBSCRIPTION = "projects/any/subscriptions/twined.daemon"
 
-# The arguments have the question's uuid.
+# Records the arguments, which contain the question's uuid.
 PROGRAM = '#!/bin/sh\necho "$@" >> started\nexit 1\n'
 
 
@@ -72,7 +72,7 @@ class Network:
     # === State ===
 
     def topics_and_subscriptions(self):
-        """As the emulator lists them."""
+        """The emulator's lists of topics and subscriptions."""
         return [
             json.load(self.get("pubsub", f"/v1/projects/any/{kind}"))
             for kind in ("topics", "subscriptions")
@@ -85,14 +85,14 @@ class Network:
 
     @contextlib.contextmanager
     def unaffected(self):
-        """Asserts that what happens meanwhile starts no service and changes no topic or
-        subscription, and that a question still starts the service afterwards.
+        """Asserts that this context starts no service and changes no topic or subscription, and
+        that a question still starts the service afterwards.
         """
         resources, starts = self.topics_and_subscriptions(), self.starts()
         yield
         assert (self.topics_and_subscriptions(), self.starts()) == (resources, starts)
 
-        # A question that the page published would have started the service before this one does.
+        # A question from the page would have started the service before this one.
         question_uuid = str(uuid.uuid4())
         self.publish(question(question_uuid))
         new_starts = lambda: self.starts()[len(starts) :]  # noqa: E731

@@ -1,5 +1,5 @@
-"""Servers of the tests: one has the pages, one lets every page in, and a relay between a browser
-and the network records what passes.
+"""Servers of the tests: one serves the pages, one permits every page, and a relay records the
+traffic between a browser and the network.
 """
 
 import base64
@@ -59,7 +59,7 @@ class InThread:
 
 
 class PageServer(InThread, http.server.ThreadingHTTPServer):
-    """Has the files of this folder, and receives the report of a page."""
+    """Serves the files of this folder, and receives the report of a page."""
 
     def __init__(self):
         super().__init__(PageHandler)
@@ -95,7 +95,7 @@ class RecordedRequest:
 
 
 class PermissiveServer(InThread, http.server.ThreadingHTTPServer):
-    """Answers every request with what the page asks for, and allows every origin to read it."""
+    """Answers every request with the content type that it needs, and lets every origin read it."""
 
     def __init__(self):
         super().__init__(PermissiveHandler)
@@ -181,7 +181,7 @@ class Relay(InThread, socketserver.ThreadingTCPServer):
         super().__init__(RelayHandler)
         self.upstream_port = port
         self.page_port = page_server.port
-        # The bytes sent and received on each.
+        # The bytes sent and received on each connection.
         self.connections = []
 
     @property
@@ -190,7 +190,7 @@ class Relay(InThread, socketserver.ThreadingTCPServer):
         return f"*:{self.upstream_port} 127.0.0.1:{self.port}"
 
     def exchanges(self):
-        """The requests that passed and were answered so far."""
+        """The requests that were relayed and answered so far."""
         for sent, received in list(self.connections):
             requests = REQUEST_LINE.findall(bytes(sent))
             statuses = STATUS_LINE.findall(bytes(received))

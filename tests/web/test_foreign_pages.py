@@ -1,7 +1,7 @@
 """A page of another origin cannot act on a running network, in a real browser.
 
-What is refused, and why, is in `src/request_guard.rs`; `tests/it/web_page.rs` sends such requests
-raw. Here a browser decides what it sends, with which headers, and what it lets a page read.
+`src/request_guard.rs` has the rules; `tests/it/web_page.rs` sends raw requests. Here a browser
+decides what it sends, with which headers, and what it lets a page read.
 
 A page makes each attempt twice: on the network, and on a permissive server. The permissive server
 shows which attempts arrive and can be read if no server refuses them. Without it, the tests would
@@ -23,10 +23,10 @@ from waiting import wait_for
 FOREIGN_NAME = "evil.example"
 FOREIGN_RULE = f"{FOREIGN_NAME} 127.0.0.1"
 
-# The status of every refusal that is for being a page of another origin.
+# The status of every refusal of a page of another origin.
 FORBIDDEN = 403
 
-# By these a page reads an answer of another origin, if the server allows it.
+# The attempts by which a page reads an answer of another origin, if the server permits it.
 WAYS_TO_READ = {
     "fetch cors GET",
     "fetch cors HEAD",
@@ -39,7 +39,7 @@ WAYS_TO_READ = {
     "EventSource",
     "WebSocket",
 }
-# By these it sends and never reads.
+# The attempts by which a page sends, but never reads.
 WAYS_TO_SEND = {
     "fetch no-cors GET",
     "fetch no-cors POST text/plain",
@@ -82,7 +82,7 @@ def writes(question):
 
 
 def target(base, port, question):
-    """What the page attacks at `base`."""
+    """The requests that the page makes at `base`."""
     described = [
         {"method": method, "path": path, "body": base64.b64encode(body).decode()}
         for method, path, body in writes(question)[port]
@@ -92,7 +92,7 @@ def target(base, port, question):
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a page reports of an attempt. `answer` is all that it could read."""
+    """An attempt, as the page reports it. `answer` is everything that it could read."""
 
     id: int
     how: str
@@ -108,12 +108,12 @@ class Attempt:
 
     @property
     def is_refusal(self):
-        """Whether the answer is a refusal of ours. One to HEAD has no text."""
+        """Whether the answer is a refusal of ours. A refusal of HEAD has no text."""
         return "request refused: " in self.answer or self.answer == "403 "
 
 
 class Attack:
-    """What a page reported, what reached the network, and what reached the permissive server."""
+    """The report of a page, and the requests to the network and to the permissive server."""
 
     def __init__(self, report, question, relays, permissive_server):
         self.origin = report["origin"]
@@ -130,12 +130,12 @@ class Attack:
         return [attempt for attempt in self.attempts if attempt.answer is not None]
 
     def exchanges(self):
-        """What the browser sent to the network for each attempt, with the status of the answer."""
+        """The requests to the network for each attempt, with the status of the answer."""
         found = {attempt: [] for attempt in self.attempts}
         by_id = {attempt.id: attempt for attempt in self.attempts}
         for relay in self.relays:
             for exchange in relay.exchanges():
-                # Else it is for the icon of a window.
+                # The requests for the icon of a window belong to no attempt.
                 if exchange.attempt is not None:
                     found[by_id[exchange.attempt]].append(exchange)
         return found
@@ -146,7 +146,7 @@ class Attack:
         return {sent.status for attempt, all in exchanges if attempt.how == how for sent in all}
 
     def permitted_requests(self):
-        """What the browser sent to the permissive server, by the keys of attempts."""
+        """The requests to the permissive server, by the keys of attempts."""
         found = {attempt.key: [] for attempt in self.permitted}
         keys = {attempt.id: attempt.key for attempt in self.permitted}
         for request in list(self.permissive_server.requests):
@@ -161,7 +161,7 @@ class Attack:
         return {key for key, sent in methods.items() if sent and "OPTIONS" not in sent}
 
     def wait_until_arrived(self):
-        """Waits for what a page sends without reading: it may arrive after the report."""
+        """Waits for requests whose answers the page does not read: they may follow the report."""
 
         def at_permissive_server():
             requests = self.permitted_requests().items()
@@ -176,7 +176,7 @@ class Attack:
         wait_for(at_network, "the page's simple requests reach the network")
 
     def assert_permitted_attempts_succeed(self):
-        """Nothing but the network's own rules protects the network from this page."""
+        """Asserts that only the network's own rules protect the network from this page."""
         assert [attempt for attempt in self.permitted if not attempt.settled] == []
         read = {attempt.how for attempt in self.permitted if attempt.answer is not None}
         assert read >= WAYS_TO_READ
@@ -188,7 +188,7 @@ class Attack:
         assert len(self.simple()) > 100
 
     def assert_refused(self):
-        """The network refused whatever reached it, preflight requests included."""
+        """Asserts that the network refused every request, including preflight requests."""
         for attempt, exchanges in self.exchanges().items():
             # A link may be followed.
             if attempt.how != "window":
@@ -198,7 +198,7 @@ class Attack:
 
 @pytest.fixture
 def attack(browser, network, page_server, permissive_server, relays):
-    """Shows a page that attacks the network under a name, and returns what came of it."""
+    """Shows a page that attacks the network under a name, and returns the `Attack`."""
 
     def attack(page_url, network_host):
         question = publish_call()
@@ -243,13 +243,13 @@ def test_a_page_of_another_origin_reads_nothing_and_changes_nothing(
     own_origin = f"http://{page_host}:{page_server.port}"
     assert attacked.origin == ("null" if page == "sandbox.html" else own_origin)
     assert attacked.answers() == []
-    # A link to a page of ours works, and the page with the link cannot read where it leads.
+    # A link to a page of ours works, but the page with the link cannot read the target.
     assert attacked.statuses("window") == {link_status}
 
 
 @pytest.mark.parametrize("port", PORTS)
-def test_a_page_whose_name_is_pointed_here_reads_only_refusals(attack, network, port):
-    """DNS rebinding: the page came from elsewhere, and then its name became this machine's. To the
+def test_a_page_reads_only_refusals_after_dns_rebinding(attack, network, port):
+    """The page was served by another host, and then its name resolved to this machine. For the
     browser it has the origin of the network, so it may send and read everything.
     """
     origin = f"http://{FOREIGN_NAME}:{network.ports[port]}"
@@ -261,7 +261,7 @@ def test_a_page_whose_name_is_pointed_here_reads_only_refusals(attack, network, 
     attacked.assert_refused()
     assert attacked.origin == origin
     answers = attacked.answers()
-    # Frames are not among them: no origin may embed an answer.
+    # Without frames, because no origin may embed an answer.
     assert len(answers) > 30
     assert [attempt for attempt in answers if not attempt.is_refusal] == []
     assert attacked.statuses("window") == {FORBIDDEN}

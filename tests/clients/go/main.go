@@ -1,7 +1,7 @@
-// Uses Google's Go client against the emulator at PUBSUB_EMULATOR_HOST, and prints as JSON what the
-// client saw. The first argument is a name for the topic and for the subscription. The second, `grpc`
-// or `rest`, is the protocol of all calls except publishing and receiving, which are always gRPC.
-// `tests/sdk/test_clients.py` runs the program and judges the output.
+// Uses Google's Go client against the emulator at PUBSUB_EMULATOR_HOST, and prints a report as JSON.
+// The first argument is the name of the topic and of the subscription. The second, `grpc` or `rest`,
+// is the protocol of all calls except publishing and receiving, which are always gRPC.
+// `tests/sdk/test_clients.py` runs the program and checks the report.
 package main
 
 import (
@@ -26,16 +26,16 @@ const (
 	timeout = 30 * time.Second
 )
 
-// What is published: the even numbers pass the filter.
+// The published numbers: the even ones pass the filter.
 var batches = [][]int{{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, {10, 11}}
 
-// Report is the same in every language.
+// Report is what the client received and listed. The program of every language prints the same one.
 type Report struct {
 	Filter   string   `json:"filter"`
 	Received []string `json:"received"`
 	// The ordering keys of the messages received, each once.
 	Keys []string `json:"keys"`
-	// Of the names asked for, those that the project lists: before and after the deletion.
+	// The topic and the subscription, as the project lists them before and after their deletion.
 	Listed          []string `json:"listed"`
 	ListedAfterward []string `json:"listed_afterward"`
 	// The topic's subscriptions, before and after the detachment.
@@ -87,8 +87,8 @@ func run(ctx context.Context, project, name, protocol string) (*Report, error) {
 	}
 	report.Filter = created.Filter
 
-	// Of an ordering key, later messages are held back until the earlier ones are acknowledged, so
-	// the second batch arrives alone only if the emulator has all acknowledgements of the first.
+	// Messages of an ordering key are delivered only after the earlier ones were acknowledged. So
+	// the second batch arrives alone only if the emulator received all acknowledgements of the first.
 	for _, numbers := range batches {
 		if err := publish(ctx, client, topic, numbers); err != nil {
 			return nil, fmt.Errorf("publish: %w", err)
@@ -154,7 +154,7 @@ func newAdmins(ctx context.Context, client *pubsub.Client, protocol string) (*ad
 	return &admins{topics, subscriptions}, err
 }
 
-// Publishes numbers under one ordering key, and waits until the emulator has them.
+// Publishes numbers with one ordering key, and waits until the emulator accepted them.
 func publish(ctx context.Context, client *pubsub.Client, topic string, numbers []int) error {
 	publisher := client.Publisher(topic)
 	publisher.EnableMessageOrdering = true
@@ -175,7 +175,7 @@ func publish(ctx context.Context, client *pubsub.Client, topic string, numbers [
 	return nil
 }
 
-// Receives by a streaming pull until this many messages are acknowledged.
+// Receives by a streaming pull until `count` messages are acknowledged.
 func receive(
 	ctx context.Context, client *pubsub.Client, subscription string, count int, report *Report,
 ) error {
@@ -200,7 +200,7 @@ func receive(
 	return ctx.Err()
 }
 
-// Of these names, those that the project lists.
+// Those of the names that the project lists.
 func listed(
 	ctx context.Context, admins *admins, project string, names ...string,
 ) ([]string, error) {

@@ -1,6 +1,6 @@
-// Uses Google's Node.js client against the emulator at PUBSUB_EMULATOR_HOST, and prints as JSON what
-// the client saw, as `../go/main.go` does. The argument is a name for the topic and for the
-// subscription. `tests/sdk/test_clients.py` runs the program and judges the output.
+// Uses Google's Node.js client against the emulator at PUBSUB_EMULATOR_HOST, and prints a report as
+// JSON, like `../go/main.go`. The argument is the name of the topic and of the subscription.
+// `tests/sdk/test_clients.py` runs the program and checks the report.
 
 import { PubSub } from "@google-cloud/pubsub";
 
@@ -8,10 +8,10 @@ const FILTER = 'attributes.to = "me"';
 const KEY = "a-key";
 const TIMEOUT = 30_000; // milliseconds
 
-// What is published: the even numbers pass the filter.
+// The published numbers: the even ones pass the filter.
 const BATCHES = [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [10, 11]];
 
-// Publishes numbers under one ordering key, and waits until the emulator has them.
+// Publishes numbers with one ordering key, and waits until the emulator accepted them.
 async function publish(topic, numbers) {
   const messages = numbers.map((number) => ({
     data: Buffer.from(String(number)),
@@ -21,7 +21,7 @@ async function publish(topic, numbers) {
   await Promise.all(messages.map((message) => topic.publishMessage(message)));
 }
 
-// Receives by a streaming pull until this many messages are acknowledged.
+// Receives by a streaming pull until `count` messages are acknowledged.
 async function receive(client, name, count, report) {
   const subscription = client.subscription(name);
   await new Promise((resolve, reject) => {
@@ -37,7 +37,7 @@ async function receive(client, name, count, report) {
   await subscription.close();
 }
 
-// Of these names, those that the project lists.
+// Those of the names that the project lists.
 async function listed(client, names) {
   const [topics] = await client.getTopics();
   const [subscriptions] = await client.getSubscriptions();
@@ -57,8 +57,8 @@ async function run(client, name) {
   const [subscription, created] = await topic.createSubscription(name, options);
   const report = { filter: created.filter, received: [], keys: [] };
 
-  // Of an ordering key, later messages are held back until the earlier ones are acknowledged, so
-  // the second batch arrives alone only if the emulator has all acknowledgements of the first.
+  // Messages of an ordering key are delivered only after the earlier ones were acknowledged. So the
+  // second batch arrives alone only if the emulator received all acknowledgements of the first.
   const publisher = client.topic(name, { messageOrdering: true });
   for (const numbers of BATCHES) {
     await publish(publisher, numbers);
