@@ -1,17 +1,17 @@
-"""A whole Kubernetes on this machine, for tests: a control plane and a real node.
+"""A Kubernetes cluster on this machine, for tests: a control plane and a real node.
 
     with Cluster(fake_nodes=10, kueue="0.16") as cluster:
         cluster.kubectl("get", "nodes")
 
-It runs as processes of this machine and needs root, for its node runs real containers. All of it
-is in a folder, a bridge, a subnet and a cgroup of its own, so several can run at once:
+It runs as processes of this machine and needs root, because its node runs real containers. Each
+cluster has its own folder, bridge, subnets and cgroup, so several can run at once:
 
-    10.231.<slot>.0/24   pods; the host is .1, where servers that pods talk to listen
-    10.232.<slot>.1      the API server, at port 443 as in-cluster clients expect it
-    127.231.<slot>.1     all other parts, at their usual ports
+    10.231.<slot>.0/24   pods; the host is .1: servers that pods use listen there
+    10.232.<slot>.1      the API server, at port 443 as in-cluster clients expect
+    127.231.<slot>.1     all other components, at their usual ports
 
-A slot belongs to whoever holds the lock on its file. The kernel drops the lock of one who was
-killed, and the next to start sweeps up what was left.
+A slot belongs to the process that holds the lock on its file. The kernel releases the lock of a
+process that was killed, and the next cluster that starts removes what that one left behind.
 """
 
 import atexit
@@ -35,18 +35,18 @@ import node
 import offline
 import parts
 import registry
-import sweeping
+import cleanup
 
 SLOTS = Path("/tmp/twined-clusters")
-ADMIN_TOKEN = "admin-of-a-test"
+ADMIN_TOKEN = "test-admin"
 
 
-class Failed(RuntimeError):
-    """The cluster did not do what it has to, in words for a person."""
+class ClusterError(RuntimeError):
+    """The cluster does not work. The message is for a person."""
 
 
 def wait_for(condition, what, within=60, pause=0.05):
-    """Waits until `condition()` is something, and returns it."""
+    """Waits until `condition()` is true, and returns its value."""
     deadline = time.monotonic() + within
 
     while True:
@@ -60,11 +60,11 @@ def wait_for(condition, what, within=60, pause=0.05):
 
 
 class Kubectl:
-    """Talks to a cluster as the one whom a kubeconfig names."""
+    """Runs `kubectl` as the user of a kubeconfig."""
 
     def __init__(self, kubeconfig, folder):
         self.kubeconfig = kubeconfig
-        # Addresses repeat from run to run, and what was at one an hour ago is no matter.
+        # Clusters reuse addresses, so a shared cache would describe an earlier cluster.
         self.cache = folder / "kubectl-cache"
 
     def __call__(self, *arguments, stdin=None, check=True):
@@ -82,36 +82,36 @@ class Kubectl:
         )
 
         if check and done.returncode != 0:
-            raise Failed(f"kubectl {' '.join(map(str, arguments))}: {done.stderr.strip()}")
+            raise ClusterError(f"kubectl {' '.join(map(str, arguments))}: {done.stderr.strip()}")
         return done.stdout
 
     def shell(self, line):
-        """Runs a line as a person would who copies it."""
+        """Runs a line of a remedy, as a person does who copies it into a shell."""
         variables = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         subprocess.run(["sh", "-c", line], env=variables, check=True, capture_output=True)
 
     def get(self, *arguments):
-        """What `kubectl get … -o json` says, or None where there is no such thing."""
+        """The object that `kubectl get … -o json` prints, or None if it does not exist."""
         printed = self("get", *arguments, "-o", "json", "--ignore-not-found")
         return json.loads(printed) if printed.strip() else None
 
     def list(self, *arguments):
-        """What `kubectl get … -o json` lists."""
+        """The objects that `kubectl get … -o json` lists."""
         return json.loads(self("get", *arguments, "-o", "json"))["items"]
 
     def create(self, *objects):
-        """Creates objects, which are dicts."""
+        """Creates objects, given as dicts."""
         everything = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self("create", "-f", "-", stdin=json.dumps(everything))
 
     def apply(self, *objects):
-        """Creates objects or brings them to what is given."""
+        """Creates objects, or updates them if they exist."""
         everything = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(everything))
 
 
 class AnyCluster:
-    """What every cluster gives, be it ours or somebody's."""
+    """What every cluster offers, whether the tests started it or a person did."""
 
     repository = images.REPOSITORY
 
@@ -120,11 +120,11 @@ class AnyCluster:
         return f"{self.repository}/{sruid}"
 
     def wait_for(self, condition, what, within=60):
-        """Waits until `condition()` is something, and returns it."""
+        """Waits until `condition()` is true, and returns its value."""
         return wait_for(condition, what, within)
 
     def kubeconfig_of(self, namespace, account, path, duration="24h"):
-        """Writes a kubeconfig with a service account's own token, and returns its path."""
+        """Writes a kubeconfig with a token of a service account, and returns its path."""
         token = self.kubectl(
             "create", "token", account, "--namespace", namespace, f"--duration={duration}"
         )
@@ -149,8 +149,8 @@ def write_kubeconfig(path, cluster, token, namespace="default"):
     path.chmod(0o600)
 
 
-class Taken(AnyCluster):
-    """Somebody's own cluster: the one that their KUBECONFIG names."""
+class ExistingCluster(AnyCluster):
+    """A cluster of a person: the current context of their KUBECONFIG."""
 
     own = False
     node = registry = offline = kueue = None
@@ -159,7 +159,7 @@ class Taken(AnyCluster):
     def __init__(self, folder):
         self.folder = folder
         self.kubeconfig = folder / "admin.kubeconfig"
-        # Where its pods reach servers of this machine, and its images, are its owner's to know.
+        # Only the owner knows where its pods reach this machine and where its images are.
         self.host = os.environ.get("TWINED_TEST_CLUSTER_HOST")
         self.repository = os.environ.get("TWINED_TEST_REPOSITORY", images.REPOSITORY)
         view = ["kubectl", "config", "view", "--raw", "--minify", "--flatten"]
@@ -181,7 +181,7 @@ class Part:
             stdin=subprocess.DEVNULL,
             stdout=log.open("a"),
             stderr=subprocess.STDOUT,
-            # Ctrl-C is for whoever runs the cluster, who then stops it in order.
+            # Ctrl-C must reach only the program that runs the cluster, which then stops its parts.
             start_new_session=True,
         )
 
@@ -194,13 +194,13 @@ class Part:
 
 
 class Cluster(AnyCluster):
-    """A cluster of our own. Starting it takes 10 s or so, and twice that with Kueue."""
+    """A cluster that the tests start. A start takes about 10 s, and twice that with Kueue."""
 
     own = True
 
     def __init__(self, kueue=None, fake_nodes=0, with_images=True):
         if os.geteuid() != 0:
-            raise parts.Unavailable("a cluster runs containers, and that needs root")
+            raise parts.Unavailable("a cluster needs root, because it runs containers")
 
         self.programs = parts.ensure(kueue)
         self.kueue = kueue
@@ -217,7 +217,7 @@ class Cluster(AnyCluster):
         self.api = f"10.232.{self.slot}.1"
         self.services = f"10.232.{self.slot}.0/24"
         self.loopback = f"127.231.{self.slot}.1"
-        self.bridge = sweeping.bridge(self.slot)
+        self.bridge = cleanup.bridge(self.slot)
         self.url = f"https://{self.api}"
 
         self.parts = {}
@@ -243,7 +243,7 @@ class Cluster(AnyCluster):
             self.node.start_containerd()
             self.start_api_server()
 
-            # Before the controllers: the garbage collector looks for new kinds every 30 s.
+            # Before the controllers: the garbage collector discovers new kinds only every 30 s.
             if self.kueue:
                 kueues.install(self)
 
@@ -258,33 +258,33 @@ class Cluster(AnyCluster):
             if self.store.names:
                 self.node.load(self.store)
             self.node.wait_until_ready()
-            self.wait_for(self.has_default_account, "the default service account is there")
+            self.wait_for(self.has_default_account, "the default service account exists")
         except BaseException as reason:
-            # Ctrl-C is no failure.
+            # Ctrl-C is not a failure.
             if isinstance(reason, Exception):
-                self.keep_logs()
+                self.save_logs()
             self.stop()
             raise
 
         return self
 
-    def keep_logs(self):
-        """Keeps the logs of a start that failed: its folder goes."""
+    def save_logs(self):
+        """Copies the logs of a failed start, because its folder is removed."""
         if self.logs.is_dir():
-            kept = SLOTS / f"{self.slot}-failed-logs"
-            shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(self.logs, kept)
-            parts.say(f"the cluster did not start; its logs are in {kept}")
+            copy = SLOTS / f"{self.slot}-failed-logs"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(self.logs, copy)
+            parts.log(f"the cluster did not start; its logs are in {copy}")
 
     def make_folder(self):
         self.folder.mkdir()
-        # In memory, for a disk takes its time to remove the 6,000 files of an image.
-        memory = ["mount", "-t", "tmpfs", "-o", "mode=755", sweeping.bridge(self.slot), self.folder]
+        # In memory, because removing the 6,000 files of an image from a disk is slow.
+        memory = ["mount", "-t", "tmpfs", "-o", "mode=755", cleanup.bridge(self.slot), self.folder]
         subprocess.run(memory, check=True)
         self.logs.mkdir()
 
     def run(self, name, *arguments, **environment):
-        """Starts a part, whose program is called `name` unless the first argument is a path."""
+        """Starts a part. Its program is called `name`, unless the first argument is a path."""
         if not (arguments and str(arguments[0]).startswith("/")):
             arguments = (self.programs / name, *arguments)
 
@@ -295,19 +295,19 @@ class Cluster(AnyCluster):
             self.logs / f"{name}.log",
             HOME=str(self.folder),
             PATH=os.pathsep.join([str(self.programs), parts.PATH]),
-            # What belongs to this cluster is found by this, whoever started it (`sweeping`).
-            **{sweeping.MARK: str(self.folder)},
+            # Identifies all processes of this cluster (`cleanup`).
+            **{cleanup.MARK: str(self.folder)},
             **environment,
         )
         return self.parts[name]
 
     def wait_for(self, condition, what, within=60):
-        """Waits, but not for a part that has died."""
+        """Waits, and fails at once if a part has ended."""
 
         def holds():
             for part in self.parts.values():
                 if part.process.poll() is not None:
-                    raise Failed(f"{part.name} has died:\n{part.end_of_log()}")
+                    raise ClusterError(f"{part.name} has ended:\n{part.end_of_log()}")
             return condition()
 
         return wait_for(holds, what, within)
@@ -323,7 +323,7 @@ class Cluster(AnyCluster):
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
-            # A test's cluster need not outlive the machine's power.
+            # A test cluster need not survive a power failure.
             "--unsafe-no-fsync",
             "--quota-backend-bytes=8589934592",
         )
@@ -350,14 +350,14 @@ class Cluster(AnyCluster):
             "--endpoint-reconciler-type=none",
             "--kubelet-preferred-address-types=InternalIP",
             "--allow-privileged",
-            # A namespace can say that its pods go to the fake nodes (`fake.NAMESPACE`).
+            # Annotations of a namespace can send its pods to the fake nodes (`fake.NAMESPACE`).
             "--enable-admission-plugins=PodNodeSelector,PodTolerationRestriction",
-            # A pod of a node that vanished is given up after this, not after five minutes.
+            # Seconds until a pod of a vanished node is evicted, instead of five minutes.
             "--default-not-ready-toleration-seconds=5",
             "--default-unreachable-toleration-seconds=5",
         )
         self.wait_for(self.is_ready, "the API server is ready")
-        # The certificate is the server's own, followed by that of who signed it.
+        # The server's certificate, followed by that of its authority.
         chain = (certificates / "apiserver.crt").read_text()
         self.authority = "-----BEGIN CERTIFICATE" + chain.split("-----BEGIN CERTIFICATE")[-1]
         (certificates / "authority.crt").write_text(self.authority)
@@ -388,7 +388,7 @@ class Cluster(AnyCluster):
             f"--service-account-private-key-file={certificates / 'accounts.key'}",
             f"--root-ca-file={certificates / 'authority.crt'}",
             "--controllers=*,-node-ipam-controller",
-            # As fast as this machine is, for bursts of thousands of Jobs.
+            # As fast as this machine allows, for bursts of thousands of Jobs.
             "--kube-api-qps=1000",
             "--kube-api-burst=1000",
             "--concurrent-job-syncs=20",
@@ -415,7 +415,7 @@ class Cluster(AnyCluster):
     # === Stopping ===
 
     def stop(self):
-        """Ends all of it, and leaves nothing. Can be called again."""
+        """Ends the cluster and removes everything of it. May be called twice."""
         atexit.unregister(self.stop)
 
         if self.lock is None:
@@ -425,19 +425,19 @@ class Cluster(AnyCluster):
             if server:
                 server.close()
 
-        # The node's programs first, for they would start again what is ended. None is asked
-        # kindly: nothing of it is needed again, and the API server would take a minute.
+        # The node's programs first, because they restart containers. All are killed: nothing of
+        # the cluster is needed again, and a graceful stop of the API server takes a minute.
         for name in ("kubelet", "containerd", *reversed(list(self.parts))):
             if name in self.parts:
                 self.parts.pop(name).kill()
 
-        sweeping.sweep(self.slot, self.folder)
+        cleanup.clean_up(self.slot, self.folder)
         self.lock.close()
         self.lock = None
 
 
 def take_slot():
-    """A free slot, swept, and the lock that makes it ours. Sweeps all others that are free."""
+    """Locks a free slot, and returns it with its lock. Cleans up all free slots."""
     SLOTS.mkdir(mode=0o755, exist_ok=True)
     taken = None
 
@@ -455,7 +455,7 @@ def take_slot():
             lock.close()
             continue
 
-        sweeping.sweep(slot, SLOTS / str(slot))
+        cleanup.clean_up(slot, SLOTS / str(slot))
 
         if taken:
             lock.close()
@@ -463,15 +463,15 @@ def take_slot():
             taken = (slot, lock)
 
     if taken is None:
-        raise Failed(f"all slots below {SLOTS} are in use")
+        raise ClusterError(f"all slots below {SLOTS} are in use")
     return taken
 
 
 @contextlib.contextmanager
-def taken_or_started(folder, **options):
-    """The cluster that the environment asks for: somebody's own, or one for these tests."""
+def existing_or_new(folder, **options):
+    """The cluster that the environment selects: a person's, or a new one for the tests."""
     if os.environ.get("TWINED_TEST_CLUSTER") == "current-context":
-        yield Taken(folder)
+        yield ExistingCluster(folder)
     else:
         with Cluster(**options) as cluster:
             yield cluster

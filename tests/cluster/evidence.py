@@ -1,8 +1,7 @@
-"""What is seen from outside of a network, and whether it kept its promises.
+"""What can be observed of a network, and whether that is correct.
 
-The checker reads outside evidence only: what was published and accepted, what the store holds,
-which Jobs the API server saw, and what came on the wire. It asks no daemon, and imports nothing of
-what it checks.
+The checker uses only what was published and accepted, the rows of the store, the Jobs of the API
+server, and the events on the wire. It asks no daemon, and imports nothing of what it checks.
 """
 
 import collections
@@ -11,33 +10,46 @@ import datetime
 import json
 import threading
 import time
+import typing
 import uuid
 
 from google.api_core.exceptions import AlreadyExists, GoogleAPICallError
 
 import offline
-import watching
+import api_watch
 
-LAST = ("result", "exception")
+TERMINAL = ("result", "exception")
 OURS = "app.kubernetes.io/managed-by=twined"
 QUESTION = "twined.octue.com/question"
 SENDER = "local/local:local"
 
-Heard = collections.namedtuple("Heard", "kind question uuid attributes event id at")
+
+class ReceivedEvent(typing.NamedTuple):
+    """An event on the wire."""
+
+    kind: str
+    question: str
+    uuid: str
+    message_id: str
+
+    @classmethod
+    def from_message(cls, message):
+        attributes, kind = message.attributes, json.loads(message.data)["kind"]
+        return cls(kind, attributes["question_uuid"], attributes["uuid"], message.message_id)
 
 
 class Evidence:
-    """Gathers all of it, from its making on: before the first question."""
+    """Collects evidence from its creation on, which must precede the first question."""
 
     def __init__(self, network):
         self.network = network
         self.lock = threading.Lock()
         self.sent = []
-        # By uid: (name, question, when it was first seen, whether it is gone)
+        # By uid: name, question, the time when it was first seen, whether it ended or was deleted.
         self.jobs = {}
-        self.heard = []
+        self.received = []
         self.stopped = threading.Event()
-        # From the first daemon's first moment on.
+        # Before the first daemon starts.
         with contextlib.suppress(AlreadyExists):
             network.publisher.create_topic(name=network.topic)
         name = f"evidence-{uuid.uuid4().hex[:8]}"
@@ -50,15 +62,15 @@ class Evidence:
                 "ack_deadline_seconds": 60,
             }
         )
-        path = watching.JOBS.format(network.namespace)
-        self.watch = watching.Watch(network.cluster, path, self.saw_job, OURS)
+        path = api_watch.JOBS.format(network.namespace)
+        self.watch = api_watch.Watch(network.cluster, path, self.record_job, OURS)
         self.thread = threading.Thread(target=self.listen, daemon=True)
         self.thread.start()
 
     # === Publishing ===
 
     def publish(self, data, attributes):
-        """Publishes without waiting; `accepted` waits for all of it."""
+        """Publishes without waiting; `accepted` waits for all messages."""
         body = json.dumps(data).encode()
         publisher, key = self.network.publisher, attributes["question_uuid"]
         future = publisher.publish(self.network.topic, body, ordering_key=key, **attributes)
@@ -66,33 +78,33 @@ class Evidence:
             self.sent.append((data["kind"], attributes, future, time.time()))
 
     def ask(self, recipient, **fields):
-        """Asks a question, and gives its uuid."""
+        """Asks a question, and returns its uuid."""
         question = str(uuid.uuid4())
-        asked = attributes(question, recipient, "PARENT")
-        asked |= {"forward_logs": "1", "save_diagnostics": "SAVE_DIAGNOSTICS_OFF"}
-        self.publish({"kind": "question", **fields}, asked)
+        own = attributes(question, recipient, "PARENT")
+        own |= {"forward_logs": "1", "save_diagnostics": "SAVE_DIAGNOSTICS_OFF"}
+        self.publish({"kind": "question", **fields}, own)
         return question
 
     def answer(self, question, recipient, kind="result", **fields):
-        """Answers in the child's name."""
+        """Publishes an event in the name of the child."""
         self.publish({"kind": kind, **fields}, attributes(question, recipient, "CHILD"))
 
     def accepted(self):
-        """All that Pub/Sub has: (kind, attributes, message id, when it was sent)."""
+        """All messages that Pub/Sub accepted: (kind, attributes, message id, time of sending)."""
         with self.lock:
             sent = list(self.sent)
-        return [(kind, said, future.result(timeout=60), at) for kind, said, future, at in sent]
+        return [(kind, own, future.result(timeout=60), at) for kind, own, future, at in sent]
 
-    # === Looking on ===
+    # === Observing ===
 
-    def saw_job(self, what, job, at):
+    def record_job(self, what, job, at):
         meta = job["metadata"]
         labels = meta.get("labels", {})
         with self.lock:
             known = self.jobs.setdefault(
                 meta["uid"], {"name": meta["name"], "question": labels.get(QUESTION), "at": at}
             )
-            known["gone"] = what == "DELETED"
+            known["deleted"] = what == "DELETED"
             known["ended"] = any(
                 found["type"] in ("Complete", "Failed") and found["status"] == "True"
                 for found in job.get("status", {}).get("conditions", [])
@@ -109,36 +121,32 @@ class Evidence:
                 continue
             with self.lock:
                 for message in (found.message for found in pulled):
-                    said, event = dict(message.attributes), json.loads(message.data)
-                    of, kind = said["question_uuid"], event["kind"]
-                    at = message.publish_time.timestamp()
-                    heard = Heard(kind, of, said["uuid"], said, event, message.message_id, at)
-                    self.heard.append(heard)
+                    self.received.append(ReceivedEvent.from_message(message))
             ids = [found.ack_id for found in pulled]
             if ids:
                 client.acknowledge(request={"subscription": self.subscription, "ack_ids": ids})
 
-    def made(self):
+    def questions_with_job(self):
         """The questions of which a Job was seen."""
         with self.lock:
             return {job["question"] for job in self.jobs.values()}
 
-    def ended(self):
-        """The questions of which a terminal event came on the wire."""
+    def ended_questions(self):
+        """The questions of which a terminal event was received."""
         with self.lock:
-            return {heard.question for heard in self.heard if heard.kind in LAST}
+            return {event.question for event in self.received if event.kind in TERMINAL}
 
     def on_wire(self):
-        """All that came, each message once, in the order in which Pub/Sub gave it."""
+        """All events received, each message once, in the order of their delivery."""
         with self.lock:
-            return list({heard.id: heard for heard in self.heard}.values())
+            return list({event.message_id: event for event in self.received}.values())
 
     def is_quiet(self):
-        """All Jobs have ended, and what came on the wire is on record."""
+        """Whether all Jobs have ended, and all events received are on record."""
         with self.lock:
-            if not all(job["ended"] or job["gone"] for job in self.jobs.values()):
+            if not all(job["ended"] or job["deleted"] for job in self.jobs.values()):
                 return False
-        wire = {(heard.uuid, heard.kind) for heard in self.on_wire()}
+        wire = {(event.uuid, event.kind) for event in self.on_wire()}
         return wire <= {(row["uuid"], row["kind"]) for row in self.network.rows()}
 
     def close(self):
@@ -148,7 +156,7 @@ class Evidence:
 
 
 def attributes(question, recipient, sender_type):
-    """Those that the SDK gives an event of somebody's question, or of the child's answer."""
+    """The attributes that the SDK sets for a question (`PARENT`) or for an answer (`CHILD`)."""
     child = sender_type == "CHILD"
     return {
         "uuid": str(uuid.uuid4()),
@@ -169,20 +177,21 @@ def attributes(question, recipient, sender_type):
 
 
 class Findings:
-    """What was found: `wrong` in words, and `counts` for the report."""
+    """The result of a check: `violations` for a person, and `counts` for the report."""
 
     def __init__(self):
-        self.wrong = []
+        self.violations = []
         self.counts = collections.Counter()
 
-    def say(self, what, which):
+    def add(self, what, which):
+        """Adds a violation, unless `which` is empty."""
         which = list(which)
         if which:
-            self.wrong.append(f"{len(which)} × {what}, such as {which[:3]}")
+            self.violations.append(f"{len(which)} × {what}, for example {which[:3]}")
 
 
 def check(evidence, questions):
-    """Whether each question has one Job and one terminal event, nothing is lost, nothing is twice."""
+    """Checks that each question has one Job and one terminal event, and each event one row."""
     found = Findings()
     wire = evidence.on_wire()
     accepted = evidence.accepted()
@@ -190,44 +199,45 @@ def check(evidence, questions):
     check_jobs(evidence, questions, found)
     check_store(accepted, wire, rows, found)
     check_ends(questions, accepted, wire, rows, found)
-    found.say("rejected message", [row["reason"] for row in evidence.network.rejected()])
+    found.add("rejected message", [row["reason"] for row in evidence.network.rejected_messages()])
     return found
 
 
 def check_jobs(evidence, questions, found):
     jobs = collections.Counter(job["question"] for job in evidence.jobs.values())
     found.counts["Jobs"] = sum(jobs.values())
-    found.say("question without a Job", (each for each in questions if not jobs[each]))
-    found.say("question with several Jobs", (each for each in questions if jobs[each] > 1))
-    found.say("Job of no question", set(jobs) - set(questions))
+    found.add("question without a Job", (each for each in questions if not jobs[each]))
+    found.add("question with several Jobs", (each for each in questions if jobs[each] > 1))
+    found.add("Job without a question", set(jobs) - set(questions))
 
 
 def check_store(accepted, wire, rows, found):
-    """Published and accepted is on record, by message id where it came once."""
+    """Checks that each accepted event was received and is on record once."""
     stored = collections.Counter((row["uuid"], row["kind"]) for row in rows)
     ids = collections.Counter(json.loads(row["backend_metadata"])["message_id"] for row in rows)
     found.counts |= {"published": len(accepted), "on the wire": len(wire), "on record": len(rows)}
-    sent = ((said["uuid"], kind) for kind, said, _, _ in accepted)
-    found.say("event that was accepted and is not on record", (it for it in sent if not stored[it]))
-    spoken = ((heard.uuid, heard.kind) for heard in wire)
-    found.say("event of the wire that is not on record", (it for it in spoken if not stored[it]))
-    found.say("event that is on record twice", (it for it, times in stored.items() if times > 1))
-    found.say("message that is on record twice", (it for it, times in ids.items() if times > 1))
-    came = {heard.id for heard in wire}
-    found.say("message accepted that never came", (it for _, _, it, _ in accepted if it not in came))
+    sent = ((own["uuid"], kind) for kind, own, _, _ in accepted)
+    found.add("accepted event that is not on record", (it for it in sent if not stored[it]))
+    received = ((event.uuid, event.kind) for event in wire)
+    found.add("received event that is not on record", (it for it in received if not stored[it]))
+    found.add("event that is on record twice", (it for it, times in stored.items() if times > 1))
+    found.add("message that is on record twice", (it for it, times in ids.items() if times > 1))
+    delivered = {event.message_id for event in wire}
+    missing = (it for _, _, it, _ in accepted if it not in delivered)
+    found.add("accepted message that was not received", missing)
 
 
 def check_ends(questions, accepted, wire, rows, found):
-    answered = {said["question_uuid"] for kind, said, _, _ in accepted if kind in LAST}
+    answered = {own["question_uuid"] for kind, own, _, _ in accepted if kind in TERMINAL}
     by_question = collections.defaultdict(list)
-    for heard in wire:
-        by_question[heard.question].append(heard)
-    recorded = collections.Counter(row["question_uuid"] for row in rows if row["kind"] in LAST)
-    found.say("question without a terminal event", (it for it in questions if not recorded[it]))
-    found.say("question with several terminal events", (it for it in questions if recorded[it] > 1))
+    for event in wire:
+        by_question[event.question].append(event)
+    recorded = collections.Counter(row["question_uuid"] for row in rows if row["kind"] in TERMINAL)
+    found.add("question without a terminal event", (it for it in questions if not recorded[it]))
+    found.add("question with several terminal events", (it for it in questions if recorded[it] > 1))
     several, silent = [], []
     for question in questions:
-        kinds = [heard.kind for heard in by_question[question]]
+        kinds = [event.kind for event in by_question[question]]
         exceptions = kinds.count("exception")
         found.counts["exceptions"] += exceptions
         found.counts["answers"] += kinds.count("result")
@@ -235,5 +245,5 @@ def check_ends(questions, accepted, wire, rows, found):
             several.append(question)
         if question not in answered and exceptions == 0:
             silent.append(question)
-    found.say("question with several exceptions on the wire", several)
-    found.say("question that nobody answered and nobody gave up", silent)
+    found.add("question with several exceptions on the wire", several)
+    found.add("question without an answer and without an exception", silent)

@@ -1,8 +1,8 @@
-"""Fake nodes, whose pods run nothing: for thousands of pods, and for deaths that are hard to have.
+"""Fake nodes, whose pods run nothing: for thousands of pods, and for rare failures.
 
-Only pods that ask for them go there, by node selector and toleration. A namespace with the
-annotations of `NAMESPACE` asks for all of its pods. What a pod does is in its annotations, or in
-the environment of its first container, for those who can only set that. README.md tells of it.
+Only pods with their node selector and toleration go there. A namespace with the annotations of
+`NAMESPACE` gives both to all of its pods. A pod's annotations define its behaviour, or the
+environment of its first container, for clients that can set only that. README.md lists them.
 """
 
 import string
@@ -12,7 +12,7 @@ LABEL = "twined.test/fake"
 SELECTOR = {LABEL: "true"}
 TOLERATION = {"key": LABEL, "operator": "Exists", "effect": "NoSchedule"}
 
-# A namespace whose pods all go to the fake nodes, whoever makes them.
+# Annotations of a namespace whose pods all go to the fake nodes, whoever creates them.
 NAMESPACE = {
     "scheduler.alpha.kubernetes.io/node-selector": f"{LABEL}=true",
     "scheduler.alpha.kubernetes.io/defaultTolerations": (
@@ -23,8 +23,8 @@ NAMESPACE = {
 STAGES = Path(__file__).parent / "stages.yaml"
 
 
-# What a pod can say of itself, and what holds where it says nothing.
-SAYINGS = {
+# What a pod can define of its behaviour, with the defaults.
+BEHAVIOUR = {
     "start": "0s",
     "waiting": "",
     "run": "0s",
@@ -36,35 +36,33 @@ SAYINGS = {
 
 
 class Template(string.Template):
-    # The stages are templates of Go's, which has the dollar for its own.
+    # The stages are Go templates, which use the dollar themselves.
     delimiter = "%"
 
 
-def as_jq(what, otherwise):
-    """An expression of jq: what a pod says of itself."""
-    variable = f'.spec.containers[0].env[]? | select(.name == "FAKE_{what.upper()}") | .value'
-    return (
-        f'(.metadata.annotations["fake.twined.test/{what}"] // first({variable}) // "{otherwise}")'
-    )
+def as_jq(name, default):
+    """A jq expression that reads one field of a pod's behaviour."""
+    variable = f'.spec.containers[0].env[]? | select(.name == "FAKE_{name.upper()}") | .value'
+    return f'(.metadata.annotations["fake.twined.test/{name}"] // first({variable}) // "{default}")'
 
 
-def as_go(what, otherwise):
-    """A piece of a Go template that sets a variable of this name to the same."""
+def as_go(name, default):
+    """A piece of a Go template that reads the same field into a variable of its name."""
     return (
-        f'{{{{ ${what} := "{otherwise}" }}}}'
+        f'{{{{ ${name} := "{default}" }}}}'
         "{{ range (index .spec.containers 0).env }}"
-        f'{{{{ if eq .name "FAKE_{what.upper()}" }}}}{{{{ ${what} = .value }}}}{{{{ end }}}}'
+        f'{{{{ if eq .name "FAKE_{name.upper()}" }}}}{{{{ ${name} = .value }}}}{{{{ end }}}}'
         "{{ end }}"
         "{{ range $key, $value := .metadata.annotations }}"
-        f'{{{{ if eq $key "fake.twined.test/{what}" }}}}{{{{ ${what} = $value }}}}{{{{ end }}}}'
+        f'{{{{ if eq $key "fake.twined.test/{name}" }}}}{{{{ ${name} = $value }}}}{{{{ end }}}}'
         "{{ end }}"
     )
 
 
 def stages():
-    words = {f"jq_{what}": as_jq(what, otherwise) for what, otherwise in SAYINGS.items()}
-    words |= {f"go_{what}": as_go(what, otherwise) for what, otherwise in SAYINGS.items()}
-    return Template(STAGES.read_text()).substitute(words)
+    fields = {f"jq_{name}": as_jq(name, default) for name, default in BEHAVIOUR.items()}
+    fields |= {f"go_{name}": as_go(name, default) for name, default in BEHAVIOUR.items()}
+    return Template(STAGES.read_text()).substitute(fields)
 
 
 def start(cluster):

@@ -1,7 +1,7 @@
-"""The images of the tests: services on Python and `octue`, and programs that die in many ways.
+"""The images of the tests: services with Python and `octue`, and programs that fail in many ways.
 
-They are written here, layer by layer, with no other tool: an image is a tar of files and two JSON
-documents. A service of SRUID `<namespace>/<name>:<tag>` is the image
+They are written here layer by layer, without another tool: an image is tars of files and two JSON
+documents. The image of the service `<namespace>/<name>:<tag>` is
 `registry.test/network/services/<namespace>/<name>:<tag>`.
 
     python images.py ARCHIVE.tar    writes all of them, for `kind load image-archive` and the like
@@ -20,14 +20,14 @@ import tars
 HERE = Path(__file__).parent
 SDK = HERE.parent / "sdk"
 SHIM = HERE.parent.parent / "src" / "sdk" / "shim"
-# Where the shim is in an image.
+# The folder of the shim in an image.
 SHIM_FOLDER = "/opt/shim"
 
 REGISTRY = "registry.test"
 REPOSITORY = f"{REGISTRY}/network/services"
 PAUSE = f"{REGISTRY}/pause:1"
 BUSYBOX = f"{REGISTRY}/busybox:1"
-# The revision tag of every service here: the children that the services name have it.
+# The revision tag of every service here; the services name children with this tag.
 TAG = "local"
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -35,29 +35,29 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 
-# Where an image has its service.
+# The folder of the service in an image.
 SERVICE = "/app"
 
-# What stands in for `octue` in images that die, by the name of the service.
-DEATHS = {
+# The script that replaces `octue` in images that fail, by the name of the service.
+FAILING = {
     "answers-nothing": "exit 0",
     "exits": 'echo "The wind was too much." >&2; exit 3',
     "is-loud": 'seq 5000 | sed "s/^/This is line /" >&2; exit 1',
-    # The process that eats is the container's first, so the kernel's word is the container's.
+    # The process that takes the memory is the container's first, so the container is OOM-killed.
     "eats-memory": "exec tail /dev/zero",
-    # Only a child of it is killed.
+    # Only a child process of the first process is killed.
     "child-eats-memory": "tail /dev/zero; exit $?",
     "is-killed": "sh -c 'kill -9 $$'; exit $?",
     "crashes": "sh -c 'kill -SEGV $$'; exit $?",
-    "is-told-to-stop": "sh -c 'kill -TERM $$'; exit $?",
+    "is-terminated": "sh -c 'kill -TERM $$'; exit $?",
     "aborts": "sh -c 'kill -ABRT $$'; exit $?",
     "wants-another-processor": "sh -c 'kill -ILL $$'; exit $?",
     "lacks-a-program": "no-such-program",
-    # A child of it is killed, and it makes nothing of that.
+    # A child process is killed, and the first process ignores that.
     "hides-its-end": "(exec tail /dev/zero); exit 0",
     "sleeps": "trap 'exit 143' TERM; sleep 86400 & wait",
-    # As a Python that is the container's first process does.
-    "is-deaf": "trap '' TERM; while :; do sleep 1; done",
+    # Like a Python that is the container's first process.
+    "ignores-sigterm": "trap '' TERM; while :; do sleep 1; done",
     "fills-disk": "dd if=/dev/zero of=/filled bs=1M count=${MEBIBYTES:-512}; sleep 86400",
     "fills-volume": "dd if=/dev/zero of=/scratch/filled bs=1M count=${MEBIBYTES:-64}; sleep 86400",
 }
@@ -70,7 +70,7 @@ CONTRACT = {
 }
 
 
-# An image in another language: it tells the address ANSWERS the digest of what reached it.
+# An image in another language: posts the digest of its inputs to the address in ANSWERS.
 SHELL = r"""#!/bin/sh
 set -eu
 # `twined question ask-local`
@@ -102,14 +102,14 @@ def sruid_image(sruid):
 
 
 class Store:
-    """Images by name, whose blobs are bytes or files."""
+    """Images by name. Blobs are bytes or files."""
 
     def __init__(self):
         self.blobs = {}
         self.names = {}
 
     def add(self, name, layers, **config):
-        """Adds an image of `layers`, which are tars, with what the OCI calls its config."""
+        """Adds an image of `layers`, which are tars. `config` is the OCI's image configuration."""
         diffs = [self.add_blob(layer) for layer in layers]
         document = {
             "architecture": "amd64",
@@ -134,12 +134,12 @@ class Store:
     def described(self, media_type, digest):
         return {"mediaType": media_type, "digest": digest, "size": tars.size_of(self.blobs[digest])}
 
-    def add_unpulled(self, sruid, of):
-        """Adds the image of a service again, as that of another that no node has anything of.
+    def add_unpulled(self, sruid, like):
+        """Adds a copy of the image of the service `like` as the image of another service.
 
-        Returns its name. It can be had from the registry alone.
+        Returns its name. No node has it; only the registry serves it.
         """
-        manifest = json.loads(self.blobs[self.names[sruid_image(of)]])
+        manifest = json.loads(self.blobs[self.names[sruid_image(like)]])
         config = json.loads(self.blobs[manifest["config"]["digest"]])["config"]
         layers = [self.blobs[part["digest"]] for part in manifest["layers"]]
         name = sruid_image(sruid)
@@ -147,7 +147,7 @@ class Store:
         return name
 
     def damage(self, name):
-        """Makes the last layer of an image another than its manifest says, of the same size."""
+        """Replaces the last layer of an image by other bytes of the same size."""
         manifest = json.loads(self.blobs[self.names[name]])
         layer = manifest["layers"][-1]
         self.blobs[layer["digest"]] = b"?" * layer["size"]
@@ -157,7 +157,7 @@ class Store:
         return self.names[name]
 
     def write_archive(self, file, names=None):
-        """Writes images as an archive in the OCI's layout, as `ctr images import` reads it."""
+        """Writes images as an archive in the OCI layout, for `ctr images import`."""
         names = list(self.names) if names is None else names
         manifests = [
             {
@@ -192,44 +192,44 @@ def digest_of(blob):
     if isinstance(blob, bytes):
         return hashlib.sha256(blob).hexdigest()
 
-    # Reading 150 MB takes a moment, and a layer that is kept has its digest for a name.
+    # Reading 150 MB takes a moment, and a cached layer is named by its digest.
     return blob.stem
 
 
-# === What is in them ===
+# === Contents ===
 
 
 def everything():
     """All images of the tests."""
     store = Store()
-    add_deaths(store)
+    add_failing(store)
     add_services(store)
     add_shapes(store)
     return store
 
 
 def add_pause(store):
-    """What holds a pod's network: it only has to be there."""
+    """The pause image, which holds a pod's network namespace."""
     busybox = {"/bin/busybox": tars.BUSYBOX}
     store.add(PAUSE, [tars.layer(busybox)], Cmd=["/bin/busybox", "sleep", "2147483647"])
 
 
-def add_deaths(store):
-    """Images of `deaths/<name>:local`, whose `octue` is a few words of shell."""
+def add_failing(store):
+    """Images of `deaths/<name>:local`, whose `octue` is a line of shell."""
     base = tars.busybox()
     path = ["PATH=/bin:/usr/bin"]
     store.add(BUSYBOX, [base], Env=path)
 
-    for name, script in DEATHS.items():
+    for name, script in FAILING.items():
         octue = tars.layer({"/bin/octue": f"#!/bin/sh\n{script}\n"})
         store.add(sruid_image(f"deaths/{name}:{TAG}"), [base, octue], Env=path)
 
-    # What every runner of the Rust tests can run.
+    # The services of the runner contract.
     for name, script in CONTRACT.items():
         octue = tars.layer({"/bin/octue": f"#!/bin/sh\n{script}\n"})
         store.add(sruid_image(f"test/{name}:1.0"), [base, octue], Env=path)
 
-    # It has no such command, and one that no kernel can run, and one for a shell that is not there.
+    # No `octue` at all, one that no kernel can execute, and one for a shell that does not exist.
     store.add(sruid_image(f"deaths/has-no-octue:{TAG}"), [base], Env=path)
     damaged = tars.layer({"/bin/octue": b"\x7fELF and nothing more"})
     store.add(sruid_image(f"deaths/is-damaged:{TAG}"), [base, damaged], Env=path)
@@ -238,15 +238,15 @@ def add_deaths(store):
 
 
 def add_services(store):
-    """Images of the services of `tests/sdk/services`, and of the SDK's own example of a tree."""
+    """Images of the services of `tests/sdk/services`, and of the SDK's example of a tree."""
     base = service_base.ensure()
 
     for sruid, files in services(base).items():
         store.add(sruid_image(sruid), [base, service(files)], **PYTHON)
 
 
-# What an image of a Python service says of itself. Off line the SDK needs the shim. That it is on
-# the image's own path shows that whoever runs the image keeps it.
+# The environment of images of Python services. The SDK needs the shim offline. The image's own
+# PYTHONPATH names it, so the tests fail if the daemon replaces that.
 ENVIRONMENT = ["PATH=/usr/local/bin:/bin", "PYTHONUNBUFFERED=1", "HOME=/tmp"]
 PYTHON = {
     "Env": [*ENVIRONMENT, f"PYTHONPATH={SHIM_FOLDER}"],
@@ -257,8 +257,8 @@ PYTHON = {
 def service(files, **more):
     """The layer of a service of these files.
 
-    Of the shim it has no more than what stands in for a network: that a question reaches the SDK
-    whole is for the daemon to see to, as in an image that knows nothing of us.
+    Of the shim it has only the part that replaces a network. The part that delivers large
+    questions must come from the daemon, as for images that know nothing of it.
     """
     own = {f"{SERVICE}/{name}": content for name, content in files.items()}
     shim = {f"{SHIM_FOLDER}/{file.name}": file for file in sorted(SHIM.glob("*.py"))}
@@ -267,17 +267,19 @@ def service(files, **more):
 
 
 def add_shapes(store):
-    """Images of `shapes/<name>:local`: services that are not as the others are."""
+    """Images of `shapes/<name>:local`: services with an unusual image."""
     base = service_base.ensure()
     witness = services(base)[f"tests/witness:{TAG}"]
     packages = f"/{service_base.site_packages(Path())}"
-    # It has no PYTHONPATH, and finds the shim where its packages are.
+    # Without PYTHONPATH: the shim is found through its site-packages.
     own = service(witness, **{f"{packages}/shim.pth": SHIM_FOLDER})
     store.add(
         sruid_image(f"shapes/without-path:{TAG}"), [base, own], Env=ENVIRONMENT, WorkingDir=SERVICE
     )
     octue = tars.layer({"/bin/octue": SHELL})
-    store.add(sruid_image(f"shapes/shell:{TAG}"), [tars.busybox(), octue], Env=["PATH=/bin:/usr/bin"])
+    store.add(
+        sruid_image(f"shapes/shell:{TAG}"), [tars.busybox(), octue], Env=["PATH=/bin:/usr/bin"]
+    )
 
 
 def services(base):
@@ -288,7 +290,7 @@ def services(base):
         own = {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
         found[sruid_of(own["octue.yaml"])] = own
 
-    # The example is wherever the SDK is.
+    # The example is part of the SDK.
     with tarfile.open(base) as archive:
         pattern = re.compile(r".*/templates/template-child-services/(\w+)/([\w.]+)")
         example = {}
@@ -306,10 +308,10 @@ def services(base):
 
 
 def sruid_of(configuration):
-    """The SRUID of an `octue.yaml`. There is one service in each, in the plainest of YAML."""
+    """The SRUID of an `octue.yaml` with one service. Python's library cannot read YAML."""
     found = re.findall(r"^\s+(?:- )?(name|namespace): (\S+)$", configuration.decode(), re.MULTILINE)
-    said = dict(reversed(found))
-    return f"{said['namespace']}/{said['name']}:{TAG}"
+    fields = dict(reversed(found))
+    return f"{fields['namespace']}/{fields['name']}:{TAG}"
 
 
 if __name__ == "__main__":

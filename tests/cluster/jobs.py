@@ -1,12 +1,12 @@
-"""Jobs and pods: made, and looked at."""
+"""Creates and reads Jobs and pods."""
 
 import fake
 
-IN_PODS_OF = "batch.kubernetes.io/job-name"
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 
 
 def job(namespace, name, image, *command, queue=None, env=(), annotations=(), **container):
-    """A Job of one pod, as the daemon makes them: with the command of services if none is given.
+    """A Job of one pod like the daemon's, with the command of services by default.
 
     `container` adds fields to its container, for example `resources`.
     """
@@ -42,7 +42,7 @@ def job(namespace, name, image, *command, queue=None, env=(), annotations=(), **
 
 
 def on_fake_nodes(job):
-    """The same Job, where its pods go to the fake nodes."""
+    """Sends the pods of a Job to the fake nodes. Returns the Job."""
     pod = job["spec"]["template"]["spec"]
     pod["nodeSelector"], pod["tolerations"] = fake.SELECTOR, [fake.TOLERATION]
     return job
@@ -50,7 +50,7 @@ def on_fake_nodes(job):
 
 def pods(cluster, namespace, name):
     """The pods of a Job."""
-    selector = f"{IN_PODS_OF}={name}"
+    selector = f"{JOB_NAME_LABEL}={name}"
     return cluster.kubectl.list("pods", "--namespace", namespace, "-l", selector)
 
 
@@ -60,16 +60,16 @@ def only_pod(cluster, namespace, name):
 
 
 def state(pod):
-    """What the pod's first container is: one of `waiting`, `running`, `terminated`, and its words.
+    """The state of the pod's first container (`waiting`, `running`, `terminated`) with its fields.
 
-    The words are the fields of that state. A pod that no node has taken on yet is nothing.
+    The state of a pod without container statuses is None.
     """
     statuses = pod and pod["status"].get("containerStatuses")
     return next(iter(statuses[0]["state"].items())) if statuses else (None, {})
 
 
 def condition(job):
-    """How a Job has ended: `Complete` or `Failed`, or None."""
+    """How a Job ended: `Complete` or `Failed`; None if it is unfinished."""
     conditions = job["status"].get("conditions", [])
     ended = [found["type"] for found in conditions if found["status"] == "True"]
     return next((kind for kind in ended if kind in ("Complete", "Failed")), None)
@@ -85,10 +85,10 @@ def wait_for_end(cluster, namespace, name, within=120):
 
 
 def wait_for_state(cluster, namespace, name, kind, reason=None, within=60):
-    """Waits for the container of a Job's pod to be `kind`, and returns the words of that state."""
+    """Waits until the container of a Job's pod is `kind`, and returns the fields of that state."""
 
     def found():
-        is_now, words = state(only_pod(cluster, namespace, name))
-        return is_now == kind and (reason is None or words.get("reason") == reason) and words
+        now, fields = state(only_pod(cluster, namespace, name))
+        return now == kind and (reason is None or fields.get("reason") == reason) and fields
 
     return cluster.wait_for(found, f"the pod of {name} is {kind} {reason or ''}", within)

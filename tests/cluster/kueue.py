@@ -1,7 +1,7 @@
-"""Kueue in a cluster of the tests, running beside the API server and not in a pod.
+"""Kueue in a cluster of the tests, running as a process of this machine and not in a pod.
 
-Its webhooks are reached by a Service that names an address of this machine, and the certificates
-that it makes for them are laid where a pod would have them mounted.
+A Service that names an address of this machine leads to its webhooks. The certificates that it
+creates for them are written to the folder where a pod would have them mounted.
 """
 
 import base64
@@ -16,10 +16,10 @@ SERVICE = "kueue-webhook-service"
 SECRET = "kueue-webhook-server-cert"
 WEBHOOKS = ("kueue-mutating-webhook-configuration", "kueue-validating-webhook-configuration")
 PORT = 9443
-# Where 0.10 wants its certificates, whatever it is told.
+# Where 0.10 reads its certificates, whatever its configuration.
 OLD_CERTIFICATES = "/tmp/k8s-webhook-server"
 
-# Those that 0.16 stores in a newer version than it also serves.
+# The kinds that 0.16 stores in a newer version than the oldest that it serves.
 CONVERTED = ("localqueues", "clusterqueues", "workloads", "cohorts", "multikueueclusters")
 
 
@@ -27,12 +27,13 @@ def start(cluster):
     certificates = cluster.folder / "kueue" / "serving-certs"
     certificates.mkdir(parents=True)
     run(cluster, certificates)
-    cluster.wait_for(lambda: lay_certificates(cluster, certificates), "Kueue made certificates")
+    written = lambda: write_certificates(cluster, certificates)  # noqa: E731
+    cluster.wait_for(written, "Kueue has created its certificates")
     cluster.wait_for(lambda: admits(cluster), "Kueue's webhooks answer")
 
 
 def restart(cluster):
-    """Brings it back after its program was killed, and perhaps what it serves taken away."""
+    """Starts it again after its program was killed, and restores the kinds that were removed."""
     definitions, hooks = wanted(cluster)
     cluster.kubectl.apply(*definitions, *hooks)
     cluster.wait_for(lambda: serves(cluster), "Workloads are served")
@@ -48,13 +49,13 @@ def serves(cluster):
     return True
 
 
-def take_away(cluster, kind):
-    """Ends it, and takes away what it serves of one kind, with its webhooks."""
+def remove_kind(cluster, kind):
+    """Removes one of its kinds and its webhooks from the API server, after Kueue was killed."""
     cluster.kubectl("delete", "mutatingwebhookconfiguration", WEBHOOKS[0])
     cluster.kubectl("delete", "validatingwebhookconfiguration", WEBHOOKS[1])
     definition = f"{kind}.kueue.x-k8s.io"
     cluster.kubectl("delete", "crd", definition, "--wait=false")
-    # It holds them by a finalizer, and is not there.
+    # The objects have finalizers that only Kueue removes.
     for found in cluster.kubectl.list(definition, "-A"):
         metadata, patch = found["metadata"], '{"metadata":{"finalizers":null}}'
         target = [definition, metadata["name"], "-n", metadata["namespace"], "--type=merge"]
@@ -70,7 +71,7 @@ def run(cluster, certificates):
     program = cluster.programs / parts.KUEUE[cluster.kueue]
 
     if is_old(cluster):
-        # Two of these may run on one machine, so each has this folder to itself.
+        # Two of these may run on one machine, so each gets a private folder at that path.
         private = 'mkdir -p "$0" && mount --bind "$1" "$0" && shift && exec "$@"'
         mounted = ["sh", "-c", private, OLD_CERTIFICATES, certificates.parent, program]
         arguments = ["/usr/bin/unshare", "--mount", *mounted, *arguments]
@@ -88,8 +89,7 @@ def is_old(cluster):
 
 
 def wanted(cluster):
-    """What it serves, and its webhooks."""
-    """Creates its kinds and webhooks. Until `start`, the webhooks answer nothing."""
+    """The manifests of its kinds and of its webhooks."""
     manifests = cluster.programs / f"{parts.KUEUE[cluster.kueue]}-manifests"
     definitions, hooks = [], []
 
@@ -103,6 +103,7 @@ def wanted(cluster):
 
 
 def install(cluster):
+    """Creates its kinds and webhooks. Until `start`, the webhooks do not answer."""
     definitions, hooks = wanted(cluster)
     metadata = {"namespace": NAMESPACE}
     cluster.kubectl.create(
@@ -121,7 +122,7 @@ def install(cluster):
 
 
 def are_established(cluster):
-    # (`kubectl wait` fails on one that has no conditions yet.)
+    # (`kubectl wait` fails for a definition without conditions.)
     for definition in cluster.kubectl.list("crd"):
         conditions = definition.get("status", {}).get("conditions") or []
         if not any(
@@ -133,24 +134,24 @@ def are_established(cluster):
 
 
 def read(cluster, folder):
-    """The manifests of a folder. Python has no YAML of its own, so `kubectl` reads them, once."""
-    kept = folder / "manifests.json"
+    """The manifests of a folder. `kubectl` converts them to JSON once: Python cannot read YAML."""
+    converted = folder / "manifests.json"
 
-    if not kept.exists():
+    if not converted.exists():
         unfinished = folder / f"unfinished-{cluster.slot}"
-        unfinished.write_text(json.dumps(converted(cluster, folder)))
-        os.replace(unfinished, kept)
+        unfinished.write_text(json.dumps(to_json(cluster, folder)))
+        os.replace(unfinished, converted)
 
-    return json.loads(kept.read_text())
+    return json.loads(converted.read_text())
 
 
-def converted(cluster, folder):
+def to_json(cluster, folder):
     yaml = [f"--filename={file}" for file in sorted(folder.glob("*.yaml"))]
     printed = cluster.kubectl("create", "--dry-run=client", "-o", "json", *yaml)
     decoder = json.JSONDecoder()
     found = []
 
-    # One document after the other, or lists of them.
+    # Documents one after the other, some of which are lists.
     while printed := printed.lstrip():
         manifest, end = decoder.raw_decode(printed)
         found += manifest["items"] if manifest["kind"] == "List" else [manifest]
@@ -170,7 +171,7 @@ def with_conversion(cluster, definition):
 
 
 def with_service(configuration):
-    """Kueue's own webhooks and that of Jobs. Nobody here has anything else that it queues."""
+    """Keeps the webhooks for Kueue's own kinds and for Jobs: the tests queue nothing else."""
     configuration["metadata"] = {"name": f"kueue-{configuration['metadata']['name']}"}
     configuration["webhooks"] = [
         webhook
@@ -208,7 +209,7 @@ def configuration(cluster, certificates):
     }
 
 
-def lay_certificates(cluster, folder):
+def write_certificates(cluster, folder):
     secret = cluster.kubectl.get("secret", SECRET, "--namespace", NAMESPACE)
 
     if not secret.get("data"):
@@ -219,7 +220,7 @@ def lay_certificates(cluster, folder):
 
 
 def admits(cluster):
-    """Do all of its webhooks answer? A flavor passes those of its own."""
+    """Whether its webhooks answer: those for its own kinds (a flavor), and that for Jobs."""
     try:
         cluster.kubectl.apply(flavor("probe"))
         cluster.kubectl("delete", "resourceflavor", "probe", "--wait=false")
@@ -249,24 +250,24 @@ def flavor(name, on_fake_nodes=False):
 
 
 def queue(namespace, name, on_fake_nodes=False, **quota):
-    """The objects of a local queue with a quota of its own: `cpu="2", memory="4Gi"`."""
-    whole = f"{namespace}-{name}"
+    """The objects of a local queue with its own quota: `cpu="2", memory="4Gi"`."""
+    cluster_queue = f"{namespace}-{name}"
     covered = {"cpu": "1k", "memory": "1Ti", "ephemeral-storage": "1Ti", **quota}
     resources = [{"name": name, "nominalQuota": amount} for name, amount in covered.items()]
-    flavors = [{"name": whole, "resources": resources}]
+    flavors = [{"name": cluster_queue, "resources": resources}]
     group = {"coveredResources": list(covered), "flavors": flavors}
     return [
-        flavor(whole, on_fake_nodes),
+        flavor(cluster_queue, on_fake_nodes),
         {
             "apiVersion": "kueue.x-k8s.io/v1beta1",
             "kind": "ClusterQueue",
-            "metadata": {"name": whole},
+            "metadata": {"name": cluster_queue},
             "spec": {"namespaceSelector": {}, "resourceGroups": [group]},
         },
         {
             "apiVersion": "kueue.x-k8s.io/v1beta1",
             "kind": "LocalQueue",
             "metadata": {"name": name, "namespace": namespace},
-            "spec": {"clusterQueue": whole},
+            "spec": {"clusterQueue": cluster_queue},
         },
     ]

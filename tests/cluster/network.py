@@ -1,9 +1,9 @@
-"""A network whose questions are pods: the daemon under test, and those who ask it.
+"""A network whose questions run as pods: the daemons under test, and parents that ask questions.
 
-    network = Network(cluster, namespace, emulator, …)
-    with network.daemon() as daemon:
-        with network.parent("tests/echo:local", input_values={"n": 3}) as parent:
-            parent.wait_for("result")
+network = Network(cluster, namespace, emulator, …)
+with network.daemon() as daemon:
+    with network.parent("tests/echo:local", input_values={"n": 3}) as parent:
+        parent.wait_for("result")
 """
 
 import contextlib
@@ -30,16 +30,17 @@ import offline
 from cluster import wait_for
 
 TOPIC = "tests.octue.twined.services"
-ASKER = "local/local:local"
-# What the SDK gives the kinds that end a question.
-LAST = ("result", "exception")
+# The SRUID of a parent that is no service.
+PARENT_SRUID = "local/local:local"
+# The kinds of terminal events.
+TERMINAL = ("result", "exception")
 STARTED = re.compile(
     r'"message":"daemon started".*?"http":"([^"]+)"|"http":"([^"]+)".*?"message":"daemon started"'
 )
 
 
 class Network:
-    """What all daemons of one network and all who ask in it have in common."""
+    """What all daemons and all parents of one network share."""
 
     def __init__(self, cluster, namespace, emulator, google, kubeconfig, binary, folder):
         self.cluster = cluster
@@ -51,21 +52,23 @@ class Network:
         self.folder = folder
         self.settings = {"defaults": self.defaults(), "rules": []}
         self.flags = []
-        # Where daemons listen for HTTP: other than on loopback for tests whose pods send requests.
+        # Where daemons listen for HTTP: not on loopback in tests whose pods send requests.
         self.http = "127.0.0.1:0"
         self.daemons = 0
-        # Google's clients read it when they are made.
+        # Google's clients read it when they are created.
         os.environ["PUBSUB_EMULATOR_HOST"] = emulator
         ordered = pubsub_v1.types.PublisherOptions(enable_message_ordering=True)
         self.publisher = pubsub_v1.PublisherClient(publisher_options=ordered)
         self.subscriber = pubsub_v1.SubscriberClient()
         self.topic = self.publisher.topic_path(offline.PROJECT, TOPIC)
-        # One can ask before there is a daemon.
+        # So that a question can be asked before a daemon starts.
         self.publisher.create_topic(request={"name": self.topic})
 
     def defaults(self):
-        """What every question's pod has: little of the machine, and Google's clients off line."""
-        variables = {variable["name"]: variable["value"] for variable in as_list(self.google["env"])}
+        """The settings of all services: small requests, and variables for Google's clients."""
+        variables = {
+            variable["name"]: variable["value"] for variable in as_list(self.google["env"])
+        }
         return {
             "cpus": {"default": "100m"},
             "memory": {"default": "128Mi"},
@@ -74,11 +77,11 @@ class Network:
             "volumes": [{"path": offline.FOLDER, "secret": offline.SECRET}],
         }
 
-    def environment_here(self):
-        """The variables of a program of this machine that asks with the SDK."""
+    def local_environment(self):
+        """The environment of a program of this machine that asks with the SDK."""
         programs = [os.path.dirname(sys.executable), os.environ["PATH"]]
         return {
-            **self.cluster.offline.environment_here(self.emulator),
+            **self.cluster.offline.local_environment(self.emulator),
             "PATH": os.pathsep.join(programs),
             "HOME": str(self.folder),
             "PYTHONPATH": str(images.SHIM),
@@ -88,31 +91,31 @@ class Network:
     # === Daemons ===
 
     def daemon(self, *flags, name=None, **environment):
-        """Starts a replica, which is ready."""
-        daemon = self.begin(*flags, name=name, **environment)
+        """Starts a replica, and waits until it is ready."""
+        daemon = self.start_daemon(*flags, name=name, **environment)
         daemon.wait_until_ready()
         return daemon
 
-    def begin(self, *flags, name=None, **environment):
-        """Starts a replica, which may not be ready yet."""
+    def start_daemon(self, *flags, name=None, **environment):
+        """Starts a replica, without waiting until it is ready."""
         self.daemons += 1
         name = name or f"replica-{self.daemons}"
         settings = self.write_settings(name)
         return Daemon(self, name, settings, [*self.flags, *flags], environment)
 
     def doctor(self, *flags):
-        """What `twined doctor` finds, by the names of its checks."""
+        """The results of `twined doctor`, by the names of its checks."""
         command = self.command("doctor", "doctor", self.write_settings("doctor"), *flags)
-        told = subprocess.run(
+        done = subprocess.run(
             [*command, "--output", "json"],
-            env=self.variables(),
+            env=self.process_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
         )
-        assert told.stdout, told.stderr
-        return {check["name"]: check for check in json.loads(told.stdout)["checks"]}
+        assert done.stdout, done.stderr
+        return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
     def write_settings(self, name):
         settings = self.folder / f"{name}.settings.json"
@@ -120,9 +123,9 @@ class Network:
         return settings
 
     def command(self, command, name, settings, *flags):
-        """How one of the commands is run that take the daemon's settings."""
+        """The arguments of `twined serve` or `twined doctor`."""
         pods_pubsub = self.settings["defaults"]["environment"]["PUBSUB_EMULATOR_HOST"]
-        words = [
+        arguments = [
             self.binary,
             command,
             *("--topic", TOPIC, "--project", offline.PROJECT, "--pubsub", self.emulator),
@@ -133,9 +136,9 @@ class Network:
             *("--env", f"PUBSUB_EMULATOR_HOST={pods_pubsub}", *flags),
             *(("--log-format", "json") if command == "serve" else ()),
         ]
-        return [str(word) for word in words]
+        return [str(argument) for argument in arguments]
 
-    def variables(self):
+    def process_environment(self):
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.folder),
@@ -149,7 +152,7 @@ class Network:
     # === Events ===
 
     def rows(self, question_uuid=None, *kinds):
-        """The events on record, of one question or of all."""
+        """The events on record, of one question or of all questions."""
         where = "WHERE question_uuid = ?" if question_uuid else ""
         values = (str(question_uuid),) if question_uuid else ()
         with contextlib.closing(
@@ -165,7 +168,7 @@ class Network:
         what = f"{' or '.join(kinds)} of {question_uuid} is on record"
         return wait_for(lambda: self.rows(question_uuid, *kinds), what, within)[0]
 
-    def rejected(self):
+    def rejected_messages(self):
         """The rejected messages."""
         with contextlib.closing(
             sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=20)
@@ -173,14 +176,14 @@ class Network:
             store.row_factory = sqlite3.Row
             return [dict(row) for row in store.execute("SELECT * FROM rejected_messages")]
 
-    # === Those who ask ===
+    # === Parents ===
 
     def parent(self, recipient, question_uuid=None, **arguments):
-        """Asks a question as the SDK does, on the wire, and listens to what comes."""
+        """Publishes a question as the SDK does, and receives its events."""
         return Parent(self, recipient, question_uuid or str(uuid.uuid4()), **arguments)
 
     def ask(self, recipient, count=1, **arguments):
-        """Asks many questions, and listens to none. Returns their uuids."""
+        """Asks questions without receiving their events. Returns their uuids."""
         asked = []
         for _ in range(count):
             parent = Parent(self, recipient, str(uuid.uuid4()), listen=False, **arguments)
@@ -188,8 +191,8 @@ class Network:
         return asked
 
     def ends(self, questions=None):
-        """The events that ended questions, of these or of all, by their uuids."""
-        rows = {row["question_uuid"]: row for row in self.rows(None, *LAST)}
+        """The terminal events on record, of these questions or of all, by question uuid."""
+        rows = {row["question_uuid"]: row for row in self.rows(None, *TERMINAL)}
         return {
             question: row
             for question, row in rows.items()
@@ -197,7 +200,8 @@ class Network:
         }
 
     def wait_for_ends(self, questions, within=120):
-        """Waits until all of these have ended, and gives the events that ended them."""
+        """Waits until all of these questions have ended, and returns their terminal events."""
+
         def ends():
             found = self.ends(set(questions))
             return found if len(found) == len(questions) else None
@@ -219,8 +223,10 @@ class Network:
         return self.cluster.kubectl.get("job", name, "-n", self.namespace)
 
     def jobs(self, question_uuid=None):
-        """The Jobs of one question, or of all."""
-        selector = f"=twined,twined.octue.com/question={question_uuid}" if question_uuid else "=twined"
+        """The Jobs of one question, or of all questions."""
+        selector = (
+            f"=twined,twined.octue.com/question={question_uuid}" if question_uuid else "=twined"
+        )
         selector = f"app.kubernetes.io/managed-by{selector}"
         return self.cluster.kubectl.list("jobs", "-n", self.namespace, "-l", selector)
 
@@ -229,19 +235,20 @@ class Network:
         selector = f"batch.kubernetes.io/job-name=question-{question_uuid}{suffix}"
         return self.cluster.kubectl.list("pods", "-n", self.namespace, "-l", selector)
 
-    def wait_for_pod(self, question_uuid, is_so=lambda pod: True, within=60, suffix=""):
-        """Waits for a pod of the question that is as it should be."""
-        def found():
-            return next((pod for pod in self.pods(question_uuid, suffix) if is_so(pod)), None)
+    def wait_for_pod(self, question_uuid, matches=lambda pod: True, within=60, suffix=""):
+        """Waits for a pod of the question that matches, and returns it."""
 
-        return wait_for(found, f"a pod of {question_uuid} is so", within)
+        def found():
+            return next((pod for pod in self.pods(question_uuid, suffix) if matches(pod)), None)
+
+        return wait_for(found, f"a pod of {question_uuid} matches", within)
 
     def wait_for_run(self, question_uuid, within=60):
         """Waits until a question's container runs."""
-        return self.wait_for_pod(question_uuid, runs, within)
+        return self.wait_for_pod(question_uuid, is_running, within)
 
     def wait_until_gone(self, question_uuid, within=60):
-        """Waits until nothing of a question is there: no Job, no pod, and no process."""
+        """Waits until a question has no Job, no pod and no process."""
         uids = [pod["metadata"]["uid"] for pod in self.pods(question_uuid)]
 
         def gone():
@@ -256,7 +263,7 @@ class Network:
 
 
 def processes(pod_uid):
-    """The processes of this machine that are in a pod's containers, but for what holds its network."""
+    """The processes in a pod's containers, without its pause container."""
     found = []
     for cgroup in Path("/proc").glob("[0-9]*/cgroup"):
         try:
@@ -269,12 +276,12 @@ def processes(pod_uid):
     return found
 
 
-def runs(pod):
+def is_running(pod):
     return pod["status"].get("phase") == "Running"
 
 
 def as_list(variables):
-    """Variables as Kubernetes lists them."""
+    """Variables as a list, as in a pod's `env`."""
     if isinstance(variables, dict):
         return [{"name": name, "value": value} for name, value in variables.items()]
     return variables
@@ -289,7 +296,7 @@ class Daemon:
         self.log = network.folder / f"{name}.log"
         self.process = subprocess.Popen(
             network.command("serve", name, settings, *flags),
-            env={**network.variables(), **environment},
+            env={**network.process_environment(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self.log.open("a"),
@@ -308,12 +315,12 @@ class Daemon:
         return wait_for(ready, f"{self.name} is ready", within)
 
     def url(self):
-        # Of a replica that was started again, the last.
+        # The log of a replica that was restarted has several.
         found = list(STARTED.finditer(self.log.read_text()))
         return f"http://{found[-1][1] or found[-1][2]}" if found else None
 
     def get(self, path):
-        """The status of a page; None where it cannot be had."""
+        """The HTTP status of a page; None if nothing answers."""
         url = self.url()
         if url is None:
             return None
@@ -341,7 +348,7 @@ class Daemon:
         self.process.wait()
 
     def stop(self, within=20):
-        """Ends it as Kubernetes does, and gives its exit code."""
+        """Ends it by SIGTERM, as Kubernetes does, and returns its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
@@ -362,24 +369,24 @@ class Daemon:
 
 
 class Parent:
-    """One who asked: publishes what the SDK publishes, by the filter that the SDK has."""
+    """The parent of one question. Publishes, subscribes and filters as the SDK does."""
 
     def __init__(self, network, recipient, question_uuid, **arguments):
         self.network = network
         self.recipient = recipient
         self.question_uuid = question_uuid
         self.retry_count = arguments.pop("retry_count", 0)
-        self.sender = arguments.pop("sender", ASKER)
+        self.sender = arguments.pop("sender", PARENT_SRUID)
         self.parent_question_uuid = arguments.pop("parent_question_uuid", None)
         self.originator_question_uuid = arguments.pop("originator_question_uuid", question_uuid)
         self.forward_logs = arguments.pop("forward_logs", True)
-        # As attributes: cpus, memory, ephemeral_storage, or anything else.
+        # More attributes: cpus, memory, ephemeral_storage, or others.
         self.more = arguments.pop("attributes", {})
         publish = arguments.pop("publish", True)
-        # Of thousands of questions, one who hears all is enough.
+        # Thousands of subscriptions would be too many.
         listen = arguments.pop("listen", True)
         self.data = {"kind": "question", **arguments}
-        # (event, attributes, when it came)
+        # (event, attributes, time of receipt)
         self.events = []
         self.lock = threading.Lock()
         self.stopped = threading.Event()
@@ -426,11 +433,11 @@ class Parent:
         return {**attributes, **changed}
 
     def publish(self):
-        """Asks; again, as Pub/Sub would deliver it again, if it was done before."""
+        """Publishes the question. A second call is the same event, like a redelivery."""
         self.network.publish(self.data, self.attributes_of_question(), self.question_uuid)
 
     def attributes_of_question(self):
-        """What the question has for attributes, each time that it is published."""
+        """The question's attributes, the same each time that it is published."""
         if not hasattr(self, "sent"):
             self.sent = self.attributes(
                 **{
@@ -442,13 +449,13 @@ class Parent:
         return self.sent
 
     def cancel(self, **changed):
-        """No longer wants an answer."""
+        """Publishes a cancellation."""
         self.network.publish(
             {"kind": "cancellation"}, self.attributes(**changed), self.question_uuid
         )
 
     def answer_for_child(self, kind="result", **fields):
-        """Publishes a response in the child's name: fake nodes run no child."""
+        """Publishes an event in the name of the child, because fake nodes run none."""
         attributes = self.attributes("CHILD", sender=self.recipient, recipient=self.sender)
         self.network.publish({"kind": kind, **fields}, attributes, self.question_uuid)
 
@@ -462,17 +469,17 @@ class Parent:
                     retry=None,
                 )
                 ids = [received.ack_id for received in pulled.received_messages]
-                self.take(pulled.received_messages)
+                self.record(pulled.received_messages)
                 if ids:
                     client.acknowledge(request={"subscription": self.subscription, "ack_ids": ids})
             except DeadlineExceeded:
                 continue
             except Exception:
-                # Cut off by a test, or closed meanwhile.
+                # A test cut the connection, or the parent was closed.
                 if self.stopped.wait(0.2):
                     return
 
-    def take(self, messages):
+    def record(self, messages):
         with self.lock:
             for received in messages:
                 message = received.message
@@ -480,62 +487,60 @@ class Parent:
                 self.events.append((event, dict(message.attributes), time.time()))
 
     def received(self, *kinds):
-        """What came by now, of these kinds or of all."""
+        """The events received so far, of these kinds or of all kinds."""
         with self.lock:
             return [event for event, _, _ in self.events if not kinds or event["kind"] in kinds]
 
     def when(self, kind):
-        """When the first event of a kind came."""
+        """When the first event of a kind was received."""
         with self.lock:
             return next(at for event, _, at in self.events if event["kind"] == kind)
 
     def wait_for(self, *kinds, within=60):
-        """The first event of these kinds."""
-        what = f"{' or '.join(kinds)} came of {self.question_uuid}"
+        """Waits for an event of these kinds, and returns the first."""
+        what = f"{' or '.join(kinds)} of {self.question_uuid} is received"
         try:
             return wait_for(lambda: self.received(*kinds), what, within)[0]
         except TimeoutError as error:
-            raise TimeoutError(f"{error}; came: {self.received()}") from None
+            raise TimeoutError(f"{error}; received: {self.received()}") from None
 
     def end(self, within=60):
-        """The event that ends the question."""
-        return self.wait_for(*LAST, within=within)
+        """Waits for the terminal event."""
+        return self.wait_for(*TERMINAL, within=within)
 
     def exception(self, within=60):
-        """The exception that ends the question."""
+        """Waits for the terminal event, which must be an exception."""
         event = self.end(within)
         assert event["kind"] == "exception", event
         return event
 
     def result(self, within=60):
-        """The result that ends the question."""
+        """Waits for the terminal event, which must be a result."""
         event = self.end(within)
         assert event["kind"] == "result", event
         return event
 
     def ends(self):
-        """All that ended the question by now: whatever was published before this is among it."""
-        mark = uuid.uuid4().hex
-        self.answer_for_child("monitor_message", data=mark)
+        """All terminal events that were published before this call."""
+        fence = uuid.uuid4().hex
+        self.answer_for_child("monitor_message", data=fence)
         wait_for(
-            lambda: any(event.get("data") == mark for event in self.received("monitor_message")),
-            f"the mark behind all events of {self.question_uuid} came",
+            lambda: any(event.get("data") == fence for event in self.received("monitor_message")),
+            f"the fence behind all events of {self.question_uuid} is received",
         )
-        return self.received(*LAST)
+        return self.received(*TERMINAL)
 
     def logs(self):
-        """The words of the log records that came."""
+        """The messages of the log records received."""
         return [event["log_record"]["msg"] for event in self.received("log_record")]
 
     def close(self):
         self.stopped.set()
         if self.thread is None:
             return
-        # Its pull, which may wait for 5 s still, ends with it.
+        # This ends the pull that may be waiting.
         with contextlib.suppress(NotFound):
-            self.network.subscriber.delete_subscription(
-                request={"subscription": self.subscription}
-            )
+            self.network.subscriber.delete_subscription(request={"subscription": self.subscription})
         self.thread.join(10)
 
     def __enter__(self):

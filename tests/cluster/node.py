@@ -1,7 +1,7 @@
 """The real node of a cluster: a bridge, containerd and a kubelet.
 
-Names of images begin with `images.REGISTRY`, a name that containerd is told to find at the host:
-so an image is called the same whether it was brought to the node beforehand or is pulled.
+Names of images begin with `images.REGISTRY`, a name that containerd resolves to the host. So an
+image has the same name whether it was loaded into the node before or is pulled.
 """
 
 import json
@@ -10,12 +10,12 @@ import subprocess
 
 import images
 import parts
-import sweeping
+import cleanup
 
 NAME = "real"
-# What the registry serves at, on the address where pods find the host.
+# The port of the registry, on the host's address for pods.
 REGISTRY_PORT = 5000
-# The network has 254 addresses, some of which are still held by pods that have just ended.
+# The network has 254 addresses; pods that have just ended still hold some.
 PODS = 200
 
 
@@ -32,7 +32,7 @@ class Node:
         self.folder.mkdir()
         ip("link", "add", bridge, "type", "bridge")
         ip("address", "add", f"{host}/24", "dev", bridge)
-        # Pods reach it by way of the host. There is no kube-proxy, and this one Service needs none.
+        # The API server's address as a Service: pods reach it through the host, without kube-proxy.
         ip("address", "add", f"{api}/32", "dev", bridge)
         ip("link", "set", bridge, "up")
 
@@ -65,9 +65,7 @@ class Node:
         hosts.mkdir(parents=True)
         registry = f"http://{self.cluster.host}:{REGISTRY_PORT}"
         (hosts / "hosts.toml").write_text(
-            f'server = "{registry}"\n'
-            f'[host."{registry}"]\n'
-            f'capabilities = ["pull", "resolve"]\n'
+            f'server = "{registry}"\n[host."{registry}"]\ncapabilities = ["pull", "resolve"]\n'
         )
         config = self.folder / "containerd.toml"
         config.write_text(f"""
@@ -83,7 +81,7 @@ class Node:
             registry.config_path = "{self.folder}/registries"
 
             [plugins.'io.containerd.cri.v1.runtime']
-            # Some machines let nobody lower it, and runc dies of that.
+            # runc fails on machines that do not permit lowering it.
             restrict_oom_score_adj = true
             netns_mounts_under_state_dir = true
             cni.bin_dirs = ["/usr/lib/cni"]
@@ -94,7 +92,7 @@ class Node:
         self.cluster.run("containerd", "--config", config)
 
     def ctr(self, *arguments, **options):
-        """Runs `ctr` among the images and containers of Kubernetes."""
+        """Runs `ctr` in the containerd namespace of Kubernetes."""
         return subprocess.run(
             [self.cluster.programs / "ctr", "-a", self.socket, "-n", "k8s.io", *arguments],
             check=True,
@@ -103,7 +101,7 @@ class Node:
         ).stdout
 
     def load(self, store, names=None):
-        """Brings images of an `images.Store` to the node, so that nothing need be pulled."""
+        """Loads images of an `images.Store` into the node, so that they need not be pulled."""
         reading, writing = os.pipe()
         importing = subprocess.Popen(
             [self.cluster.programs / "ctr", "-a", self.socket, "-n", "k8s.io"]
@@ -119,15 +117,15 @@ class Node:
             with open(writing, "wb") as archive:
                 store.write_archive(archive, names)
         except BrokenPipeError:
-            pass  # What it says of itself is the reason.
+            pass  # `ctr` has ended, and its output has the reason.
 
-        said, _ = importing.communicate()
+        output, _ = importing.communicate()
 
         if importing.returncode != 0:
-            raise RuntimeError(f"failed to load images: {said.strip()}")
+            raise RuntimeError(f"failed to load images: {output.strip()}")
 
     def images(self):
-        """The names of the images that are on the node."""
+        """The names of the images on the node."""
         return self.ctr("images", "list", "-q", text=True).split()
 
     # === kubelet ===
@@ -138,7 +136,7 @@ class Node:
         images.add_pause(pause)
         self.load(pause)
 
-        root = sweeping.cgroup(self.cluster.slot)
+        root = cleanup.cgroup(self.cluster.slot)
 
         for hierarchy in hierarchies():
             (hierarchy / root).mkdir(exist_ok=True)
@@ -168,13 +166,13 @@ class Node:
                     "makeIPTablesUtilChains": False,
                     "oomScoreAdj": 0,
                     "maxPods": PODS,
-                    # There is no DNS: a look-up is refused at once.
+                    # There is no DNS: a lookup is refused at once.
                     "clusterDNS": [self.cluster.host],
                     "clusterDomain": "cluster.local",
                     "resolvConf": str(resolver),
                     "podLogsDir": str(self.folder / "pod-logs"),
                     "volumePluginDir": str(self.folder / "volume-plugins"),
-                    # A machine that is nearly full can run tests still.
+                    # So that tests run on a machine whose disk is nearly full.
                     "evictionHard": {
                         "memory.available": "50Mi",
                         "nodefs.available": "1%",
@@ -216,8 +214,8 @@ def is_ready(node):
 
 
 def hierarchies():
-    """Where cgroups are made: one place, or one for each controller."""
-    root = sweeping.CGROUPS
+    """The roots of the cgroup hierarchies: one (v2), or one for each controller (v1)."""
+    root = cleanup.CGROUPS
 
     if (root / "cgroup.controllers").exists():
         return [root]

@@ -1,8 +1,8 @@
-"""What Google's clients in a pod ask for off line, where pods can reach it.
+"""The servers that Google's clients in a pod need offline, on an address that pods reach.
 
-As `twined local` does it on loopback: a service account's file with a key made on the spot, whose
-`token_uri` answers here; a metadata server that knows its universe; and a service registry that
-knows each service by one revision. The file comes to a pod in a Secret.
+As `twined local` does on loopback: a service account file with a new key, whose `token_uri` is
+served here; a metadata server that reports its universe domain; and a service registry with one
+revision of each service. A Secret mounts the file into pods.
 """
 
 import base64
@@ -25,7 +25,7 @@ UNIVERSE = "/computeMetadata/v1/universe/universe-domain"
 
 
 class Google:
-    """Serves on an address of this machine that pods reach, until it is closed."""
+    """Serves on an address of this machine that pods reach, until closed."""
 
     def __init__(self, folder, host):
         self.path = folder / FILE
@@ -55,8 +55,8 @@ class Google:
         self.server.server_close()
 
     def write_account(self):
-        make = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]
-        subprocess.run([*make, "-out", self.key], check=True, capture_output=True)
+        command = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]
+        subprocess.run([*command, "-out", self.key], check=True, capture_output=True)
         account = {
             "type": "service_account",
             "project_id": PROJECT,
@@ -72,7 +72,7 @@ class Google:
     # === For pods ===
 
     def secret(self, namespace):
-        """The Secret that holds the file, for one namespace."""
+        """The Secret with the file, for one namespace."""
         return {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -87,7 +87,7 @@ class Google:
         return {"name": SECRET, "mountPath": FOLDER, "readOnly": True}
 
     def environment(self, pubsub, file=f"{FOLDER}/{FILE}"):
-        """The variables of a pod whose Pub/Sub is at `pubsub`."""
+        """The environment of a pod whose Pub/Sub is at `pubsub`."""
         return {
             "PUBSUB_EMULATOR_HOST": pubsub,
             "GOOGLE_CLOUD_PROJECT": PROJECT,
@@ -96,8 +96,8 @@ class Google:
             "TWINED_LOCAL_REGISTRY": f"http://{self.address}/registry",
         }
 
-    def environment_here(self, pubsub):
-        """The variables of a process of this machine."""
+    def local_environment(self, pubsub):
+        """The environment of a process of this machine."""
         return self.environment(pubsub, file=str(self.path))
 
     # === Answering ===
@@ -150,7 +150,7 @@ def respond(request, status, body, media_type="application/json"):
     request.send_response(status)
     request.send_header("Content-Type", media_type)
     request.send_header("Content-Length", str(len(body.encode())))
-    # Without this header a client takes a metadata server for a stranger.
+    # Clients reject a metadata server without this header.
     request.send_header("Metadata-Flavor", "Google")
     request.end_headers()
     request.wfile.write(body.encode())

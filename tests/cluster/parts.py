@@ -1,8 +1,8 @@
-"""The programs that a cluster is made of: built from the Go module proxy once, and kept.
+"""The programs of a cluster: built once from Go modules, and cached.
 
-They are kept outside the clone, in `~/.cache/twined-parts/<key>` (`TWINED_PARTS` chooses another
-folder), where the key is made of what they are built from. So a new clone builds nothing, and a
-raised version builds once. What Debian has comes from Debian.
+The cache is outside the clone, in `~/.cache/twined-parts/<key>` (`TWINED_PARTS` sets another
+folder). The key is a digest of the sources, so a new clone builds nothing, and a new version is
+built once. Programs that Debian packages come from Debian.
 """
 
 import contextlib
@@ -23,18 +23,18 @@ KUBERNETES = "v1.36.3"
 _MAJOR, _MINOR, _ = KUBERNETES.lstrip("v").split(".")
 _VERSION = "k8s.io/component-base/version"
 
-# The versions of Kueue that are tested, by the name that a person gives: what networks run today,
-# and one whose Workloads are of the newest version.
+# The tested versions of Kueue, with their modules: the version that networks run today, and one
+# with the newest version of Workloads.
 KUEUE = {"0.10": "kueue-0.10", "0.16": "kueue"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Programs that one `go build` makes."""
+    """The programs of one `go build`."""
 
     module: str
     packages: tuple
-    # What the one program is called, where its package has another name.
+    # The name of the program, if its package has another name.
     name: str = ""
     tags: str = ""
     ldflags: str = "-s -w"
@@ -68,14 +68,14 @@ PARTS = (
             f"github.com/containerd/containerd/v2/cmd/{name}"
             for name in ("containerd", "containerd-shim-runc-v2", "ctr")
         ),
-        # Each wants a C library or a tool that nobody here has.
+        # Each of these needs a C library or a tool that is not installed.
         tags="no_btrfs no_zfs no_devmapper",
     ),
     Part("kueue", ("sigs.k8s.io/kueue/cmd/kueue",), name="kueue"),
     Part("kueue-0.10", ("sigs.k8s.io/kueue/cmd/kueue",), name="kueue-0.10"),
 )
 
-# What comes from Debian: the package of each program or file.
+# The Debian package of each program or file.
 DEBIAN = {
     "runc": "runc",
     "/usr/lib/cni/bridge": "containernetworking-plugins",
@@ -92,21 +92,21 @@ PATH = os.pathsep.join([os.environ["PATH"], "/usr/local/sbin", "/usr/sbin", "/sb
 
 
 class Unavailable(Exception):
-    """Why there can be no cluster on this machine, in words for a person."""
+    """Why this machine cannot run a cluster. The message is for a person."""
 
 
-def say(message):
+def log(message):
     print(f"cluster: {message}", file=sys.stderr, flush=True)
 
 
 def cache():
-    """The folder in which everything is kept that takes long to make."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twined-parts"
-    return Path(os.environ.get("TWINED_PARTS") or usual)
+    """The folder of everything that takes long to build."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "twined-parts"
+    return Path(os.environ.get("TWINED_PARTS") or default)
 
 
 def key():
-    """Names what the programs are built from."""
+    """A digest of the sources of the programs."""
     digest = hashlib.sha256(repr(PARTS).encode())
 
     for module in sorted({part.module for part in PARTS}):
@@ -117,14 +117,14 @@ def key():
 
 
 def folder():
-    """The folder of the programs, built or not."""
+    """The folder of the programs, which may be missing."""
     return cache() / key()
 
 
 def ensure(kueue=None):
-    """Returns the folder of the programs, after building what is not there.
+    """Builds the programs that are missing, and returns their folder.
 
-    Kueue takes minutes of its own, so only the version that is named is built.
+    Kueue takes some minutes, so only the given version is built.
     """
     install_debian_packages()
     programs = folder()
@@ -137,7 +137,7 @@ def ensure(kueue=None):
             if not all((programs / name).is_file() for name in part.programs()):
                 build(part, programs)
         if kueue:
-            keep_manifests(kueue, programs)
+            save_manifests(kueue, programs)
 
     return programs
 
@@ -148,7 +148,7 @@ def build(part, programs):
     if shutil.which("go") is None:
         raise Unavailable(f"no Go on this machine, and {names} must be built (see parts.py)")
 
-    say(f"building {names} into {programs}: minutes the first time, then never again")
+    log(f"building {names} into {programs}: this takes minutes, once")
     unfinished = programs / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
@@ -167,11 +167,11 @@ def build(part, programs):
         os.replace(unfinished / name, programs / name)
 
     unfinished.rmdir()
-    say(f"built {names} in {time.monotonic() - started:.0f} s")
+    log(f"built {names} in {time.monotonic() - started:.0f} s")
 
 
 def install_debian_packages():
-    """Installs what Debian has and this machine lacks."""
+    """Installs the missing Debian packages."""
     if shutil.which("kubectl") is None:
         raise Unavailable("no `kubectl` on this machine: install it, 1.30 or newer")
 
@@ -181,28 +181,28 @@ def install_debian_packages():
     if not packages:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise Unavailable(f"install these first (Debian's names): {' '.join(packages)}")
+        raise Unavailable(f"install these Debian packages: {' '.join(packages)}")
 
-    say(f"installing {' '.join(packages)}")
+    log(f"installing {' '.join(packages)}")
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "--yes", "-qq", "--no-install-recommends", *packages]
 
     if subprocess.run(install, env=quiet, stdout=subprocess.DEVNULL).returncode == 0:
         return
 
-    # A machine that was never updated knows no packages.
+    # The package lists may be missing.
     subprocess.run(["apt-get", "update", "-qq"], env=quiet, check=False)
 
     if subprocess.run(install, env=quiet, stdout=subprocess.DEVNULL).returncode != 0:
         raise Unavailable(f"failed to install {' '.join(packages)}")
 
 
-def keep_manifests(version, programs):
-    """Keeps what Kueue's module ships for its installation, beside its program."""
+def save_manifests(version, programs):
+    """Saves the manifests of Kueue's module beside its program."""
     module = KUEUE[version]
-    kept = programs / f"{module}-manifests"
+    manifests = programs / f"{module}-manifests"
 
-    if kept.is_dir():
+    if manifests.is_dir():
         return
 
     run = functools.partial(
@@ -218,12 +218,12 @@ def keep_manifests(version, programs):
     for manifest in (*components.glob("crd/bases/*.yaml"), components / "webhook/manifests.yaml"):
         shutil.copyfile(manifest, unfinished / manifest.name)
 
-    os.replace(unfinished, kept)
+    os.replace(unfinished, manifests)
 
 
 @contextlib.contextmanager
 def locked(path):
-    """Holds a lock, so that two runs do not make the same thing at once."""
+    """Holds a lock, so that two test runs do not build the same at once."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -232,4 +232,4 @@ def locked(path):
 if __name__ == "__main__":
     for version in KUEUE:
         ensure(version)
-    say(f"all parts are in {folder()}")
+    log(f"all parts are in {folder()}")

@@ -1,4 +1,4 @@
-"""Who runs and who waits, by the word of the API server, and how time passes with it."""
+"""Which Jobs run and which wait, as the API server reports it."""
 
 import contextlib
 import json
@@ -8,49 +8,49 @@ import time
 import jobs
 
 
-def rule(network, services, **fields):
-    """Adds a rule to the settings that the network's next daemon has."""
+def add_rule(network, services, **fields):
+    """Adds a rule to the settings of the network's next daemon."""
     network.settings["rules"].append({"services": [services], **fields})
 
 
-def wait_for_note(parent, words, within=60):
-    """Waits until an asker's log has a line with these words, and returns it."""
+def wait_for_log(parent, text, within=60):
+    """Waits until a parent has received a log record with this text, and returns the record's."""
 
     def found():
-        return next((text for text in parent.logs() if words in text), None)
+        return next((message for message in parent.logs() if text in message), None)
 
     try:
-        return parent.network.cluster.wait_for(found, f"it is told {words!r}", within)
+        return parent.network.cluster.wait_for(found, f"a log record with {text!r}", within)
     except TimeoutError as error:
-        raise AssertionError(f"{error}; it was told {parent.logs()}") from None
+        raise AssertionError(f"{error}; the log is {parent.logs()}") from None
 
 
-def wait_for_job(network, question, is_so=lambda job: True, within=60):
-    """Waits until the Job of a question (its uuid, or its parent) is as it should be."""
+def wait_for_job(network, question, matches=lambda job: True, within=60):
+    """Waits until the Job of a question (its uuid, or its parent) exists and matches."""
     question = getattr(question, "question_uuid", question)
 
     def found():
         job = network.job(question)
-        return job and is_so(job) and job
+        return job and matches(job) and job
 
-    return network.cluster.wait_for(found, f"the Job of {question} is so", within)
+    return network.cluster.wait_for(found, f"the Job of {question} matches", within)
 
 
-def waits(job):
+def is_suspended(job):
     return job["spec"]["suspend"]
 
 
-def lives(job):
-    """It has its turn, and is not finished."""
-    return not waits(job) and not jobs.condition(job)
+def is_active(job):
+    """Whether a Job is admitted and unfinished."""
+    return not is_suspended(job) and not jobs.condition(job)
 
 
-def was_released(job):
-    return not waits(job)
+def is_released(job):
+    return not is_suspended(job)
 
 
 def pods_of_jobs(network):
-    return network.cluster.kubectl.list("pods", "-n", network.namespace, "-l", jobs.IN_PODS_OF)
+    return network.cluster.kubectl.list("pods", "-n", network.namespace, "-l", jobs.JOB_NAME_LABEL)
 
 
 def live_pods(network):
@@ -58,8 +58,8 @@ def live_pods(network):
     return [pod for pod in pods_of_jobs(network) if pod["status"]["phase"] in live]
 
 
-def finish(network, question):
-    """Lets the fake pod of a question end well."""
+def complete_pod(network, question):
+    """Makes the fake pod of a question succeed."""
     question = getattr(question, "question_uuid", question)
     pod = network.wait_for_run(question)
     status = {**pod["status"], "phase": "Succeeded"}
@@ -73,22 +73,22 @@ def finish(network, question):
 
 
 @contextlib.contextmanager
-def never_more(network, limit, of=lambda job: True):
-    """Looks all the time how many Jobs have their turn, and fails where it was over the limit.
+def limit_holds(network, limit, counts=lambda job: True):
+    """Counts the active Jobs repeatedly, and fails if there are ever more than the limit.
 
-    Gives the list of what was seen, with when.
+    `counts` selects the Jobs that count. Yields the list of (count, time).
     """
     seen, stop, failed = [], threading.Event(), []
 
-    def look():
+    def count_repeatedly():
         try:
             while not stop.wait(0.05):
-                count = sum(1 for job in network.jobs() if of(job) and lives(job))
+                count = sum(1 for job in network.jobs() if counts(job) and is_active(job))
                 seen.append((count, time.time()))
         except Exception as error:
             failed.append(error)
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=count_repeatedly)
     thread.start()
     try:
         yield seen
@@ -96,11 +96,11 @@ def never_more(network, limit, of=lambda job: True):
         stop.set()
         thread.join()
     assert not failed, failed
-    assert seen, "nothing was looked at"
+    assert seen, "the Jobs were never counted"
     assert max(count for count, _ in seen) <= limit, seen
 
 
-def processor_seconds(pid):
-    """How long a process has been on a processor."""
+def cpu_seconds(pid):
+    """The CPU time that a process has used."""
     fields = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100

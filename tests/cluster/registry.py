@@ -1,7 +1,6 @@
-"""A registry that serves the tests' images, to be pulled for real: slowly, or not at all.
+"""A registry that serves the tests' images. Tests can delay or refuse pulls.
 
-It answers what containerd asks when it pulls, and nothing else: `GET` and `HEAD` of manifests and
-blobs.
+It implements only what containerd needs for a pull: `GET` and `HEAD` of manifests and blobs.
 """
 
 import contextlib
@@ -17,14 +16,14 @@ PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<reference>[^/
 
 
 class Registry:
-    """Serves the images of a store at `(host, port)`, until it is closed."""
+    """Serves the images of a store at `(host, port)`, until closed."""
 
     def __init__(self, store, host, port):
         self.store = store
-        # Images whose blobs wait, and images that are refused with a status, by name.
+        # By image name: the events for which the blobs wait, and the statuses of refusals.
         self.held = {}
         self.refused = {}
-        # How often a manifest was asked for, by the image's name.
+        # The number of requests for the manifest, by image name.
         self.pulls = {}
         registry = self
 
@@ -44,16 +43,16 @@ class Registry:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self):
-        for may_go_on in self.held.values():
-            may_go_on.set()
+        for released in self.held.values():
+            released.set()
         self.server.shutdown()
         self.server.server_close()
 
-    # === What a test can make of it ===
+    # === For tests ===
 
     @contextlib.contextmanager
     def holding(self, name):
-        """Pulls of the image `name` do not get on in here."""
+        """Pulls of the image `name` wait inside this context."""
         self.held[name] = threading.Event()
         try:
             yield
@@ -62,7 +61,7 @@ class Registry:
 
     @contextlib.contextmanager
     def refusing(self, name, status):
-        """Pulls of the image `name` are answered with `status` in here; with 0, not at all."""
+        """Pulls of the image `name` get `status` inside this context; with 0, no answer."""
         self.refused[name] = status
         try:
             yield
@@ -112,9 +111,9 @@ class Registry:
         if digest not in self.store.blobs:
             return refuse(request, 404, "BLOB_UNKNOWN")
 
-        for name, may_go_on in list(self.held.items()):
+        for name, released in list(self.held.items()):
             if name.rpartition(":")[0] == repository:
-                may_go_on.wait()
+                released.wait()
 
         blob = self.store.blobs[digest]
         return respond(request, 200, blob, "application/octet-stream", digest)
@@ -133,7 +132,7 @@ def respond(request, status, blob, media_type, digest=None):
     if request.command == "HEAD":
         return
 
-    # Whoever asked may have given up waiting.
+    # The client may have closed the connection.
     with contextlib.suppress(ConnectionError):
         if isinstance(blob, bytes):
             request.wfile.write(blob)

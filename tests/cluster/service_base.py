@@ -1,7 +1,7 @@
-"""The layer below every service of the tests: a Python, the SDK and a shell.
+"""The base layer of every service of the tests: a Python, the SDK and a shell.
 
-The Python is the one that runs this, with the libraries that it is linked to. The layer is kept
-beside the programs of the cluster, for it takes a while to make.
+The Python is the one that runs the tests, with the libraries that it is linked to. The layer is
+cached beside the programs of the cluster, because building it takes a while.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ REQUIREMENTS = HERE.parent / "sdk" / "requirements.txt"
 
 
 def requirement():
-    """The SDK, as the tests of the SDK name it."""
+    """The requirement of the SDK, from the tests of the SDK."""
     lines = REQUIREMENTS.read_text().splitlines()
     return next(line for line in lines if line.startswith("octue=="))
 
 
 def ensure():
-    """Returns the layer: a file whose name is its digest."""
+    """Builds the layer if it is missing, and returns it: a file named by its digest."""
     own = [Path(file).read_text() for file in (__file__, tars.__file__)]
     inputs = [sys.version, sys.base_prefix, requirement(), *own]
     key = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]
@@ -38,19 +38,19 @@ def ensure():
     folder.mkdir(parents=True, exist_ok=True)
 
     with parts.locked(folder / "lock"):
-        kept = list(folder.glob("*.tar"))
-        return kept[0] if kept else make(folder)
+        cached = list(folder.glob("*.tar"))
+        return cached[0] if cached else build(folder)
 
 
-def make(folder):
-    parts.say(f"making the image of services, with {requirement()} from PyPI")
+def build(folder):
+    parts.log(f"building the image of services, with {requirement()} from PyPI")
     started = time.monotonic()
 
     with tempfile.TemporaryDirectory(dir=folder) as staging:
         root = Path(staging) / "root"
-        lay_python(root)
-        lay_sdk(root)
-        lay_libraries(root)
+        copy_python(root)
+        install_sdk(root)
+        copy_libraries(root)
         unfinished = Path(staging) / "layer"
         write_tree(root, unfinished)
 
@@ -59,16 +59,16 @@ def make(folder):
             while part := file.read(1 << 20):
                 digest.update(part)
 
-        made = folder / f"{digest.hexdigest()}.tar"
-        os.replace(unfinished, made)
+        layer = folder / f"{digest.hexdigest()}.tar"
+        os.replace(unfinished, layer)
 
-    size = made.stat().st_size / 1e6
-    parts.say(f"made it in {time.monotonic() - started:.0f} s: {size:.0f} MB")
-    return made
+    size = layer.stat().st_size / 1e6
+    parts.log(f"built it in {time.monotonic() - started:.0f} s: {size:.0f} MB")
+    return layer
 
 
-def lay_python(root):
-    """This Python, as if it had been installed below /usr/local."""
+def copy_python(root):
+    """Copies this Python to /usr/local."""
     library = Path(sysconfig.get_path("stdlib"))
     unneeded = ("site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "lib2to3")
     unneeded += ("ensurepip", "pydoc_data", "turtledemo", "config-*", "__pycache__", "*.a")
@@ -83,13 +83,13 @@ def lay_python(root):
     binaries.joinpath("python").symlink_to("python3")
 
 
-def lay_sdk(root):
+def install_sdk(root):
     packages = site_packages(root)
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     install += ["--root-user-action=ignore", "--no-compile", "--target", packages, requirement()]
     subprocess.run(install, check=True)
     shutil.rmtree(packages / "bin", ignore_errors=True)
-    # Where a Python from Debian looks.
+    # The path of a Python from Debian.
     debian = root / "usr" / "local" / "lib" / "python3" / "dist-packages"
     debian.parent.mkdir(exist_ok=True)
     debian.symlink_to(f"../{packages.parent.name}/{packages.name}")
@@ -101,7 +101,8 @@ def lay_sdk(root):
     )
     octue.chmod(0o755)
 
-    # Compiled once here and never looked at again, else each question compiles the SDK.
+    # Compiled here, with an invalidation mode that never checks the sources. Otherwise each
+    # question would compile the SDK.
     compiling = [sys.executable, "-m", "compileall", "-q", "-j", "0", "-s", root, "-p", "/"]
     compiling += ["--invalidation-mode", "unchecked-hash", root / "usr" / "local" / "lib"]
     subprocess.run(compiling, check=False, stdout=subprocess.DEVNULL)
@@ -111,8 +112,8 @@ def site_packages(root):
     return root / "usr/local/lib" / Path(sysconfig.get_path("stdlib")).name / "site-packages"
 
 
-def lay_libraries(root):
-    """The libraries that Python and its modules are linked to, all where libc is."""
+def copy_libraries(root):
+    """Copies the libraries that Python and its modules are linked to into the folder of libc."""
     own = [root / "usr/local/bin/python3", *(root / "usr/local/lib").rglob("*.so*")]
     linked = {}
 
@@ -124,17 +125,17 @@ def lay_libraries(root):
     libraries = Path(linked["libc.so.6"]).parent
 
     for name, path in linked.items():
-        # What a wheel brings itself is found as it is. The loader alone has a full name.
+        # The libraries of wheels are in place. Only the loader is given by its path.
         if Path(path).is_relative_to(root):
             continue
-        place = root / (name if name.startswith("/") else f"{libraries}/{name}").lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(os.path.realpath(path), place)
-        place.chmod(0o755)
+        copy = root / (name if name.startswith("/") else f"{libraries}/{name}").lstrip("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(os.path.realpath(path), copy)
+        copy.chmod(0o755)
 
 
 def write_tree(root, path):
-    """Writes a tree as a layer that is the same whenever it is made of the same."""
+    """Writes a tree as a layer. The bytes depend only on the tree."""
 
     def plain(entry):
         entry.uid = entry.gid = entry.mtime = 0
@@ -152,4 +153,4 @@ def write_tree(root, path):
     with tarfile.open(path, "w") as archive:
         for file in sorted(root.rglob("*")):
             archive.add(file, str(file.relative_to(root)), recursive=False, filter=plain)
-        tars.add_places(archive)
+        tars.add_links(archive)

@@ -1,4 +1,4 @@
-"""Layers of images: tars of a few files."""
+"""Layers of images: tars of files."""
 
 import io
 import tarfile
@@ -33,7 +33,7 @@ def size_of(blob):
 
 
 def layer(files):
-    """A tar of files: texts, bytes or paths by their place, programs where they begin with `#!`."""
+    """A tar of files, by path: texts, bytes or files. Scripts and ELF files are executable."""
     buffer = io.BytesIO()
 
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -47,17 +47,17 @@ def layer(files):
 
 
 def busybox():
-    """A layer of busybox and the usual places."""
+    """A layer with busybox, its links and /tmp."""
     buffer = io.BytesIO(layer({"/bin/busybox": BUSYBOX, **USERS}))
 
     with tarfile.open(fileobj=buffer, mode="a") as archive:
-        add_places(archive)
+        add_links(archive)
 
     return buffer.getvalue()
 
 
-def add_places(archive):
-    """The names of busybox, and a folder that all may write to."""
+def add_links(archive):
+    """Adds a link to busybox for each applet, and /tmp."""
     for applet in APPLETS.split():
         entry = tarfile.TarInfo(f"bin/{applet}")
         entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"

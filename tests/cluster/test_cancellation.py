@@ -1,4 +1,4 @@
-"""Questions that are no longer wanted: whenever, by whomever, and whichever replica hears of it."""
+"""Cancellations: at any stage of a question, from any sender, received by any replica."""
 
 import contextlib
 import time
@@ -6,144 +6,146 @@ import time
 import pytest
 
 from cluster import wait_for
-from network import ASKER, processes
+from network import PARENT_SRUID, processes
 
-STRANGER = "somebody/else:1.0.0"
-PARENT = "tests/parent:local"
+OTHER_SRUID = "somebody/else:1.0.0"
+PARENT_SERVICE = "tests/parent:local"
 ROOT = "0e6ad1ad-0c5b-4f4d-8bd2-0f3f2d4c9a10"
-# A fake pod that runs for as long as it may.
-FOREVER = {"FAKE_RUN": "forever"}
 
 
 @pytest.fixture
-def fake(fake_network):
-    """A network of fake pods that run until they are ended."""
-    fake_network.settings["defaults"]["environment"] |= FOREVER
+def endless(fake_network):
+    """A network whose fake pods run until they are ended."""
+    fake_network.settings["defaults"]["environment"] |= {"FAKE_RUN": "forever"}
     return fake_network
 
 
-def is_told(parent, within=60):
-    """The asker hears once that it was cancelled."""
+def expect_exception(parent, within=60):
+    """Waits for the exception of a cancelled question."""
     exception = parent.exception(within)
     assert exception["exception_type"] == "InterruptedError", exception
     assert "cancelled" in exception["exception_message"], exception
     return exception
 
 
-def is_told_once(parent):
+def expect_one_exception(parent):
     assert [event["kind"] for event in parent.ends()] == ["exception"], parent.received()
 
 
-def is_cancelled(network, parent, within=60):
-    """Told once, and nothing is left."""
-    is_told(parent, within)
+def expect_cancelled(network, parent, within=60):
+    """Waits until the parent has one exception, and the question has no Job, pod or process."""
+    expect_exception(parent, within)
     network.wait_until_gone(parent.question_uuid)
-    is_told_once(parent)
+    expect_one_exception(parent)
 
 
-# === When ===
+# === At any stage ===
 
 
-@pytest.mark.parametrize("service", ["deaths/sleeps:local", "deaths/is-deaf:local"])
-def test_what_runs_really_ends_and_then_the_asker_is_told(network, service):
+@pytest.mark.parametrize("service", ["deaths/sleeps:local", "deaths/ignores-sigterm:local"])
+def test_a_cancelled_run_has_no_process_when_its_parent_is_notified(network, service):
     with network.daemon(), network.parent(service) as parent:
         uid = network.wait_for_run(parent.question_uuid)["metadata"]["uid"]
-        wait_for(lambda: processes(uid), "its processes run")
+        wait_for(lambda: processes(uid), "the pod has processes")
 
         parent.cancel()
         cancelled = time.time()
-        is_told(parent)
+        expect_exception(parent)
 
-        assert not processes(uid), "it is told when the last process is gone, and not before"
+        assert not processes(uid), "the parent is notified only after the last process has ended"
         assert parent.when("exception") - cancelled < 20
-        is_cancelled(network, parent)
+        expect_cancelled(network, parent)
 
 
-def test_the_asker_is_told_when_the_last_pod_is_gone_and_not_before(fake):
-    fake.settings["defaults"]["environment"] |= {"FAKE_STOP": "6s"}
-    with fake.daemon(), fake.parent("tests/echo:local") as parent:
-        fake.wait_for_run(parent.question_uuid)
+def test_the_parent_is_notified_only_after_the_last_pod_is_gone(endless):
+    endless.settings["defaults"]["environment"] |= {"FAKE_STOP": "6s"}
+    with endless.daemon(), endless.parent("tests/echo:local") as parent:
+        endless.wait_for_run(parent.question_uuid)
 
         parent.cancel()
-        fake.wait_for_pod(parent.question_uuid, lambda pod: "deletionTimestamp" in pod["metadata"])
+        endless.wait_for_pod(
+            parent.question_uuid, lambda pod: "deletionTimestamp" in pod["metadata"]
+        )
         ending = time.time()
-        is_told(parent)
+        expect_exception(parent)
 
-        assert not fake.pods(parent.question_uuid)
+        assert not endless.pods(parent.question_uuid)
         assert parent.when("exception") - ending > 5
-        is_cancelled(fake, parent)
+        expect_cancelled(endless, parent)
 
 
-def test_a_cancellation_before_its_question_holds(fake):
-    with fake.daemon(), fake.parent("tests/echo:local", publish=False) as parent:
+def test_a_cancellation_that_precedes_its_question_takes_effect(endless):
+    with endless.daemon(), endless.parent("tests/echo:local", publish=False) as parent:
         parent.cancel()
-        fake.wait_for_row(parent.question_uuid, "cancellation")
+        endless.wait_for_row(parent.question_uuid, "cancellation")
 
         parent.publish()
 
-        is_cancelled(fake, parent)
+        expect_cancelled(endless, parent)
 
 
 @pytest.mark.parametrize("first", ["question", "cancellation"])
-def test_a_cancellation_that_meets_the_launch_holds(fake, first):
-    with fake.daemon(), fake.daemon():
-        parents = [fake.parent("tests/echo:local", publish=False) for _ in range(10)]
+def test_a_cancellation_during_the_launch_takes_effect(endless, first):
+    with endless.daemon(), endless.daemon():
+        parents = [endless.parent("tests/echo:local", publish=False) for _ in range(10)]
         for parent in parents:
-            acts = [parent.publish, parent.cancel]
-            for act in acts if first == "question" else reversed(acts):
-                act()
+            calls = [parent.publish, parent.cancel]
+            for call in calls if first == "question" else reversed(calls):
+                call()
 
         for parent in parents:
-            is_cancelled(fake, parent)
+            expect_cancelled(endless, parent)
             parent.close()
-        assert not fake.jobs()
+        assert not endless.jobs()
 
 
 @contextlib.contextmanager
-def one_place(fake):
-    """Of three questions one runs and two wait. The first that waits is cancelled, then the one that
-    runs: gives the one that waited, and the one that has the place now."""
-    ask = lambda: fake.parent("tests/echo:local")  # noqa: E731
-    with fake.daemon(), ask() as runs:
-        fake.wait_for_run(runs.question_uuid)
-        with ask() as waits, ask() as follows:
-            for parent in (waits, follows):
-                wait_for(lambda: fake.job(parent.question_uuid), "it waits")  # noqa: B023
-            waits.cancel()
-            is_cancelled(fake, waits)
-            assert not fake.pods(follows.question_uuid), "there is no room yet"
+def one_running(endless):
+    """Asks three questions of which one can run, and cancels the second, then the first.
 
-            runs.cancel()
-            fake.wait_for_run(follows.question_uuid)
+    Yields the second, and the third, which runs now.
+    """
+    ask = lambda: endless.parent("tests/echo:local")  # noqa: E731
+    with endless.daemon(), ask() as first:
+        endless.wait_for_run(first.question_uuid)
+        with ask() as second, ask() as third:
+            for parent in (second, third):
+                wait_for(lambda: endless.job(parent.question_uuid), "it has a Job")  # noqa: B023
+            second.cancel()
+            expect_cancelled(endless, second)
+            assert not endless.pods(third.question_uuid), "the limit is still reached"
 
-            is_cancelled(fake, runs)
-            yield waits, follows
+            first.cancel()
+            endless.wait_for_run(third.question_uuid)
+
+            expect_cancelled(endless, first)
+            yield second, third
 
 
-def test_what_waits_in_kueue_goes_and_what_ran_gives_its_quota_to_the_next(fake, queue):
-    fake.settings["defaults"]["queue"] = queue(fake.namespace, on_fake_nodes=True, cpu="1")
-    fake.settings["defaults"]["cpus"] = {"default": "1"}
-    with one_place(fake) as (waits, follows):
-        workloads = fake.cluster.kubectl.list("workloads", "-n", fake.namespace)
+def test_cancelled_questions_leave_kueue_and_release_their_quota(endless, queue):
+    endless.settings["defaults"]["queue"] = queue(endless.namespace, on_fake_nodes=True, cpu="1")
+    endless.settings["defaults"]["cpus"] = {"default": "1"}
+    with one_running(endless) as (second, third):
+        workloads = endless.cluster.kubectl.list("workloads", "-n", endless.namespace)
         owners = [workload["metadata"]["ownerReferences"][0]["name"] for workload in workloads]
-        assert owners == [f"question-{follows.question_uuid}"]
-        assert not waits.received("result") and follows.received("result") == []
+        assert owners == [f"question-{third.question_uuid}"]
+        assert not second.received("result") and not third.received("result")
 
 
-def test_what_waits_for_our_own_limits_goes_and_what_ran_lets_the_next_start(fake):
-    fake.settings["running"] = {"network": 1}
-    with one_place(fake):
+def test_cancelled_questions_do_not_count_towards_our_own_limits(endless):
+    endless.settings["running"] = {"network": 1}
+    with one_running(endless):
         pass
 
 
-def test_what_waits_for_its_image_never_runs_and_goes_with_the_pull(network):
-    """A kubelet does not break off a pull: the pod goes when that has come to an end."""
+def test_a_question_that_is_cancelled_during_a_pull_never_runs(network):
+    """A kubelet does not abort a pull: the pod is gone only after the pull has ended."""
     cluster = network.cluster
-    image = cluster.store.add_unpulled("tests/slow-to-come:local", of="deaths/sleeps:local")
+    image = cluster.store.add_unpulled("tests/slow-to-pull:local", like="deaths/sleeps:local")
     pulling = lambda: cluster.registry.pulls.get(image)  # noqa: E731
-    with network.daemon(), network.parent("tests/slow-to-come:local") as parent:
+    with network.daemon(), network.parent("tests/slow-to-pull:local") as parent:
         with cluster.registry.holding(image):
-            wait_for(pulling, "its image is being pulled")
+            wait_for(pulling, "the image is being pulled")
 
             parent.cancel()
 
@@ -151,119 +153,119 @@ def test_what_waits_for_its_image_never_runs_and_goes_with_the_pull(network):
             pod = network.wait_for_pod(parent.question_uuid, is_ending)
             assert not processes(pod["metadata"]["uid"])
             assert not parent.received("exception")
-        is_cancelled(network, parent)
+        expect_cancelled(network, parent)
 
 
-def test_an_answer_stays_the_answer(fake):
-    with fake.daemon(), fake.parent("tests/echo:local") as parent:
-        fake.wait_for_run(parent.question_uuid)
+def test_a_cancellation_after_the_result_ends_the_run_without_an_exception(endless):
+    with endless.daemon(), endless.parent("tests/echo:local") as parent:
+        endless.wait_for_run(parent.question_uuid)
         parent.answer_for_child(output_values=1)
-        fake.wait_for_row(parent.question_uuid, "result")
+        endless.wait_for_row(parent.question_uuid, "result")
 
         parent.cancel()
 
-        fake.wait_until_gone(parent.question_uuid)
+        endless.wait_until_gone(parent.question_uuid)
         assert [event["kind"] for event in parent.ends()] == ["result"]
 
 
-def test_what_is_over_stays_as_it_was(network):
+def test_a_cancellation_after_the_end_of_the_run_changes_nothing(network):
     with network.daemon() as daemon, network.parent("tests/echo:local") as parent:
         parent.result()
         settled = "twined.octue.com/settled"
         job = lambda: network.job(parent.question_uuid)  # noqa: E731
-        wait_for(lambda: settled in job()["metadata"]["labels"], "its Job is settled")
+        wait_for(lambda: settled in job()["metadata"]["labels"], "the Job is settled")
 
         parent.cancel()
 
         handled = 'twined_events_received_total{kind="cancellation"}'
         wait_for(lambda: daemon.metrics().get(handled) == 1, "the cancellation is handled")
         assert [event["kind"] for event in parent.ends()] == ["result"]
-        assert job(), "it can be looked at for a day"
+        assert job(), "a settled Job stays for inspection"
 
 
-def test_twice_is_once(fake):
-    with fake.daemon() as daemon, fake.parent("tests/echo:local") as parent:
-        fake.wait_for_run(parent.question_uuid)
+def test_repeated_cancellations_give_one_exception(endless):
+    with endless.daemon() as daemon, endless.parent("tests/echo:local") as parent:
+        endless.wait_for_run(parent.question_uuid)
 
         parent.cancel()
         parent.cancel()
-        is_cancelled(fake, parent)
+        expect_cancelled(endless, parent)
         parent.cancel()
 
-        cancellations = lambda: fake.rows(parent.question_uuid, "cancellation")  # noqa: E731
-        wait_for(lambda: len(cancellations()) == 3, "all are on record")
-        # The question too comes again.
+        cancellations = lambda: endless.rows(parent.question_uuid, "cancellation")  # noqa: E731
+        wait_for(lambda: len(cancellations()) == 3, "all cancellations are on record")
+        # A redelivery of the question.
         parent.publish()
         asked = 'twined_events_received_total{kind="question"}'
-        wait_for(lambda: daemon.metrics()[asked] == 2, "it was delivered again")
-        is_told_once(parent)
-        assert not fake.jobs(parent.question_uuid)
+        wait_for(lambda: daemon.metrics()[asked] == 2, "the question was delivered again")
+        expect_one_exception(parent)
+        assert not endless.jobs(parent.question_uuid)
 
 
-# === By whom ===
+# === From any sender ===
 
 
-@pytest.mark.parametrize("claimed", [{}, {"parent": STRANGER, "originator": STRANGER}])
-def test_a_stranger_cancels_nothing(fake, claimed):
-    with fake.daemon() as daemon, fake.parent("tests/echo:local") as parent:
-        fake.wait_for_run(parent.question_uuid)
+@pytest.mark.parametrize("claimed", [{}, {"parent": OTHER_SRUID, "originator": OTHER_SRUID}])
+def test_a_cancellation_by_another_sender_is_ignored(endless, claimed):
+    with endless.daemon() as daemon, endless.parent("tests/echo:local") as parent:
+        endless.wait_for_run(parent.question_uuid)
 
-        parent.cancel(sender=STRANGER, **claimed)
+        parent.cancel(sender=OTHER_SRUID, **claimed)
 
         ignored = "cancellation ignored"
-        wait_for(lambda: ignored in daemon.log.read_text(), "the stranger is ignored")
-        job = fake.job(parent.question_uuid)
+        wait_for(lambda: ignored in daemon.log.read_text(), "the cancellation is ignored")
+        job = endless.job(parent.question_uuid)
         assert "twined.octue.com/stopped" not in job["metadata"]["annotations"]
         assert parent.ends() == []
-        # Who asked can.
+        # The parent itself can cancel.
         parent.cancel()
-        is_cancelled(fake, parent)
+        expect_cancelled(endless, parent)
 
 
-def test_whoever_asked_the_root_of_a_tree_cancels_a_question_in_it(fake):
+def test_the_originator_of_a_tree_can_cancel_a_question_in_it(endless):
     of_a_child = {
-        "sender": PARENT,
+        "sender": PARENT_SERVICE,
         "parent_question_uuid": ROOT,
         "originator_question_uuid": ROOT,
-        "attributes": {"parent": PARENT, "originator": ASKER},
+        "attributes": {"parent": PARENT_SERVICE, "originator": PARENT_SRUID},
     }
-    with fake.daemon(), fake.parent("tests/echo:local", **of_a_child) as parent:
-        fake.wait_for_run(parent.question_uuid)
+    with endless.daemon(), endless.parent("tests/echo:local", **of_a_child) as parent:
+        endless.wait_for_run(parent.question_uuid)
 
-        parent.cancel(sender=ASKER, originator=ASKER)
+        parent.cancel(sender=PARENT_SRUID, originator=PARENT_SRUID)
 
-        is_cancelled(fake, parent)
-
-
-# === Where ===
+        expect_cancelled(endless, parent)
 
 
-def test_a_replica_ends_what_another_launched(fake):
-    with fake.daemon() as first:
-        parents = [fake.parent("tests/echo:local") for _ in range(8)]
+# === On any replica ===
+
+
+def test_a_replica_ends_runs_that_another_launched(endless):
+    with endless.daemon() as first:
+        parents = [endless.parent("tests/echo:local") for _ in range(8)]
         for parent in parents:
-            fake.wait_for_run(parent.question_uuid)
-        with fake.daemon() as second:
+            endless.wait_for_run(parent.question_uuid)
+        with endless.daemon() as second:
             for parent in parents:
                 parent.cancel()
 
             for parent in parents:
-                is_cancelled(fake, parent)
+                expect_cancelled(endless, parent)
                 parent.close()
-            heard = 'twined_events_received_total{kind="cancellation"}'
+            received = 'twined_events_received_total{kind="cancellation"}'
             launched = 'twined_runner_requests_total{verb="create",code="ok"}'
-            assert second.metrics()[heard] > 0, "it is to have heard of some"
-            assert second.metrics().get(launched, 0) == 0, "and launched none"
-            assert first.metrics()[heard] + second.metrics()[heard] >= len(parents)
+            assert second.metrics()[received] > 0
+            assert second.metrics().get(launched, 0) == 0
+            assert first.metrics()[received] + second.metrics()[received] >= len(parents)
 
 
-def test_a_cancellation_waits_for_a_replica(fake):
-    with fake.daemon() as daemon:
-        parent = fake.parent("tests/echo:local")
-        fake.wait_for_run(parent.question_uuid)
+def test_a_cancellation_without_a_replica_takes_effect_when_one_starts(endless):
+    with endless.daemon() as daemon:
+        parent = endless.parent("tests/echo:local")
+        endless.wait_for_run(parent.question_uuid)
         daemon.kill()
     parent.cancel()
 
-    with fake.daemon():
-        is_cancelled(fake, parent)
+    with endless.daemon():
+        expect_cancelled(endless, parent)
     parent.close()

@@ -1,4 +1,4 @@
-"""The cluster itself is as the other tests take it to be."""
+"""The cluster behaves as the other tests assume."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import jobs
-import sweeping
+import cleanup
 from cluster import Cluster
 
 HERE = Path(__file__).parent
@@ -30,26 +30,26 @@ def test_a_job_completes_in_the_image_of_a_service(cluster, namespace):
     assert "0.69.1" in cluster.kubectl("logs", "-n", namespace, "job/version")
 
 
-def test_an_exit_code_and_the_last_words_are_told(cluster, namespace):
+def test_a_failed_pod_reports_its_exit_code_and_last_lines(cluster, namespace):
     cluster.kubectl.create(jobs.job(namespace, "exits", cluster.image("deaths/exits:local")))
 
     assert jobs.wait_for_end(cluster, namespace, "exits") == "Failed"
-    _, words = jobs.state(jobs.only_pod(cluster, namespace, "exits"))
-    assert words["exitCode"] == 3
-    assert words["message"] == "The wind was too much.\n"
+    _, fields = jobs.state(jobs.only_pod(cluster, namespace, "exits"))
+    assert fields["exitCode"] == 3
+    assert fields["message"] == "The wind was too much.\n"
 
 
-def test_who_eats_more_than_its_limit_is_killed_by_the_kernel(cluster, namespace):
+def test_a_container_over_its_memory_limit_is_oom_killed(cluster, namespace):
     image = cluster.image("deaths/eats-memory:local")
     limit = {"limits": {"memory": "64Mi"}}
     cluster.kubectl.create(jobs.job(namespace, "eats", image, resources=limit))
 
     assert jobs.wait_for_end(cluster, namespace, "eats") == "Failed"
-    _, words = jobs.state(jobs.only_pod(cluster, namespace, "eats"))
-    assert (words["reason"], words["exitCode"]) == ("OOMKilled", 137)
+    _, fields = jobs.state(jobs.only_pod(cluster, namespace, "eats"))
+    assert (fields["reason"], fields["exitCode"]) == ("OOMKilled", 137)
 
 
-def test_who_writes_more_than_its_limit_is_evicted(cluster, namespace):
+def test_a_container_over_its_storage_limit_is_evicted(cluster, namespace):
     image = cluster.image("deaths/fills-disk:local")
     limit = {"limits": {"ephemeral-storage": "50Mi"}}
     cluster.kubectl.create(jobs.job(namespace, "fills", image, resources=limit))
@@ -59,65 +59,65 @@ def test_who_writes_more_than_its_limit_is_evicted(cluster, namespace):
 
 
 @pytest.mark.parametrize(
-    "death, code",
+    "service, code",
     [("answers-nothing", 0), ("is-loud", 1), ("is-killed", 137), ("crashes", 139)],
 )
-def test_each_death_has_its_code(cluster, namespace, death, code):
-    cluster.kubectl.create(jobs.job(namespace, death, cluster.image(f"deaths/{death}:local")))
+def test_each_failing_image_has_its_exit_code(cluster, namespace, service, code):
+    cluster.kubectl.create(jobs.job(namespace, service, cluster.image(f"deaths/{service}:local")))
 
-    words = jobs.wait_for_state(cluster, namespace, death, "terminated")
-    assert words["exitCode"] == code
-
-
-@pytest.mark.parametrize("death", ["has-no-octue", "is-damaged"])
-def test_what_cannot_start_says_so(cluster, namespace, death):
-    cluster.kubectl.create(jobs.job(namespace, death, cluster.image(f"deaths/{death}:local")))
-
-    words = jobs.wait_for_state(cluster, namespace, death, "terminated")
-    assert words["reason"] in ("StartError", "Error")
-    assert words["exitCode"] != 0
+    fields = jobs.wait_for_state(cluster, namespace, service, "terminated")
+    assert fields["exitCode"] == code
 
 
-def test_an_image_that_is_not_there_cannot_be_pulled(cluster, namespace):
+@pytest.mark.parametrize("service", ["has-no-octue", "is-damaged"])
+def test_a_container_that_cannot_start_reports_an_error(cluster, namespace, service):
+    cluster.kubectl.create(jobs.job(namespace, service, cluster.image(f"deaths/{service}:local")))
+
+    fields = jobs.wait_for_state(cluster, namespace, service, "terminated")
+    assert fields["reason"] in ("StartError", "Error")
+    assert fields["exitCode"] != 0
+
+
+def test_an_image_that_does_not_exist_cannot_be_pulled(cluster, namespace):
     cluster.kubectl.create(jobs.job(namespace, "missing", cluster.image("tests/nobody:local")))
 
     jobs.wait_for_state(cluster, namespace, "missing", "waiting", "ErrImagePull")
     jobs.wait_for_state(cluster, namespace, "missing", "waiting", "ImagePullBackOff")
 
 
-def test_an_image_is_pulled_when_the_registry_gives_it(own_cluster, namespace):
-    image = own_cluster.store.add_unpulled(f"deaths/{namespace}:1", of=NOTHING)
+def test_a_pull_waits_while_the_registry_holds_the_image(own_cluster, namespace):
+    image = own_cluster.store.add_unpulled(f"deaths/{namespace}:1", like=NOTHING)
 
     with own_cluster.registry.holding(image):
         own_cluster.kubectl.create(jobs.job(namespace, "pulled", image))
-        asked = lambda: own_cluster.registry.pulls.get(image)  # noqa: E731
-        own_cluster.wait_for(asked, "the image is asked for")
-        kind, words = jobs.state(jobs.only_pod(own_cluster, namespace, "pulled"))
-        assert kind != "terminated", words
+        requested = lambda: own_cluster.registry.pulls.get(image)  # noqa: E731
+        own_cluster.wait_for(requested, "the image is requested")
+        kind, fields = jobs.state(jobs.only_pod(own_cluster, namespace, "pulled"))
+        assert kind != "terminated", fields
 
     assert jobs.wait_for_end(own_cluster, namespace, "pulled") == "Complete"
 
 
-def test_a_refused_pull_is_tried_again(own_cluster, namespace):
-    image = own_cluster.store.add_unpulled(f"deaths/{namespace}:1", of=NOTHING)
+def test_a_refused_pull_is_retried(own_cluster, namespace):
+    image = own_cluster.store.add_unpulled(f"deaths/{namespace}:1", like=NOTHING)
 
     with own_cluster.registry.refusing(image, 403):
         own_cluster.kubectl.create(jobs.job(namespace, "refused", image))
-        words = jobs.wait_for_state(own_cluster, namespace, "refused", "waiting", "ErrImagePull")
-        assert "403" in words["message"]
+        fields = jobs.wait_for_state(own_cluster, namespace, "refused", "waiting", "ErrImagePull")
+        assert "403" in fields["message"]
 
     assert jobs.wait_for_end(own_cluster, namespace, "refused") == "Complete"
 
 
-def test_the_process_of_a_deleted_job_is_gone(own_cluster, namespace):
-    image = own_cluster.image("deaths/is-deaf:local")
+def test_the_deletion_of_a_job_ends_its_process(own_cluster, namespace):
+    image = own_cluster.image("deaths/ignores-sigterm:local")
     mark = f"MARK_OF_{namespace}".replace("-", "_")
-    own_cluster.kubectl.create(jobs.job(namespace, "deaf", image, env={mark: "1"}))
-    jobs.wait_for_state(own_cluster, namespace, "deaf", "running")
+    own_cluster.kubectl.create(jobs.job(namespace, "sleeps", image, env={mark: "1"}))
+    jobs.wait_for_state(own_cluster, namespace, "sleeps", "running")
     assert has_process_with(mark)
 
     own_cluster.kubectl(
-        "delete", "job", "deaf", "-n", namespace, "--cascade=background", "--wait=false"
+        "delete", "job", "sleeps", "-n", namespace, "--cascade=background", "--wait=false"
     )
 
     own_cluster.wait_for(lambda: not has_process_with(mark), "its process is gone", within=15)
@@ -137,9 +137,9 @@ def test_a_pod_reaches_the_host_and_the_api_server(own_cluster, namespace):
     script = (
         "import ssl, urllib.request as u\n"
         f"print(u.urlopen('http://{own_cluster.offline.address}/registry/tests/echo').read())\n"
-        "of = '/var/run/secrets/kubernetes.io/serviceaccount/ca.crt'\n"
-        "known = ssl.create_default_context(cafile=of)\n"
-        f"print(u.urlopen('{own_cluster.url}/version', context=known).read())\n"
+        "authority = '/var/run/secrets/kubernetes.io/serviceaccount/ca.crt'\n"
+        "trusted = ssl.create_default_context(cafile=authority)\n"
+        f"print(u.urlopen('{own_cluster.url}/version', context=trusted).read())\n"
     )
     image = own_cluster.image(ECHO)
     own_cluster.kubectl.create(jobs.job(namespace, "reaches", image, "python", "-c", script))
@@ -153,12 +153,12 @@ def test_a_pod_reaches_the_host_and_the_api_server(own_cluster, namespace):
 # === A service ===
 
 
-def test_a_service_answers_a_question_from_a_pod(own_cluster, namespace, emulator, as_google):
-    assert_answered(own_cluster, namespace, emulator, as_google(namespace, emulator))
+def test_a_service_answers_a_question_from_a_pod(own_cluster, namespace, emulator, offline_google):
+    assert_answered(own_cluster, namespace, emulator, offline_google(namespace, emulator))
 
 
 def assert_answered(cluster, namespace, emulator, google, **pod_fields):
-    """Runs a question in a pod that has what `as_google` gives and these fields of its own."""
+    """Runs a question in a pod with what `offline_google` returns, and with these fields."""
     pubsub = pytest.importorskip("google.cloud.pubsub_v1")
     topic, seen = prepare_topic(pubsub, emulator)
     env = google["env"] | {
@@ -201,7 +201,7 @@ def question():
 
 
 def prepare_topic(pubsub, emulator):
-    """A topic's name, and what gives the events that were published to it."""
+    """Creates a topic. Returns its name, and a function that returns the events published to it."""
     os.environ["PUBSUB_EMULATOR_HOST"] = emulator
 
     try:
@@ -224,7 +224,7 @@ def prepare_topic(pubsub, emulator):
 # === The daemon's account ===
 
 
-def test_the_account_may_do_what_its_role_says_and_no_more(cluster, namespace, account):
+def test_the_account_has_the_rights_of_its_role_and_no_others(cluster, namespace, account):
     kubectl = type(cluster.kubectl)(account(namespace), cluster.folder)
     may = lambda *what: kubectl("auth", "can-i", *what, check=False).strip()  # noqa: E731
 
@@ -234,9 +234,9 @@ def test_the_account_may_do_what_its_role_says_and_no_more(cluster, namespace, a
     assert may("create", "jobs", "-n", "default") == "no"
 
 
-def test_one_right_can_be_left_out(cluster, namespace, account):
-    left_out = account(namespace, name="poor", without=("secrets", "create"))
-    kubectl = type(cluster.kubectl)(left_out, cluster.folder)
+def test_one_right_can_be_omitted(cluster, namespace, account):
+    kubeconfig = account(namespace, name="limited", without=("secrets", "create"))
+    kubectl = type(cluster.kubectl)(kubeconfig, cluster.folder)
 
     assert kubectl("auth", "can-i", "create", "secrets", "-n", namespace, check=False) == "no\n"
     assert kubectl("auth", "can-i", "create", "jobs", "-n", namespace) == "yes\n"
@@ -245,15 +245,15 @@ def test_one_right_can_be_left_out(cluster, namespace, account):
 # === Kueue ===
 
 
-def test_a_queue_holds_jobs_back_until_there_is_quota(own_cluster, namespace, queue):
-    holds_back(own_cluster, namespace, queue(namespace, cpu="1"))
+def test_a_queue_holds_jobs_until_quota_is_free(own_cluster, namespace, queue):
+    check_queue(own_cluster, namespace, queue(namespace, cpu="1"))
 
 
-def test_the_older_kueue_does_the_same_in_a_cluster_beside_this_one(own_cluster):
+def test_the_older_kueue_holds_jobs_in_a_second_cluster(own_cluster):
     with Cluster(kueue="0.10") as other:
         assert other.host != own_cluster.host
         other.kubectl.create(*queue_objects("default"))
-        holds_back(other, "default", "questions")
+        check_queue(other, "default", "questions")
 
 
 def queue_objects(namespace):
@@ -262,12 +262,13 @@ def queue_objects(namespace):
     return kueue.queue(namespace, "questions", cpu="1")
 
 
-def holds_back(cluster, namespace, queue):
+def check_queue(cluster, namespace, queue):
+    """Checks that the second of two Jobs is queued until the first is deleted."""
     image = cluster.image("deaths/sleeps:local")
-    wants = {"requests": {"cpu": "1", "memory": "16Mi"}}
-    cluster.kubectl.create(jobs.job(namespace, "first", image, queue=queue, resources=wants))
+    resources = {"requests": {"cpu": "1", "memory": "16Mi"}}
+    cluster.kubectl.create(jobs.job(namespace, "first", image, queue=queue, resources=resources))
     jobs.wait_for_state(cluster, namespace, "first", "running")
-    cluster.kubectl.create(jobs.job(namespace, "second", image, queue=queue, resources=wants))
+    cluster.kubectl.create(jobs.job(namespace, "second", image, queue=queue, resources=resources))
 
     def is_pending():
         workloads = cluster.kubectl.list("workloads", "-n", namespace)
@@ -276,7 +277,7 @@ def holds_back(cluster, namespace, queue):
             found["type"] == "QuotaReserved" and found["status"] == "False" for found in conditions
         )
 
-    cluster.wait_for(is_pending, "the second Job has to wait")
+    cluster.wait_for(is_pending, "the second Job is queued")
     assert jobs.pods(cluster, namespace, "second") == []
 
     cluster.kubectl("delete", "job", "first", "-n", namespace, "--wait=false")
@@ -286,46 +287,46 @@ def holds_back(cluster, namespace, queue):
 # === Fake nodes ===
 
 
-def test_fake_pods_run_to_their_end_as_they_say(own_cluster, namespace):
-    say = {
+def test_fake_pods_behave_as_their_annotations_define(own_cluster, namespace):
+    behaviours = {
         "succeeds": {"run": "500ms"},
         "fails": {"run": "0s", "exit": "7", "message": "It broke."},
         "is-killed": {"exit": "137", "reason": "OOMKilled"},
         "is-evicted": {"exit": "evicted"},
-        "stays": {"run": "forever"},
+        "runs": {"run": "forever"},
         "waits": {"waiting": "ImagePullBackOff", "message": "Back-off pulling."},
     }
 
-    for name, words in say.items():
-        annotations = {f"fake.twined.test/{what}": value for what, value in words.items()}
+    for name, behaviour in behaviours.items():
+        annotations = {f"fake.twined.test/{field}": value for field, value in behaviour.items()}
         job = jobs.job(namespace, name, "nobody/has:this", annotations=annotations)
         own_cluster.kubectl.create(jobs.on_fake_nodes(job))
 
     assert jobs.wait_for_end(own_cluster, namespace, "succeeds") == "Complete"
-    words = jobs.wait_for_state(own_cluster, namespace, "fails", "terminated", "Error")
-    assert (words["exitCode"], words["message"]) == (7, "It broke.")
-    words = jobs.wait_for_state(own_cluster, namespace, "is-killed", "terminated", "OOMKilled")
-    assert words["exitCode"] == 137
+    fields = jobs.wait_for_state(own_cluster, namespace, "fails", "terminated", "Error")
+    assert (fields["exitCode"], fields["message"]) == (7, "It broke.")
+    fields = jobs.wait_for_state(own_cluster, namespace, "is-killed", "terminated", "OOMKilled")
+    assert fields["exitCode"] == 137
     jobs.wait_for_end(own_cluster, namespace, "is-evicted")
     assert jobs.only_pod(own_cluster, namespace, "is-evicted")["status"]["reason"] == "Evicted"
-    words = jobs.wait_for_state(own_cluster, namespace, "waits", "waiting", "ImagePullBackOff")
-    assert words["message"] == "Back-off pulling."
-    jobs.wait_for_state(own_cluster, namespace, "stays", "running")
+    fields = jobs.wait_for_state(own_cluster, namespace, "waits", "waiting", "ImagePullBackOff")
+    assert fields["message"] == "Back-off pulling."
+    jobs.wait_for_state(own_cluster, namespace, "runs", "running")
 
-    own_cluster.kubectl("delete", "job", "stays", "-n", namespace, "--wait=false")
-    gone = lambda: not jobs.pods(own_cluster, namespace, "stays")  # noqa: E731
-    own_cluster.wait_for(gone, "the pod that stays is gone")
-
-
-def test_fake_pods_are_told_by_their_environment_too(own_cluster, fake_namespace):
-    says = {"FAKE_RUN": "100ms", "FAKE_EXIT": "9"}
-    own_cluster.kubectl.create(jobs.job(fake_namespace, "fails", "nobody/has:this", env=says))
-
-    words = jobs.wait_for_state(own_cluster, fake_namespace, "fails", "terminated")
-    assert words["exitCode"] == 9
+    own_cluster.kubectl("delete", "job", "runs", "-n", namespace, "--wait=false")
+    gone = lambda: not jobs.pods(own_cluster, namespace, "runs")  # noqa: E731
+    own_cluster.wait_for(gone, "the pod of the deleted Job is gone")
 
 
-def test_200_fake_pods_run_to_their_end(own_cluster, fake_namespace):
+def test_fake_pods_behave_as_their_environment_defines(own_cluster, fake_namespace):
+    env = {"FAKE_RUN": "100ms", "FAKE_EXIT": "9"}
+    own_cluster.kubectl.create(jobs.job(fake_namespace, "fails", "nobody/has:this", env=env))
+
+    fields = jobs.wait_for_state(own_cluster, fake_namespace, "fails", "terminated")
+    assert fields["exitCode"] == 9
+
+
+def test_200_fake_pods_run_to_completion(own_cluster, fake_namespace):
     names = [f"fake-{number}" for number in range(200)]
     own_cluster.kubectl.create(
         *(jobs.job(fake_namespace, name, "nobody/has:this") for name in names)
@@ -338,7 +339,7 @@ def test_200_fake_pods_run_to_their_end(own_cluster, fake_namespace):
     own_cluster.wait_for(all_ended, "200 Jobs are complete", within=120)
 
 
-def test_pods_that_do_not_ask_for_fake_nodes_do_not_go_there(own_cluster, namespace):
+def test_pods_without_the_selector_of_fake_nodes_go_to_the_real_node(own_cluster, namespace):
     image = own_cluster.image("deaths/answers-nothing:local")
     own_cluster.kubectl.create(jobs.job(namespace, "usual", image))
 
@@ -346,7 +347,7 @@ def test_pods_that_do_not_ask_for_fake_nodes_do_not_go_there(own_cluster, namesp
     assert jobs.only_pod(own_cluster, namespace, "usual")["spec"]["nodeName"] == "real"
 
 
-# === Its end ===
+# === Cleanup ===
 
 
 RUN = """
@@ -354,7 +355,8 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import cluster, jobs
 with cluster.Cluster(fake_nodes=1) as started:
-    started.kubectl.create(jobs.job("default", "sleeps", started.image("deaths/is-deaf:local")))
+    image = started.image("deaths/ignores-sigterm:local")
+    started.kubectl.create(jobs.job("default", "sleeps", image))
     jobs.wait_for_state(started, "default", "sleeps", "running")
     print(started.slot, started.folder, flush=True)
     sys.stdin.read()
@@ -366,21 +368,21 @@ def test_nothing_is_left_of_a_cluster_however_it_ended(ending):
     command = [sys.executable, "-c", RUN, str(HERE)]
     run = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     slot, folder = run.stdout.readline().split()
-    assert sweeping.processes_of(slot, folder)
+    assert cleanup.processes_of(slot, folder)
 
     if ending:
         run.send_signal(ending)
         run.wait()
-        assert sweeping.processes_of(slot, folder)
-        # The next to start sweeps up.
+        assert cleanup.processes_of(slot, folder)
+        # The next cluster cleans up.
         Cluster(with_images=False).stop()
     else:
         run.communicate("")
         assert run.returncode == 0
 
-    assert sweeping.processes_of(slot, folder) == []
-    assert sweeping.mounts_of(folder) == []
-    assert sweeping.cgroups_of(slot) == []
+    assert cleanup.processes_of(slot, folder) == []
+    assert cleanup.mounts_of(folder) == []
+    assert cleanup.cgroups_of(slot) == []
     assert not Path(folder).exists()
     links = json.loads(subprocess.check_output(["ip", "-json", "link"]))
-    assert sweeping.bridge(slot) not in [link["ifname"] for link in links]
+    assert cleanup.bridge(slot) not in [link["ifname"] for link in links]

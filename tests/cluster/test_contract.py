@@ -1,4 +1,4 @@
-"""What every runner promises, kept by Jobs: the suite is Rust's."""
+"""The Kubernetes runner fulfils the contract of runners. The suite is in `tests/helpers`."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 
-def test_jobs_keep_every_promise_of_a_runner(own_cluster, namespace, account):
+def test_jobs_fulfil_the_contract_of_runners(own_cluster, namespace, account):
     helper = ["cargo", "run", "--locked", "--quiet", "--example", "test-helper", "--"]
     suite = [*helper, "kubernetes-contract", namespace, own_cluster.repository]
     environment = {**os.environ, "KUBECONFIG": str(account(namespace))}

@@ -1,6 +1,6 @@
-"""A new user's first steps: what `twined doctor` and `twined serve` say of a real cluster.
+"""The preflight checks of `twined doctor` and `twined serve` in a real cluster.
 
-What each right is for, `test_rights` shows.
+`test_rights` tests what each right is for.
 """
 
 import json
@@ -14,7 +14,7 @@ from network import TOPIC
 
 @pytest.fixture
 def twined(network):
-    """Runs `twined doctor` or `twined serve` as whoever a kubeconfig says."""
+    """Runs `twined doctor` or `twined serve` as the user of a kubeconfig."""
 
     def run(command, *flags, kubeconfig=None, namespace=network.namespace):
         arguments = [network.binary, command, "--topic", TOPIC, "--project", offline.PROJECT]
@@ -39,68 +39,70 @@ def checks_of(done):
     return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
 
 
-def test_under_exactly_the_role_all_is_well(twined, queue, network):
+def test_all_checks_pass_with_exactly_the_rights_of_the_role(twined, queue, network):
     local_queue = queue(network.namespace)
 
     done = twined("doctor", "--output", "json", "--queue", local_queue)
 
     assert done.returncode == 0, done.stdout
     found = checks_of(done)
-    # The daemon has no right to look at accounts, and the doctor says so.
+    # The daemon has no right to read service accounts.
     unknown = {name for name, check in found.items() if check["verdict"] != "ok"}
     assert unknown == {"service account default"}, done.stdout
     assert found["service account default"]["verdict"] == "unknown"
     account = f"`system:serviceaccount:{network.namespace}:twined`"
     assert found["identity for Kubernetes"]["found"] == account
     assert {"rights on workloads", f"queue {local_queue}"} <= set(found)
-    # It made nothing, and left nothing.
+    # The checks create nothing.
     assert network.cluster.kubectl.list("jobs", "-n", network.namespace) == []
 
 
-def test_what_an_admin_may_is_not_taken_for_what_the_daemon_may(twined, network):
+def test_the_rights_of_an_admin_are_not_reported_as_those_of_the_daemon(twined, network):
     admin = network.cluster.kubeconfig
 
     done = twined("doctor", "--output", "json", kubeconfig=admin)
 
     found = checks_of(done)
-    rights = [found[f"rights on {kind}"] for kind in ("jobs", "pods", "events", "secrets", "leases")]
+    kinds = ("jobs", "pods", "events", "secrets", "leases")
+    rights = [found[f"rights on {kind}"] for kind in kinds]
     unknown = [found["identity for Kubernetes"], *rights]
     assert {check["verdict"] for check in unknown} == {"unknown"}, done.stdout
-    # What it says is to be done asks as the daemon's account: a line for a shell.
+    # The remedy is a line for a shell, which asks as the daemon's account.
     account = f"{network.namespace}:twined"
-    ask = found["rights on jobs"]["remedy"].replace("NAMESPACE:NAME", account)
-    environment = {"PATH": os.environ["PATH"], "KUBECONFIG": str(admin), "HOME": str(network.folder)}
-    said = subprocess.run(["sh", "-c", ask], env=environment, capture_output=True, text=True)
-    assert said.stdout.split() == ["yes"] * 6, said
+    line = found["rights on jobs"]["remedy"].replace("NAMESPACE:NAME", account)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(network.folder)}
+    environment["KUBECONFIG"] = str(admin)
+    done = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["yes"] * 6, done
 
 
 @pytest.mark.parametrize("command", ["doctor", "serve"])
-def test_a_namespace_that_is_not_there_is_named(twined, network, command):
+def test_a_missing_namespace_is_reported_with_its_remedy(twined, network, command):
     admin = network.cluster.kubeconfig
     flags = ["--http", "127.0.0.1:0"] if command == "serve" else []
 
     done = twined(command, *flags, namespace="nowhere-at-all", kubeconfig=admin)
 
-    words = done.stdout + done.stderr
-    assert done.returncode == 1, words
-    assert 'namespaces "nowhere-at-all" not found' in words.replace("\\", "")
-    assert "kubectl create namespace nowhere-at-all" in words
+    output = done.stdout + done.stderr
+    assert done.returncode == 1, output
+    assert 'namespaces "nowhere-at-all" not found' in output.replace("\\", "")
+    assert "kubectl create namespace nowhere-at-all" in output
 
 
-def test_a_daemon_without_a_right_says_which_and_ends(twined, account, network):
+def test_a_daemon_without_a_right_names_it_and_exits(twined, account, network):
     less = account(network.namespace, "less", without=("jobs", "patch"))
 
     done = twined("serve", "--http", "127.0.0.1:0", "--log-format", "json", kubeconfig=less)
 
     assert done.returncode == 1, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    said = next(line for line in lines if line.get("check") == "rights on jobs")
-    assert "patch" in said["found"]
-    assert "kubectl" in said["remedy"]
+    failed = next(line for line in lines if line.get("check") == "rights on jobs")
+    assert "patch" in failed["found"]
+    assert "kubectl" in failed["remedy"]
     assert lines[-1]["exit_code"] == 1
 
 
-def test_a_queue_that_is_not_there_is_named(twined, network):
+def test_a_missing_queue_is_reported_with_its_remedy(twined, network):
     done = twined("doctor", "--output", "json", "--queue", "nowhere")
 
     check = checks_of(done)["queue nowhere"]
@@ -108,7 +110,7 @@ def test_a_queue_that_is_not_there_is_named(twined, network):
     assert "kind: LocalQueue" in check["remedy"]
 
 
-def test_wrong_settings_are_told_with_their_line(twined, network):
+def test_invalid_settings_are_reported_with_their_line(twined, network):
     settings = network.folder / "wrong.yaml"
     settings.write_text("defaults:\n  memory: {default: lots}\n")
 

@@ -1,4 +1,4 @@
-"""What no argument holds: large questions, `children`, and images that are not as the others are."""
+"""Inputs that do not fit into an argument, `children`, and images of unusual shapes."""
 
 import hashlib
 import json
@@ -9,17 +9,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from cluster import wait_for
 from node import NAME
-from test_sdk import child, go_by, wait_for_settled
+from test_sdk import child, wait_for_settled, wait_until_all_handled
 
 WITNESS = "tests/witness:local"
 LABEL = "twined.octue.com/question"
-# Over this many bytes of JSON nothing comes as an argument.
+# The largest argument, in bytes of JSON. Larger inputs are mounted as files.
 LIMIT = 120 * 1024
 MIB = 1024 * 1024
 
 
 def text_of(size):
-    """A list of one text that Python writes, as JSON, with so many bytes."""
+    """A list of one text whose JSON, as Python writes it, has `size` bytes."""
     start = ["$(HOME) $$ é 中 😀 "]
     # The SDK writes its messages in ASCII.
     start[0] += "x" * (size - len(json.dumps(start)))
@@ -42,13 +42,13 @@ def digest(values):
         pytest.param(9_990_000, 11, marks=pytest.mark.long),
     ],
 )
-def test_values_of_any_size_arrive_whole_and_leave_nothing(network, asker, size, secrets):
+def test_values_of_any_size_arrive_complete_and_leave_nothing(network, sdk_client, size, secrets):
     values = text_of(size)
-    # A megabyte in Python's hands is many.
+    # Python needs a multiple of the size of the text.
     network.settings["defaults"]["memory"] = {"default": "512Mi"}
 
     with network.daemon():
-        outcome = asker.ask(WITNESS, input_values=values, within=180)
+        outcome = sdk_client.ask(WITNESS, input_values=values, within=180)
         question = outcome.question_uuid
         assert outcome.output["sha256"] == digest(values)
         job = network.job(question)
@@ -62,14 +62,14 @@ def test_values_of_any_size_arrive_whole_and_leave_nothing(network, asker, size,
         wait_for_settled(network, question)
         network.cluster.kubectl("delete", "job", job["metadata"]["name"], "-n", network.namespace)
         gone = lambda: not secrets_of(network, question)  # noqa: E731
-        wait_for(gone, "the Secrets have gone with the Job")
+        wait_for(gone, "the Secrets are deleted with the Job")
 
 
-def test_children_come_with_and_without_values(network, asker):
+def test_children_arrive_with_and_without_values(network, sdk_client):
     with network.daemon():
-        own = asker.ask(WITNESS, input_values=1)
-        named = asker.ask(WITNESS, children=[child("tests/environment:local")])
-        both = asker.ask(
+        own = sdk_client.ask(WITNESS, input_values=1)
+        named = sdk_client.ask(WITNESS, children=[child("tests/environment:local")])
+        both = sdk_client.ask(
             WITNESS, input_values=text_of(200 * 1024), children=[child("tests/environment:local")]
         )
 
@@ -77,7 +77,7 @@ def test_children_come_with_and_without_values(network, asker):
     assert named.output["children"] == {"child": "tests/environment:local"}
     assert both.output["children"] == {"child": "tests/environment:local"}
     assert both.output["sha256"] == digest(text_of(200 * 1024))
-    # The image's own path is kept, behind ours, and what the service starts answers no question.
+    # The image's own path follows ours. Child processes of the service inherit no question.
     variables = both.output["variables"]
     assert variables["PYTHONPATH"] == "/twined:/opt/shim"
     assert not [name for name in variables if name.startswith("TWINED_QUESTION")]
@@ -85,10 +85,10 @@ def test_children_come_with_and_without_values(network, asker):
 
 
 @pytest.mark.long
-def test_an_image_without_a_path_is_told_too(network, asker):
+def test_an_image_without_pythonpath_gets_large_inputs(network, sdk_client):
     with network.daemon():
-        short = asker.ask("shapes/without-path:local", input_values=1)
-        long = asker.ask("shapes/without-path:local", input_values=text_of(200 * 1024))
+        short = sdk_client.ask("shapes/without-path:local", input_values=1)
+        long = sdk_client.ask("shapes/without-path:local", input_values=text_of(200 * 1024))
 
     assert "PYTHONPATH" not in short.output["variables"]
     assert long.output["variables"]["PYTHONPATH"] == "/twined"
@@ -96,15 +96,16 @@ def test_an_image_without_a_path_is_told_too(network, asker):
 
 
 @pytest.mark.long
-def test_a_large_manifest_arrives_whole(network, asker):
+def test_a_large_manifest_arrives_complete(network):
     names = [f"{i:06}.dat" for i in range(20_000)]
     files = [f"/data/of/the/wind/{name}" for name in names]
     manifest = {"id": str(uuid.uuid4()), "datasets": {"wind": {"path": "/data", "files": files}}}
     network.settings["defaults"]["memory"] = {"default": "512Mi"}
 
-    with network.daemon(), network.parent(
-        WITNESS, input_manifest=manifest, input_values={"a": 1}
-    ) as parent:
+    with (
+        network.daemon(),
+        network.parent(WITNESS, input_manifest=manifest, input_values={"a": 1}) as parent,
+    ):
         result = parent.result(within=120)
 
     assert result["output_values"]["files"] == names
@@ -122,18 +123,19 @@ def test_an_image_in_another_language_reads_the_file(network):
             {"input_values": large, "children": named},
         ):
             assert answers.ask(question) == sha256(question)
-        # What an argument holds is one.
+        # Small values are an argument.
         expected = hashlib.sha256(json.dumps(small).encode()).hexdigest()
         assert answers.ask({"input_values": small}) == expected
 
 
-def test_nothing_of_a_question_is_replaced(network):
-    """Neither by Kubernetes, which knows `$(NAME)` and `$$`, nor by a shell."""
+def test_no_character_of_a_question_is_replaced(network):
+    """Kubernetes replaces `$(NAME)` and `$$` in arguments, and a shell replaces more."""
     odd = "$(HOME) $HOME $$ $$(HOME) $(TWINED_SERVICES_TOPIC_NAME) `id` ${PATH} \\ ' \" \n é 中 😀"
 
-    with network.daemon(), network.parent(
-        WITNESS, input_values=[odd], attributes={"odd": odd}
-    ) as parent:
+    with (
+        network.daemon(),
+        network.parent(WITNESS, input_values=[odd], attributes={"odd": odd}) as parent,
+    ):
         output = parent.result()["output_values"]
 
     assert output["sha256"] == digest([odd])
@@ -142,24 +144,24 @@ def test_nothing_of_a_question_is_replaced(network):
     assert attributes["odd"] == odd
 
 
-def test_secrets_are_ensured_again_by_a_redelivery(network):
-    """A crash may come between a Job and its Secrets: here somebody deletes one."""
+def test_a_redelivery_restores_missing_secrets(network):
+    """A daemon may crash between the creation of a Job and of its Secrets. Here one is deleted."""
     values = text_of(MIB)
-    # No node has that label until the pod has waited for what was deleted.
+    # No node has this label before a Secret was deleted, so the pod cannot start earlier.
     network.settings["rules"] = [{"services": ["tests/*"], "node_selector": {"wind": "strong"}}]
     node = NAME
 
     with network.daemon(), network.parent(WITNESS, input_values=values) as parent:
         question = parent.question_uuid
         network.wait_for_pod(question)
-        wait_for(lambda: len(secrets_of(network, question)) == 2, "both Secrets are there")
+        wait_for(lambda: len(secrets_of(network, question)) == 2, "both Secrets exist")
         before = sorted(secret["metadata"]["name"] for secret in secrets_of(network, question))
         network.cluster.kubectl("delete", "secret", before[1], "-n", network.namespace)
         network.cluster.kubectl("label", "node", node, "wind=strong")
         try:
             parent.publish()
             found = lambda: len(secrets_of(network, question)) == 2  # noqa: E731
-            wait_for(found, "both Secrets are there again")
+            wait_for(found, "both Secrets exist again")
             result = parent.result(within=120)
         finally:
             network.cluster.kubectl("label", "node", node, "wind-")
@@ -170,13 +172,13 @@ def test_secrets_are_ensured_again_by_a_redelivery(network):
     assert len(network.jobs(question)) == 1
 
 
-def test_attributes_over_what_an_argument_holds_are_refused_with_words(network):
-    # Pub/Sub takes 1024 bytes of each; as JSON they are twice that.
+def test_attributes_that_do_not_fit_into_an_argument_are_refused(network):
+    # Pub/Sub accepts values of 1024 bytes; as JSON these are twice as long.
     more = {f"odd-{i}": '"' * 1024 for i in range(80)}
 
     with network.daemon(), network.parent(WITNESS, input_values=1, attributes=more) as parent:
         exception = parent.exception()
-        go_by(network)
+        wait_until_all_handled(network)
         assert network.job(parent.question_uuid) is None
 
     assert exception["exception_type"] == "ValueError"
@@ -184,7 +186,7 @@ def test_attributes_over_what_an_argument_holds_are_refused_with_words(network):
 
 
 class Answers:
-    """Where containers of `shapes/shell` tell what reached them: here it becomes their result."""
+    """Receives the digests that containers of `shapes/shell` post. Publishes them as results."""
 
     def __init__(self, network):
         self.network = network
@@ -208,7 +210,7 @@ class Answers:
         ]
 
     def ask(self, question):
-        """Asks, and gives the digest of what reached the container."""
+        """Asks a question, and returns the digest of the inputs that the container received."""
         with self.network.parent("shapes/shell:local", publish=False, **question) as parent:
             self.parents[parent.question_uuid] = parent
             parent.publish()
@@ -230,7 +232,7 @@ def secrets_of(network, question):
 
 
 def sha256(question):
-    """The digest of a question's file: the parts as they came, and nothing between them."""
+    """The digest of a question's file: the inputs in the bytes in which they were published."""
     names = [name for name in ("input_values", "input_manifest", "children") if name in question]
     parts = ",".join(f'"{name}":{json.dumps(question[name])}' for name in names)
     return hashlib.sha256(f"{{{parts}}}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Questions that wait in a queue of Kueue: what they are told, and that all are answered."""
+"""Questions in queues of Kueue: what their parents are notified of, and that all are answered."""
 
 import contextlib
 import json
@@ -13,11 +13,18 @@ import jobs
 import kueue
 import pytest
 from network import Network
-from queueing import live_pods, pods_of_jobs, rule, wait_for_job, wait_for_note, waits
+from queueing import (
+    add_rule,
+    is_suspended,
+    live_pods,
+    pods_of_jobs,
+    wait_for_job,
+    wait_for_log,
+)
 
 LARGE = 300_000
-# For how long the SDK is to be kept waiting, in seconds: it gives up after 300 without a heartbeat.
-PATIENCE = float(os.environ.get("TWINED_TEST_PATIENCE", "390"))
+# How long the SDK must wait, in seconds. It gives up after 300 s without a heartbeat.
+SDK_WAIT = float(os.environ.get("TWINED_TEST_SDK_WAIT", "390"))
 
 
 def workloads(network):
@@ -36,15 +43,15 @@ def admitted(network):
 
 
 def change_queue(network, name="questions", **spec):
-    """Changes the cluster queue that a local queue leads to."""
-    whole = f"{network.namespace}-{name}"
+    """Changes the cluster queue of a local queue."""
+    cluster_queue = f"{network.namespace}-{name}"
     patch = json.dumps({"spec": spec})
-    network.cluster.kubectl("patch", "clusterqueue", whole, "--type=merge", "-p", patch)
+    network.cluster.kubectl("patch", "clusterqueue", cluster_queue, "--type=merge", "-p", patch)
 
 
 @pytest.fixture
 def priority(own_cluster, namespace):
-    """The name of a workload priority class above all others."""
+    """The name of a new WorkloadPriorityClass, above all others."""
     name = f"{namespace}-high"
     metadata = {"name": name}
     api = "kueue.x-k8s.io/v1beta1"
@@ -55,7 +62,7 @@ def priority(own_cluster, namespace):
     own_cluster.kubectl("delete", "workloadpriorityclass", name)
 
 
-# === What a Job says ===
+# === Labels ===
 
 
 def test_a_job_waits_in_the_queue_of_its_service_with_its_priority(fake_network, queue, priority):
@@ -63,7 +70,7 @@ def test_a_job_waits_in_the_queue_of_its_service_with_its_priority(fake_network,
     queue(network.namespace, on_fake_nodes=True, cpu="0")
     queue(network.namespace, "special", on_fake_nodes=True, cpu="0")
     network.flags = ["--queue", "questions"]
-    rule(network, "tests/numbers", queue="special", queue_priority=priority)
+    add_rule(network, "tests/numbers", queue="special", queue_priority=priority)
 
     with network.daemon():
         plain, special = (
@@ -85,7 +92,7 @@ def test_a_job_waits_in_the_queue_of_its_service_with_its_priority(fake_network,
                     if found["metadata"]["ownerReferences"][0]["uid"] == uid:
                         return found
 
-            workload = network.cluster.wait_for(its_workload, "it has a workload")
+            workload = network.cluster.wait_for(its_workload, "the Job has a workload")
             assert workload["spec"]["priority"] == 1000
 
 
@@ -110,43 +117,43 @@ def test_questions_beyond_the_quota_wait_and_all_are_answered(network, queue):
             assert parent.result()["output_values"]["received"] == {"n": n}
 
     assert 1 <= most <= 2
-    # Those of one order are told how many are before them.
-    told = [text for parent in asked for text in parent.logs() if "queue `questions`" in text]
-    assert any("behind" in text and "other" in text for text in told), told
+    # Parents are notified how many questions are before theirs.
+    messages = [text for parent in asked for text in parent.logs() if "queue `questions`" in text]
+    assert any("behind" in text and "other" in text for text in messages), messages
 
 
-def test_the_place_in_the_queue_is_told(fake_network, queue):
+def test_parents_are_notified_of_their_position_in_the_queue(fake_network, queue):
     network = fake_network
     queue(network.namespace, on_fake_nodes=True, cpu="100m")
     network.flags = ["--queue", "questions"]
-    rule(network, "tests/echo", environment={"FAKE_RUN": "forever"})
+    add_rule(network, "tests/echo", environment={"FAKE_RUN": "forever"})
 
     with network.daemon(), contextlib.ExitStack() as parents:
         asked = ask_in_order(network, parents, 4)
-        wait_for_note(asked[1], "It is the first in queue `questions`", within=45)
-        wait_for_note(asked[2], "behind 1 other", within=45)
-        wait_for_note(asked[3], "behind 2 others", within=45)
+        wait_for_log(asked[1], "It is the first in queue `questions`", within=45)
+        wait_for_log(asked[2], "behind 1 other", within=45)
+        wait_for_log(asked[3], "behind 2 others", within=45)
 
 
 def ask_in_order(network, parents, count):
-    """Asks the echo so many questions, which Kueue sees one after the other."""
+    """Asks the echo service `count` questions, which Kueue receives one after the other."""
     asked = []
     for number in range(count):
         parent = parents.enter_context(network.parent("tests/echo:local", input_values={}))
         asked.append(parent)
         wait_for_job(network, parent)
-        network.cluster.wait_for(lambda: len(workloads(network)) > number, "Kueue has it")
-        # Kueue orders by the second.
+        network.cluster.wait_for(lambda: len(workloads(network)) > number, "it has a workload")
+        # Kueue orders Workloads by their creation, in whole seconds.
         time.sleep(1.1)
     return asked
 
 
 @pytest.mark.long
-def test_hundreds_wait_and_all_end_and_nothing_is_left_of_them(fake_network, queue):
+def test_hundreds_of_queued_questions_all_end_and_hold_no_quota(fake_network, queue):
     network = fake_network
     queue(network.namespace, on_fake_nodes=True, cpu="2")
     network.flags = ["--queue", "questions"]
-    rule(network, "tests/echo", environment={"FAKE_RUN": "1s"})
+    add_rule(network, "tests/echo", environment={"FAKE_RUN": "1s"})
 
     with network.daemon():
         asked = network.ask("tests/echo:local", 200, input_values={})
@@ -156,20 +163,21 @@ def test_hundreds_wait_and_all_end_and_nothing_is_left_of_them(fake_network, que
             time.sleep(0.3)
         ends = network.wait_for_ends(asked)
         assert most <= 20
-        # A fake node runs no child, so each has ended without an answer, and said so.
+        # A fake node runs no child, so each has ended without a result.
         assert {row["kind"] for row in ends.values()} == {"exception"}
         network.cluster.wait_for(lambda: not admitted(network), "no quota is held", within=30)
         assert not live_pods(network)
 
 
-def test_nothing_is_left_of_a_question_that_has_ended(fake_network, queue):
+def test_a_question_that_has_ended_leaves_nothing_behind(fake_network, queue):
     network = fake_network
     queue(network.namespace, on_fake_nodes=True, cpu="200m")
     network.flags = ["--queue", "questions"]
 
-    with network.daemon(), network.parent(
-        "tests/echo:local", input_values={"much": "x" * LARGE}
-    ) as parent:
+    with (
+        network.daemon(),
+        network.parent("tests/echo:local", input_values={"much": "x" * LARGE}) as parent,
+    ):
         # A fake node runs no child.
         parent.exception()
         wait_for_job(network, parent, jobs.condition)
@@ -180,37 +188,38 @@ def test_nothing_is_left_of_a_question_that_has_ended(fake_network, queue):
             for secret in network.cluster.kubectl.list("secrets", "-n", network.namespace)
             if parent.question_uuid in secret["metadata"]["name"]
         ]
-        assert secrets(), "a large question comes by a Secret"
-        # As its time to live does, a day later.
+        assert secrets(), "a large question has Secrets"
+        # As its time to live would do after a day.
         name = f"question-{parent.question_uuid}"
         network.cluster.kubectl("delete", "job", name, "-n", network.namespace)
-        network.cluster.wait_for(lambda: not secrets(), "its Secrets are gone", within=60)
-        network.cluster.wait_for(lambda: not workloads(network), "its workload is gone", within=60)
+        network.cluster.wait_for(lambda: not secrets(), "the Secrets are gone", within=60)
+        network.cluster.wait_for(lambda: not workloads(network), "the Workload is gone", within=60)
 
 
-# === What can never start ===
+# === Questions that can never start ===
 
 
-def test_a_request_over_the_queues_maximum_is_told_at_once(fake_network, queue):
+def test_a_request_over_the_queues_maximum_is_refused_at_once(fake_network, queue):
     network = fake_network
     queue(network.namespace, on_fake_nodes=True, cpu="2")
     network.flags = ["--queue", "questions"]
 
-    with network.daemon(), network.parent(
-        "tests/echo:local", input_values={}, attributes={"cpus": "3"}
-    ) as parent:
+    with (
+        network.daemon(),
+        network.parent("tests/echo:local", input_values={}, attributes={"cpus": "3"}) as parent,
+    ):
         exception = parent.exception(within=25)
         assert exception["exception_type"] == "PermissionError"
         assert "Queue `questions` can never run it" in exception["exception_message"]
         job = lambda: network.job(parent.question_uuid)  # noqa: E731
-        network.cluster.wait_for(lambda: not job(), "its Job is gone", within=20)
+        network.cluster.wait_for(lambda: not job(), "the Job is gone", within=20)
 
 
-def test_a_queue_that_does_not_exist_is_told_at_once(fake_network, queue):
+def test_a_queue_that_does_not_exist_is_reported_at_once(fake_network, queue):
     network = fake_network
     queue(network.namespace, on_fake_nodes=True, cpu="200m")
     network.flags = ["--queue", "questions"]
-    rule(network, "tests/echo", queue="nowhere")
+    add_rule(network, "tests/echo", queue="nowhere")
 
     with network.daemon(), network.parent("tests/echo:local", input_values={}) as parent:
         exception = parent.exception(within=25)
@@ -218,50 +227,54 @@ def test_a_queue_that_does_not_exist_is_told_at_once(fake_network, queue):
         assert "There is no queue `nowhere`" in exception["exception_message"]
 
 
-def test_what_is_in_a_stopped_queue_waits_and_is_told(fake_network, queue):
+def test_questions_in_a_stopped_queue_wait_and_their_parents_are_notified(fake_network, queue):
     network = fake_network
     queue(network.namespace, on_fake_nodes=True, cpu="2")
     change_queue(network, stopPolicy="Hold")
     network.flags = ["--queue", "questions"]
 
     with network.daemon(), network.parent("tests/echo:local", input_values={}) as parent:
-        note = wait_for_note(parent, "the first in queue `questions`: ClusterQueue", within=45)
-        assert note.endswith(("is inactive.", "is stopped.")), note
+        text = wait_for_log(parent, "the first in queue `questions`: ClusterQueue", within=45)
+        assert text.endswith(("is inactive.", "is stopped.")), text
         assert not parent.received("exception", "result")
         change_queue(network, stopPolicy="None")
         # A fake node runs no child.
         parent.exception(within=30)
 
 
-def test_a_cancelled_one_frees_its_place(fake_network, queue):
+def test_a_cancelled_question_leaves_the_queue(fake_network, queue):
     network = fake_network
     queue(network.namespace, on_fake_nodes=True, cpu="100m")
     network.flags = ["--queue", "questions"]
-    rule(network, "tests/echo", environment={"FAKE_RUN": "forever"})
+    add_rule(network, "tests/echo", environment={"FAKE_RUN": "forever"})
 
     with network.daemon(), contextlib.ExitStack() as parents:
         first, second, third = ask_in_order(network, parents, 3)
         network.wait_for_run(first.question_uuid)
-        assert waits(wait_for_job(network, second)) and waits(wait_for_job(network, third))
+        assert is_suspended(wait_for_job(network, second)) and is_suspended(
+            wait_for_job(network, third)
+        )
 
         second.cancel()
         gone = lambda: network.job(second.question_uuid) is None  # noqa: E731
-        network.cluster.wait_for(gone, "the Job of the cancelled one is gone", within=20)
-        network.cluster.wait_for(lambda: len(workloads(network)) == 2, "its workload too")
+        network.cluster.wait_for(gone, "the Job of the cancelled question is gone", within=20)
+        network.cluster.wait_for(lambda: len(workloads(network)) == 2, "its Workload is gone")
 
         first.cancel()
         network.wait_for_run(third.question_uuid, within=30)
 
 
-# === What Kueue takes back ===
+# === Evictions by Kueue ===
 
 
-def answered_after_eviction(network, parent, pod):
-    """It runs in another pod; its child answers, and the pod ends well."""
+def expect_result_after_eviction(network, parent, pod):
+    """Waits until the question runs in another pod, which then answers and succeeds."""
     other = network.wait_for_pod(
         parent.question_uuid,
-        lambda found: found["metadata"]["uid"] != pod["metadata"]["uid"]
-        and found["status"].get("phase") == "Running",
+        lambda found: (
+            found["metadata"]["uid"] != pod["metadata"]["uid"]
+            and found["status"].get("phase") == "Running"
+        ),
         within=60,
     )
     assert other
@@ -271,53 +284,53 @@ def answered_after_eviction(network, parent, pod):
     assert not parent.received("exception")
 
 
-def test_what_is_preempted_runs_again_in_another_pod(fake_network, queue, priority):
+def test_a_preempted_question_starts_again_in_another_pod(fake_network, queue, priority):
     network = fake_network
     queue(network.namespace, on_fake_nodes=True, cpu="100m")
     change_queue(network, preemption={"withinClusterQueue": "LowerPriority"})
     network.flags = ["--queue", "questions"]
-    rule(network, "tests/echo", environment={"FAKE_RUN": "20s"})
-    rule(network, "tests/numbers", environment={"FAKE_RUN": "2s"}, queue_priority=priority)
+    add_rule(network, "tests/echo", environment={"FAKE_RUN": "20s"})
+    add_rule(network, "tests/numbers", environment={"FAKE_RUN": "2s"}, queue_priority=priority)
 
     with network.daemon(), network.parent("tests/echo:local", input_values={}) as low:
         pod = network.wait_for_run(low.question_uuid)
         with network.parent("tests/numbers:local", input_values={}) as high:
-            wait_for_job(network, low, waits, within=30)
+            wait_for_job(network, low, is_suspended, within=30)
             network.wait_for_run(high.question_uuid, within=30)
-            wait_for_note(low, "was removed (eviction 1)", within=30)
-            answered_after_eviction(network, low, pod)
+            wait_for_log(low, "was removed (eviction 1)", within=30)
+            expect_result_after_eviction(network, low, pod)
 
 
-def test_what_kueue_drains_runs_again_in_another_pod(fake_network, queue):
+def test_a_question_of_a_drained_queue_starts_again_in_another_pod(fake_network, queue):
     network = fake_network
     queue(network.namespace, on_fake_nodes=True, cpu="100m")
     network.flags = ["--queue", "questions"]
-    rule(network, "tests/echo", environment={"FAKE_RUN": "15s"})
+    add_rule(network, "tests/echo", environment={"FAKE_RUN": "15s"})
 
     with network.daemon(), network.parent("tests/echo:local", input_values={}) as parent:
         pod = network.wait_for_run(parent.question_uuid)
         change_queue(network, stopPolicy="HoldAndDrain")
-        wait_for_job(network, parent, waits, within=30)
-        wait_for_note(parent, "was removed (eviction 1)", within=30)
+        wait_for_job(network, parent, is_suspended, within=30)
+        wait_for_log(parent, "was removed (eviction 1)", within=30)
         assert not parent.received("exception", "result")
         change_queue(network, stopPolicy="None")
-        answered_after_eviction(network, parent, pod)
+        expect_result_after_eviction(network, parent, pod)
 
 
 @pytest.mark.long
-def test_ten_images_that_cannot_be_had_do_not_stop_a_network(network, queue):
+def test_images_that_cannot_be_pulled_release_the_quota_of_a_queue(network, queue):
     queue(network.namespace, cpu="1")
     network.flags = ["--queue", "questions"]
 
     with network.daemon(), contextlib.ExitStack() as parents:
         bad = [
-            parents.enter_context(network.parent(f"tests/is-not-there-{n}:local", input_values={}))
+            parents.enter_context(network.parent(f"tests/is-missing-{n}:local", input_values={}))
             for n in range(10)
         ]
-        network.cluster.wait_for(lambda: len(admitted(network)) == 10, "they hold all quota")
+        network.cluster.wait_for(lambda: len(admitted(network)) == 10, "ten hold all quota")
         good = network.parent("tests/echo:local", input_values={"n": 11})
         parents.enter_context(good)
-        assert waits(wait_for_job(network, good))
+        assert is_suspended(wait_for_job(network, good))
         result = good.result(within=180)
         assert result["output_values"]["received"] == {"n": 11}
         for parent in bad:
@@ -325,21 +338,17 @@ def test_ten_images_that_cannot_be_had_do_not_stop_a_network(network, queue):
             assert exception["exception_type"] == "ServiceNotFound"
 
 
-# === Kueue that is not there ===
+# === Outages of Kueue ===
 
 
 @pytest.mark.long
-def test_questions_wait_while_kueue_is_away(
-    own_cluster, tmp_path, emulator, binary
-):
-    # Its Workloads are taken away: nobody else's are to go with them.
+def test_questions_wait_during_an_outage_of_kueue(own_cluster, tmp_path, emulator, binary):
+    # The test removes the kind Workload, so it needs a cluster of its own.
     with clusters.Cluster(kueue=own_cluster.kueue, fake_nodes=1) as cluster:
         with network_of(cluster, emulator, binary, tmp_path) as network:
-            cluster.kubectl.create(
-                *kueue.queue(network.namespace, "questions", True, cpu="100m")
-            )
+            cluster.kubectl.create(*kueue.queue(network.namespace, "questions", True, cpu="100m"))
             network.flags = ["--queue", "questions"]
-            rule(network, "tests/echo", environment={"FAKE_RUN": "30s"})
+            add_rule(network, "tests/echo", environment={"FAKE_RUN": "30s"})
             with network.daemon() as daemon, contextlib.ExitStack() as parents:
                 asked = []
                 for _ in range(3):
@@ -349,13 +358,13 @@ def test_questions_wait_while_kueue_is_away(
                 network.wait_for_run(asked[0].question_uuid)
 
                 cluster.parts.pop("kueue").kill()
-                # Its webhook of Jobs does not answer, so this one's Job cannot be made now.
+                # Kueue's webhook for Jobs does not answer, so this Job cannot be created now.
                 late = network.parent("tests/echo:local", input_values={})
                 parents.enter_context(late)
                 network.wait_for_row(late.question_uuid, "question")
                 assert network.job(late.question_uuid) is None
-                kueue.take_away(cluster, "workloads")
-                wait_for_note(asked[1], "is not installed in the cluster", within=120)
+                kueue.remove_kind(cluster, "workloads")
+                wait_for_log(asked[1], "is not installed in the cluster", within=120)
                 assert not any(parent.received("exception") for parent in asked[1:])
                 assert daemon.process.poll() is None
 
@@ -368,41 +377,41 @@ def test_questions_wait_while_kueue_is_away(
 
 @contextlib.contextmanager
 def network_of(cluster, emulator, binary, folder):
-    """A network in another cluster, as its admin, all of whose pods go to the fake nodes."""
-    namespace = "away"
+    """A network in another cluster, as its admin. All of its pods go to the fake nodes."""
+    namespace = "questions"
     metadata = {"name": namespace, "annotations": fake.NAMESPACE}
     cluster.kubectl.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
     account = ["serviceaccount", "default", "-n", namespace]
-    cluster.wait_for(lambda: cluster.kubectl.get(*account), f"{namespace} has its account")
+    cluster.wait_for(lambda: cluster.kubectl.get(*account), "the service account exists")
     google = {"env": cluster.offline.environment(emulator)}
     network = Network(cluster, namespace, emulator, google, cluster.kubeconfig, binary, folder)
     with contextlib.closing(network):
         yield network
 
 
-# === The SDK waits ===
+# === The SDK is_suspended ===
 
 
 @pytest.mark.long
-def test_the_sdk_does_not_give_up_behind_a_quota(network, queue, asker):
-    """TWINED_TEST_PATIENCE=1800 keeps it waiting for half an hour."""
+def test_the_sdk_does_not_give_up_behind_a_quota(network, queue, sdk_client):
+    """With TWINED_TEST_SDK_WAIT=1800 it is_suspended for half an hour."""
     queue(network.namespace, cpu="1")
     change_queue(network, stopPolicy="Hold")
     network.flags = ["--queue", "questions"]
 
     with network.daemon(), network.daemon(), ThreadPoolExecutor() as pool:
-        ask = {"within": PATIENCE + 120, "input_values": {"n": 5}}
-        asked = pool.submit(asker.ask, "tests/echo:local", **ask)
-        network.cluster.wait_for(lambda: workloads(network), "it is asked", within=60)
+        ask = {"within": SDK_WAIT + 120, "input_values": {"n": 5}}
+        asked = pool.submit(sdk_client.ask, "tests/echo:local", **ask)
+        network.cluster.wait_for(lambda: workloads(network), "the question is queued", within=60)
         with pytest.raises(FutureTimeout):
-            asked.result(timeout=PATIENCE)
+            asked.result(timeout=SDK_WAIT)
         change_queue(network, stopPolicy="None")
         outcome = asked.result()
 
     assert outcome.error is None, outcome.error
     assert outcome.answer["output_values"]["received"] == {"n": 5}
     kinds = [event["event"]["kind"] for event in outcome.events]
-    # Every two minutes, by one of the two; and one when it runs.
-    assert kinds.count("heartbeat") - PATIENCE // 120 in (1, 2), kinds
+    # One every two minutes, from one of the two replicas, and one when it runs.
+    assert kinds.count("heartbeat") - SDK_WAIT // 120 in (1, 2), kinds
     rows = network.rows(outcome.question_uuid, "heartbeat")
     assert len({row["uuid"] for row in rows}) == len(rows) == kinds.count("heartbeat")

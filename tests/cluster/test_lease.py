@@ -1,4 +1,4 @@
-"""Which of two replicas lets go what waits for our own limits, and what of it hangs on nobody."""
+"""The leader of two replicas releases questions that wait for our own limits."""
 
 import contextlib
 import json
@@ -6,8 +6,8 @@ import time
 
 import pytest
 from cluster import write_kubeconfig
-from passage import Passage
-from queueing import never_more, rule, wait_for_job, waits, was_released
+from queueing import add_rule, is_released, is_suspended, limit_holds, wait_for_job
+from tcp_proxy import TcpProxy
 
 ECHO, NUMBERS = "tests/echo:local", "tests/numbers:local"
 LIMIT = 2
@@ -23,18 +23,18 @@ def holder(network):
 
 
 @pytest.fixture
-def pair(fake_network):
-    """A network of which two questions to the echo run at once, and its two replicas.
+def two_replicas(fake_network):
+    """A network in which two questions to the echo service can run at once, and two replicas.
 
-    Questions to the numbers have no limit.
+    Questions to the numbers service have no limit.
     """
     network = fake_network
-    rule(network, "tests/echo", running=LIMIT)
-    rule(network, "tests/*", environment={"FAKE_RUN": "1s"})
-    # Who dies is told so at once.
-    rule(network, "tests/numbers", environment={"FAKE_EXIT": "3"})
+    add_rule(network, "tests/echo", running=LIMIT)
+    add_rule(network, "tests/*", environment={"FAKE_RUN": "1s"})
+    # A run that fails is reported at once.
+    add_rule(network, "tests/numbers", environment={"FAKE_EXIT": "3"})
     daemons = [network.daemon(), network.daemon()]
-    network.cluster.wait_for(lambda: holder(network), "one leads")
+    network.cluster.wait_for(lambda: holder(network), "one replica leads")
     yield network, daemons
     for daemon in daemons:
         daemon.stop()
@@ -46,27 +46,26 @@ def by_role(network, daemons):
 
 
 def released(network):
-    return sum(map(was_released, network.jobs()))
+    return sum(map(is_released, network.jobs()))
 
 
-def until_it_goes_on(network, within=30):
-    """Waits until those that ran have ended and others are let go, and says how long it took."""
-    start = time.time()
+def wait_for_releases(network, within=30):
+    """Waits until a leader has released more questions."""
     before = released(network)
-    # Those that were let go just before, or are being let go, are no word of the new leader.
-    network.cluster.wait_for(lambda: released(network) > before + LIMIT, "it goes on", within)
-    return time.time() - start
+    # More than the previous leader could have released already.
+    enough = lambda: released(network) > before + LIMIT  # noqa: E731
+    network.cluster.wait_for(enough, "more questions are released", within)
 
 
 def ask_many(network, count=60):
     asked = network.ask(ECHO, count, input_values={})
-    network.cluster.wait_for(lambda: len(network.jobs()) >= count, "all are in the cluster")
+    network.cluster.wait_for(lambda: len(network.jobs()) >= count, "all questions have a Job")
     return asked
 
 
-def test_a_leader_that_is_killed_is_followed_and_nothing_else_is_late(pair):
-    network, daemons = pair
-    with never_more(network, LIMIT, of=is_echo):
+def test_a_killed_leader_is_replaced_and_delays_only_releases(two_replicas):
+    network, daemons = two_replicas
+    with limit_holds(network, LIMIT, counts=is_echo):
         ask_many(network)
         leader, other = by_role(network, daemons)
         leader.kill()
@@ -74,13 +73,13 @@ def test_a_leader_that_is_killed_is_followed_and_nothing_else_is_late(pair):
         with network.parent(NUMBERS, input_values={}) as parent:
             network.wait_for_run(parent.question_uuid, within=5)
             parent.end(within=5)
-        took = time.time() - killed
-        print(f"a question without a limit ended {took:.1f} s after the leader was killed")
-        assert holder(network) == leader.name, "so nobody led meanwhile"
-        until_it_goes_on(network)
-        took = time.time() - killed
-        print(f"releases went on {took:.1f} s after the leader was killed")
-        assert took < 15 + 3
+        delay = time.time() - killed
+        print(f"a question without a limit ended {delay:.1f} s after the leader was killed")
+        assert holder(network) == leader.name, "no replica led meanwhile"
+        wait_for_releases(network)
+        delay = time.time() - killed
+        print(f"releases continued {delay:.1f} s after the leader was killed")
+        assert delay < 15 + 3
         assert holder(network) == other.name
 
 
@@ -89,8 +88,8 @@ def is_echo(job):
     return "numbers" not in json.dumps(labels)
 
 
-def test_a_leader_that_is_told_to_end_gives_the_lease_back(pair):
-    network, daemons = pair
+def test_a_leader_releases_the_lease_on_shutdown(two_replicas):
+    network, daemons = two_replicas
     leader, other = by_role(network, daemons)
     leader.process.terminate()
     start = time.time()
@@ -98,71 +97,71 @@ def test_a_leader_that_is_told_to_end_gives_the_lease_back(pair):
     print(f"the other leads {time.time() - start:.1f} s after SIGTERM")
 
 
-def test_a_leader_that_was_paused_does_no_harm_when_it_wakes(pair):
-    network, daemons = pair
-    with never_more(network, LIMIT, of=is_echo):
+def test_a_leader_that_was_paused_releases_nothing_when_it_resumes(two_replicas):
+    network, daemons = two_replicas
+    with limit_holds(network, LIMIT, counts=is_echo):
         ask_many(network, 100)
         leader, other = by_role(network, daemons)
         leader.pause()
         paused = time.time()
-        until_it_goes_on(network)
-        took = time.time() - paused
-        print(f"releases went on {took:.1f} s after the leader was paused")
-        assert took < 15 + 3
+        wait_for_releases(network)
+        delay = time.time() - paused
+        print(f"releases continued {delay:.1f} s after the leader was paused")
+        assert delay < 15 + 3
         assert holder(network) == other.name
         leader.resume()
-        until_it_goes_on(network)
-        until_it_goes_on(network)
+        wait_for_releases(network)
+        wait_for_releases(network)
         assert holder(network) == other.name
 
 
-def test_a_leader_that_does_not_reach_the_api_server_steps_down(fake_network, tmp_path):
+def test_a_leader_that_cannot_reach_the_api_server_steps_down(fake_network, tmp_path):
     network = fake_network
-    rule(network, "tests/echo", running=LIMIT)
-    rule(network, "tests/*", environment={"FAKE_RUN": "1s"})
-    passage = Passage("127.0.0.1", f"{network.cluster.api}:443")
+    add_rule(network, "tests/echo", running=LIMIT)
+    add_rule(network, "tests/*", environment={"FAKE_RUN": "1s"})
+    proxy = TcpProxy("127.0.0.1", f"{network.cluster.api}:443")
     through = tmp_path / "through.kubeconfig"
     direct = json.loads(network.kubeconfig.read_text())
-    server = {**direct["clusters"][0]["cluster"], "server": f"https://{passage.address}"}
+    server = {**direct["clusters"][0]["cluster"], "server": f"https://{proxy.address}"}
     server["tls-server-name"] = "kubernetes.default.svc"
     write_kubeconfig(through, server, direct["users"][0]["user"]["token"], network.namespace)
 
-    with contextlib.closing(passage), network.daemon(KUBECONFIG=str(through)) as leader:
+    with contextlib.closing(proxy), network.daemon(KUBECONFIG=str(through)) as leader:
         network.cluster.wait_for(lambda: holder(network) == leader.name, "it leads")
-        with network.daemon() as other, never_more(network, LIMIT, of=is_echo):
+        with network.daemon() as other, limit_holds(network, LIMIT, counts=is_echo):
             ask_many(network, 80)
-            with passage.cut():
+            with proxy.cut():
                 cut = time.time()
-                stepped_down = lambda: last_word(leader) is False  # noqa: E731
-                network.cluster.wait_for(stepped_down, "it leads no more", within=10)
+                stepped_down = lambda: leads(leader) is False  # noqa: E731
+                network.cluster.wait_for(stepped_down, "it no longer leads", within=10)
                 print(f"it stepped down {time.time() - cut:.1f} s after the cut")
-                until_it_goes_on(network)
-                print(f"releases went on {time.time() - cut:.1f} s after the cut")
+                wait_for_releases(network)
+                print(f"releases continued {time.time() - cut:.1f} s after the cut")
                 assert time.time() - cut < 15 + 3
-                # What comes to the one that is cut off is not lost either.
+                # Questions that are delivered to the replica without an API server are not lost.
                 asked = network.ask(NUMBERS, 6, input_values={})
-                network.cluster.wait_for(lambda: time.time() > cut + 30, "half a minute passed")
+                network.cluster.wait_for(lambda: time.time() > cut + 30, "30 s have passed")
             network.wait_for_ends(asked, within=60)
             assert holder(network) == other.name
-            network.cluster.wait_for(lambda: leader.get("/ready") == 200, "it is ready again")
+            network.cluster.wait_for(lambda: leader.get("/ready") == 200, "the replica is ready")
 
 
-def last_word(daemon):
-    """Whether a daemon leads, by its log."""
+def leads(daemon):
+    """Whether a daemon leads, by the last report in its log; None if there is none."""
     lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line[:1] == "{"]
-    words = [line["leads"] for line in lines if "leads" in line]
-    return words[-1] in (True, "true") if words else None
+    reports = [line["leads"] for line in lines if "leads" in line]
+    return reports[-1] in (True, "true") if reports else None
 
 
-# === Waiting for too long, and what is said meanwhile ===
+# === The queue timeout, and heartbeats of questions that wait ===
 
 
-def test_who_waits_for_too_long_is_told(fake_network):
+def test_a_question_that_waits_longer_than_the_queue_timeout_is_ended(fake_network):
     network = fake_network
     network.settings["running"] = {"network": 1}
     network.settings["waiting"] = "15s"
-    rule(network, "tests/echo", environment={"FAKE_RUN": "forever"})
-    rule(network, "tests/numbers", node_selector={"twined.test/no": "such-node"})
+    add_rule(network, "tests/echo", environment={"FAKE_RUN": "forever"})
+    add_rule(network, "tests/numbers", node_selector={"twined.test/no": "such-node"})
 
     with network.daemon(), network.parent(ECHO, input_values={}) as first:
         network.wait_for_run(first.question_uuid)
@@ -172,10 +171,10 @@ def test_who_waits_for_too_long_is_told(fake_network):
             assert "waited for 15 seconds" in exception["exception_message"]
             assert "limit of 1 concurrent questions is reached" in exception["exception_message"]
             gone = lambda: network.job(second.question_uuid) is None  # noqa: E731
-            network.cluster.wait_for(gone, "its Job is gone", within=10)
+            network.cluster.wait_for(gone, "the Job is gone", within=10)
         assert not first.received("exception")
         first.cancel()
-        # It has its turn, and no machine takes it.
+        # An admitted question that no node fits.
         with network.parent(NUMBERS, input_values={}) as third:
             exception = third.exception(within=40)
             assert exception["exception_type"] == "TimeoutError"
@@ -188,15 +187,15 @@ def live(network, parent):
 
 
 @pytest.mark.long
-def test_one_of_two_says_that_a_question_lives(fake_network):
+def test_one_of_two_replicas_publishes_heartbeats_of_a_waiting_question(fake_network):
     network = fake_network
     network.settings["running"] = {"network": 1}
-    rule(network, "tests/*", environment={"FAKE_RUN": "forever"})
+    add_rule(network, "tests/*", environment={"FAKE_RUN": "forever"})
 
     with network.daemon(), network.daemon(), network.parent(ECHO, input_values={}) as first:
         network.wait_for_run(first.question_uuid)
         with network.parent(ECHO, input_values={}) as second:
-            wait_for_job(network, second, waits)
+            wait_for_job(network, second, is_suspended)
             second.wait_for("heartbeat", within=150)
             assert 115 < second.when("heartbeat") - second.asked < 130
             (row,) = network.rows(second.question_uuid, "heartbeat")
@@ -204,5 +203,5 @@ def test_one_of_two_says_that_a_question_lives(fake_network):
             first.cancel()
             network.wait_for_run(second.question_uuid)
             two = lambda: len(second.received("heartbeat")) == 2  # noqa: E731
-            network.cluster.wait_for(two, "one more when it runs", within=10)
+            network.cluster.wait_for(two, "another heartbeat when it runs", within=10)
             assert len(network.rows(second.question_uuid, "heartbeat")) == 2

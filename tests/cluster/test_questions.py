@@ -1,4 +1,4 @@
-"""Questions that are pods of real images, asked on the wire."""
+"""Questions on the wire, answered by pods of real images."""
 
 
 def test_a_question_is_answered_by_a_pod(network):

@@ -1,8 +1,8 @@
-"""The servers of a network, as the clients of a cluster reach them: all are answered.
+"""The servers of a network are reachable for the clients of a cluster.
 
 Kubelets and scrapers use the daemon's IP address, pods the name of a Service, which the daemon
-cannot know. What only a web page can send is refused (`src/request_guard.rs`). This cluster has no
-DNS and no kube-proxy, so pods have the name of the Service in their `hostAliases`.
+does not know. Requests that only a web page sends are refused (`src/request_guard.rs`). This
+cluster has no DNS and no kube-proxy, so pods have the name of the Service in their `hostAliases`.
 """
 
 import re
@@ -22,24 +22,24 @@ EVIL = {"Origin": "https://evil.example"}
 
 @pytest.fixture
 def daemon(network):
-    """A daemon that listens where pods and kubelets reach this machine, as it does by default."""
+    """A daemon that listens on the address where pods and kubelets reach this machine."""
     network.http = f"{network.cluster.host}:0"
     with network.daemon() as daemon:
         yield daemon
 
 
 def service_names(namespace):
-    """The names that cluster DNS has for the Service `twined`, the full one first."""
+    """The names of the Service `twined` in cluster DNS, the longest first."""
     return [f"twined.{namespace}.svc.cluster.local", f"twined.{namespace}.svc", "twined"]
 
 
 def host_aliases(namespace, address):
-    """What a pod needs to find the Service `twined` at `address` without DNS."""
+    """The `hostAliases` by which a pod finds the Service `twined` at `address` without DNS."""
     return [{"ip": address, "hostnames": service_names(namespace)}]
 
 
 def status(url, **headers):
-    """The status of a GET, and the body."""
+    """The status and the body of a GET."""
     try:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5)
     except urllib.error.HTTPError as error:
@@ -63,7 +63,7 @@ def test_a_kubelet_finds_the_daemon_live_and_ready(network, daemon):
         livenessProbe=probe | {"httpGet": http_get(daemon, "/live")},
         readinessProbe=probe | {"httpGet": http_get(daemon, "/ready")},
     )
-    # It sends what a web page sends: this shows that the kubelet would notice a refusal.
+    # This probe sends the headers of a web page, and shows that the kubelet notices a refusal.
     headers = [{"name": name, "value": value} for name, value in EVIL.items()]
     refused = pod_with_probes(
         network.namespace,
@@ -84,7 +84,7 @@ def test_a_kubelet_finds_the_daemon_live_and_ready(network, daemon):
 
 
 def http_get(daemon, path, **more):
-    """A request of a probe. It names a host, because the daemon is not in the pod."""
+    """A request of a probe. It names the host, because the daemon does not run in the pod."""
     return {"host": daemon.network.cluster.host, "port": port_of(daemon), "path": path, **more}
 
 
@@ -110,7 +110,7 @@ def is_ready(network, name):
 
 
 def probes(network, name):
-    """The results of a pod's probes that its kubelet has counted, by (type, result)."""
+    """The number of results of a pod's probes that its kubelet counted, by (type, result)."""
     metrics = network.cluster.kubectl("get", "--raw", f"/api/v1/nodes/{NODE}/proxy/metrics/probes")
     counted = {}
     for labels, count in re.findall(r"^prober_probe_total\{(.*)\} (\S+)$", metrics, re.MULTILINE):
@@ -157,8 +157,8 @@ def test_a_pod_reaches_the_daemon_by_the_name_of_a_service(network, daemon):
     assert logs.splitlines() == [f"200 {url}" for url in urls]
 
 
-def test_a_daemon_on_loopback_is_reached_by_the_names_that_it_is_given(network):
-    """Behind a proxy of its own host, or a port that `kubectl` forwards."""
+def test_a_daemon_on_loopback_accepts_the_names_of_allow_host(network):
+    """For a proxy on its host, or a port that `kubectl` forwards."""
     name = service_names(network.namespace)[0]
 
     with network.daemon() as daemon:
@@ -174,10 +174,10 @@ def test_a_daemon_on_loopback_is_reached_by_the_names_that_it_is_given(network):
 
 
 def test_the_sdk_in_a_pod_reaches_the_emulator_by_the_name_of_a_service(
-    own_cluster, namespace, emulator, as_google
+    own_cluster, namespace, emulator, offline_google
 ):
     """The emulator is on loopback and does not know the name: gRPC has no rule on names."""
-    google = as_google(namespace, emulator)
+    google = offline_google(namespace, emulator)
     address, _, port = google["env"]["PUBSUB_EMULATOR_HOST"].rpartition(":")
     google["env"]["PUBSUB_EMULATOR_HOST"] = f"{service_names(namespace)[0]}:{port}"
 

@@ -1,8 +1,7 @@
-"""The daemon's Role: each right of it is used, and `twined doctor` asks for the same ones.
+"""The daemon needs each right of its Role, and `twined doctor` checks exactly these.
 
-A daemon that works loses one right. What wants that right is then tried, is seen to be forbidden,
-and does not come about; `twined doctor` says what is missing, and after what it says is done, it
-does.
+A running daemon loses one right. A use of the right is then forbidden and has no effect.
+`twined doctor` reports the missing right, and after its remedy the use takes effect.
 """
 
 import contextlib
@@ -23,38 +22,39 @@ def granted():
     resources = []
     for line in (HERE / "role.yaml").read_text().splitlines():
         name, _, value = line.strip().removeprefix("- ").partition(": ")
-        words = value.strip("[]").split(", ")
+        listed = value.strip("[]").split(", ")
         if name == "resources":
-            resources = words
+            resources = listed
         elif name == "verbs":
-            yield from ((resource, verb) for resource in resources for verb in words)
+            yield from ((resource, verb) for resource in resources for verb in listed)
 
 
 RIGHTS = list(granted())
 
 
 @pytest.fixture
-def fake(fake_network):
-    """A network of fake pods that run until they are ended."""
+def endless(fake_network):
+    """A network whose fake pods run until they are ended."""
     fake_network.settings["defaults"]["environment"] |= {"FAKE_RUN": "forever"}
     return fake_network
 
 
-def may(network, resource, verb):
+def has_right(network, resource, verb):
     account = f"system:serviceaccount:{network.namespace}:twined"
     asked = ["auth", "can-i", verb, resource, "-n", network.namespace, "--as", account]
     return network.cluster.kubectl(*asked, check=False).startswith("yes")
 
 
-def take(network, resource, verb):
-    """Takes one right away from the daemon's account, and waits until that holds."""
+def revoke(network, resource, verb):
+    """Revokes one right of the daemon's account, and waits until that is in force."""
     rights = role(network.cluster, network.namespace, "twined", (resource, verb))
     network.cluster.kubectl("replace", "-f", "-", stdin=json.dumps(rights))
-    wait_for(lambda: not may(network, resource, verb), f"it may not {verb} {resource}")
+    revoked = lambda: not has_right(network, resource, verb)  # noqa: E731
+    wait_for(revoked, f"the right to {verb} {resource} is revoked")
 
 
-def test_doctor_asks_for_what_the_role_grants_and_for_nothing_else(fake):
-    found = fake.doctor()
+def test_doctor_checks_exactly_the_rights_of_the_role(endless):
+    found = endless.doctor()
 
     of_pubsub = found.pop("rights on Pub/Sub")
     assert of_pubsub["verdict"] == "ok"
@@ -68,11 +68,11 @@ def test_doctor_asks_for_what_the_role_grants_and_for_nothing_else(fake):
     assert {check["verdict"] for check in rights.values()} == {"ok"}
 
 
-# === What wants a right ===
+# === Uses of a right ===
 
 
-class Try:
-    """Something that wants a right: tried when this is made."""
+class RightUse:
+    """Something that needs a right."""
 
     def __init__(self, network, daemon):
         self.network, self.daemon = network, daemon
@@ -86,23 +86,23 @@ class Try:
         self.ask(**question)
         return self.network.wait_for_run(self.parent.question_uuid)["metadata"]["name"]
 
-    def before(self):
-        """What is to be there before the right is taken away."""
+    def prepare(self):
+        """Runs before the right is revoked."""
 
     def act(self):
-        """What wants the right."""
+        """Uses the right."""
 
     def done(self):
-        """Whether it came about."""
+        """Whether the use took effect."""
         raise NotImplementedError
 
     def is_forbidden(self, verb):
-        """Whether it was tried in vain."""
+        """Whether the use was tried and forbidden."""
         forbidden = f'twined_runner_requests_total{{verb="{verb}",code="403"}}'
         return self.daemon.metrics().get(forbidden, 0) > 0
 
 
-class Launch(Try):
+class Launch(RightUse):
     def act(self):
         self.ask()
 
@@ -110,10 +110,10 @@ class Launch(Try):
         return self.network.job(self.parent.question_uuid)
 
 
-class ComesAgain(Try):
-    """What was launched is dealt with when it comes again."""
+class Redelivery(RightUse):
+    """A redelivered question is acknowledged."""
 
-    def before(self):
+    def prepare(self):
         self.ask_and_run()
 
     def act(self):
@@ -121,14 +121,14 @@ class ComesAgain(Try):
 
     def done(self):
         metrics = self.daemon.metrics()
-        again = metrics['twined_events_received_total{kind="question"}'] == 2
-        return again and metrics["twined_deliveries_in_flight"] == 0
+        redelivered = metrics['twined_events_received_total{kind="question"}'] == 2
+        return redelivered and metrics["twined_deliveries_in_flight"] == 0
 
 
-class Death(Try):
-    """A silent death is told."""
+class SilentFailure(RightUse):
+    """A silent failure is reported."""
 
-    def before(self):
+    def prepare(self):
         self.pod = self.ask_and_run()
 
     def act(self):
@@ -138,13 +138,13 @@ class Death(Try):
         return self.parent.received("exception")
 
 
-class WatchedDeath(Death):
-    """The same, with a watch that cannot be opened again."""
+class FailureAfterWatchRestart(SilentFailure):
+    """The same, after a watch broke that cannot be reopened."""
 
     def act(self):
         restarts = lambda: sum(self.restarts())  # noqa: E731
         before = restarts()
-        wait_for(lambda: restarts() > before, "a watch is lost")
+        wait_for(lambda: restarts() > before, "a watch has broken")
         super().act()
 
     def restarts(self):
@@ -155,10 +155,10 @@ class WatchedDeath(Death):
         return "is forbidden" in self.daemon.log.read_text()
 
 
-class Cancellation(Try):
-    """What runs is ended when it is cancelled."""
+class Cancellation(RightUse):
+    """A cancelled run is ended."""
 
-    def before(self):
+    def prepare(self):
         self.ask_and_run()
 
     def act(self):
@@ -169,14 +169,14 @@ class Cancellation(Try):
 
 
 class Deletion(Cancellation):
-    """Nothing is left of what was cancelled."""
+    """The Job of a cancelled run is deleted."""
 
     def done(self):
         return super().done() and not self.network.job(self.parent.question_uuid)
 
 
-class Large(Try):
-    """A question that no argument holds runs."""
+class LargeQuestion(RightUse):
+    """A question that does not fit into an argument runs."""
 
     def act(self):
         self.ask(input_values="x" * 200_000)
@@ -185,10 +185,10 @@ class Large(Try):
         return self.daemon.metrics()['twined_questions{state="running"}'] == 1
 
 
-class NoPod(Try):
-    """Why there is no pod is told."""
+class MissingPod(RightUse):
+    """The parent is notified why a question has no pod."""
 
-    def before(self):
+    def prepare(self):
         limits = {"type": "Container", "min": {"cpu": "1"}}
         self.network.cluster.kubectl.create(
             {
@@ -203,25 +203,26 @@ class NoPod(Try):
         self.ask()
 
     def done(self):
-        return any("LimitRange" in words for words in self.parent.logs())
+        return any("LimitRange" in text for text in self.parent.logs())
 
 
-class Leads(Try):
-    """It leads, and goes on to."""
+class LeaseRenewal(RightUse):
+    """The daemon leads again after its Lease expired."""
 
     def act(self):
-        wait_for(lambda: self.said("false") > 0, "it leads no more")
-        self.before_it_leads = self.said("true")
+        wait_for(lambda: self.count_changes("false") > 0, "the daemon no longer leads")
+        self.before = self.count_changes("true")
 
-    def said(self, leads):
+    def count_changes(self, leads):
+        """How often the log reports that the daemon began (`true`) or ceased (`false`) to lead."""
         return self.daemon.log.read_text().count(f'"leads":{leads}')
 
     def done(self):
-        return self.said("true") > self.before_it_leads
+        return self.count_changes("true") > self.before
 
 
-class LeadsAnew(Leads):
-    """The same, where somebody has deleted the Lease."""
+class LeaseCreation(LeaseRenewal):
+    """The same, after the Lease was deleted."""
 
     def act(self):
         self.network.cluster.kubectl("delete", "leases", "--all", "-n", self.network.namespace)
@@ -230,78 +231,83 @@ class LeadsAnew(Leads):
 
 USES = {
     ("jobs", "create"): Launch,
-    ("jobs", "get"): ComesAgain,
+    ("jobs", "get"): Redelivery,
     ("jobs", "list"): Cancellation,
-    ("jobs", "watch"): WatchedDeath,
-    ("jobs", "patch"): Death,
+    ("jobs", "watch"): FailureAfterWatchRestart,
+    ("jobs", "patch"): SilentFailure,
     ("jobs", "delete"): Deletion,
-    ("pods", "list"): NoPod,
-    ("pods", "watch"): WatchedDeath,
-    ("events", "list"): NoPod,
-    ("secrets", "create"): Large,
-    ("leases", "get"): Leads,
-    ("leases", "create"): LeadsAnew,
-    ("leases", "patch"): Leads,
+    ("pods", "list"): MissingPod,
+    ("pods", "watch"): FailureAfterWatchRestart,
+    ("events", "list"): MissingPod,
+    ("secrets", "create"): LargeQuestion,
+    ("leases", "get"): LeaseRenewal,
+    ("leases", "create"): LeaseCreation,
+    ("leases", "patch"): LeaseRenewal,
 }
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("resource", "verb"), USES)
-def test_without_a_right_something_does_not_happen_and_with_it_it_does(fake, resource, verb):
-    with fake.daemon() as daemon:
-        use = USES[resource, verb](fake, daemon)
-        use.before()
-        take(fake, resource, verb)
+def test_the_use_of_a_right_takes_effect_only_with_the_right(endless, resource, verb):
+    with endless.daemon() as daemon:
+        use = USES[resource, verb](endless, daemon)
+        use.prepare()
+        revoke(endless, resource, verb)
         use.act()
-        wait_for(lambda: use.is_forbidden(verb), f"it was forbidden to {verb} {resource}", 120)
+        forbidden = lambda: use.is_forbidden(verb)  # noqa: E731
+        wait_for(forbidden, f"the daemon is forbidden to {verb} {resource}", 120)
         assert not use.done()
 
-        check = fake.doctor()[f"rights on {resource}"]
+        check = endless.doctor()[f"rights on {resource}"]
         assert check["verdict"] in ("fail", "warn"), check
         assert f"missing: {verb}" in check["found"], check
         for line in check["remedy"].splitlines():
-            fake.cluster.kubectl.shell(line)
+            endless.cluster.kubectl.shell(line)
 
-        wait_for(use.done, f"with it, {verb} {resource} is done", 120)
+        wait_for(use.done, f"{verb} {resource} takes effect", 120)
         if use.parent:
             use.parent.close()
 
 
-# === Rights on what Kueue has ===
+# === Rights on objects of Kueue ===
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("verb", ["list", "watch"])
-def test_without_rights_on_workloads_askers_are_not_told_what_they_wait_for(fake, queue, verb):
-    fake.settings["defaults"]["queue"] = queue(fake.namespace, on_fake_nodes=True, cpu="1")
-    fake.settings["defaults"]["cpus"] = {"default": "1"}
-    take(fake, "workloads", verb)
+def test_without_rights_on_workloads_parents_are_not_notified_of_their_position(
+    endless, queue, verb
+):
+    endless.settings["defaults"]["queue"] = queue(endless.namespace, on_fake_nodes=True, cpu="1")
+    endless.settings["defaults"]["cpus"] = {"default": "1"}
+    revoke(endless, "workloads", verb)
     with contextlib.ExitStack() as parents:
-        with fake.daemon() as daemon:
-            both = [parents.enter_context(fake.parent(SERVICE)) for _ in range(2)]
-            told = lambda: [words for parent in both for words in parent.logs()]  # noqa: E731
-            pods = lambda: any(fake.pods(parent.question_uuid) for parent in both)  # noqa: E731
+        with endless.daemon() as daemon:
+            both = [parents.enter_context(endless.parent(SERVICE)) for _ in range(2)]
+            logs = lambda: [text for parent in both for text in parent.logs()]  # noqa: E731
+            pods = lambda: any(endless.pods(parent.question_uuid) for parent in both)  # noqa: E731
             wait_for(pods, "one of them runs")
             hidden = "parents are not notified why their questions wait"
-            wait_for(lambda: hidden in daemon.log.read_text(), "it says so")
-            assert not any("queue" in words for words in told())
-            check = fake.doctor()["rights on workloads"]
+            wait_for(lambda: hidden in daemon.log.read_text(), "the daemon warns of that")
+            position = "It is the first in queue"
+            assert not any(position in text for text in logs())
+            check = endless.doctor()["rights on workloads"]
             assert f"missing: {verb}" in check["found"] and check["verdict"] == "warn"
             for line in check["remedy"].splitlines():
-                fake.cluster.kubectl.shell(line)
-        with fake.daemon():
-            wait_for(lambda: any("queue" in words for words in told()), "the second is told")
+                endless.cluster.kubectl.shell(line)
+        with endless.daemon():
+            notified = lambda: any(position in text for text in logs())  # noqa: E731
+            wait_for(notified, "the parent of the second question is notified")
 
 
-def test_without_the_right_on_local_queues_nobody_can_tell_that_one_is_there(fake, queue):
-    name = queue(fake.namespace, on_fake_nodes=True)
+def test_without_the_right_on_local_queues_doctor_cannot_check_one(endless, queue):
+    name = queue(endless.namespace, on_fake_nodes=True)
     flags = ("--queue", name)
-    assert fake.doctor(*flags)[f"queue {name}"]["verdict"] == "ok"
-    assert fake.doctor("--queue", "other")["queue other"]["verdict"] == "fail"
+    assert endless.doctor(*flags)[f"queue {name}"]["verdict"] == "ok"
+    assert endless.doctor("--queue", "other")["queue other"]["verdict"] == "fail"
 
-    take(fake, "localqueues", "get")
+    revoke(endless, "localqueues", "get")
 
-    assert fake.doctor("--queue", "other")["queue other"]["verdict"] not in ("ok", "fail")
+    assert endless.doctor("--queue", "other")["queue other"]["verdict"] not in ("ok", "fail")
 
 
 def test_every_right_of_the_role_has_a_test():
@@ -309,9 +315,9 @@ def test_every_right_of_the_role_has_a_test():
     assert set(RIGHTS) == set(USES) | of_kueue
 
 
-def test_a_daemon_does_not_start_without_what_it_cannot_do_without(fake):
-    take(fake, "jobs", "patch")
-    daemon = fake.begin()
+def test_a_daemon_does_not_start_without_an_essential_right(endless):
+    revoke(endless, "jobs", "patch")
+    daemon = endless.start_daemon()
     assert daemon.process.wait(60) != 0
     assert "rights on jobs" in daemon.log.read_text()
     assert "patch" in daemon.log.read_text()

@@ -1,4 +1,4 @@
-"""The unmodified SDK asks, and a container on the real kubelet answers."""
+"""The unmodified SDK asks, and containers on the real kubelet answer."""
 
 import contextlib
 import json
@@ -8,13 +8,13 @@ import uuid
 
 import pytest
 from cluster import wait_for
-from network import ASKER
+from network import PARENT_SRUID
 
 LOCATIONS = {"locations": [{"longitude": 0, "latitude": 0}, {"longitude": 1, "latitude": 1}]}
 
 VALUES = [
     {"height": 80, "names": ["a", "é", None], "nested": {"deep": [[1.5]]}},
-    # These are easily taken for nothing, or for something else.
+    # Values that are easily mistaken for no value, or for another.
     0,
     False,
     True,
@@ -28,13 +28,13 @@ VALUES = [
 ]
 
 
-def test_values_come_in_and_go_out_as_they_are(network, asker):
+def test_values_arrive_and_return_unchanged(network, sdk_client):
     questions = [{"input_values": values} for values in VALUES]
-    # A text is read as JSON before an app sees it, so a text that is no JSON comes within a list.
+    # The SDK parses a text as JSON, so a text that is not JSON is wrapped in a list.
     questions[-1]["input_values"] = [VALUES[-1]]
 
     with network.daemon():
-        outcomes = asker.ask_multiple("tests/echo:local", questions, max_workers=4, within=300)
+        outcomes = sdk_client.ask_multiple("tests/echo:local", questions, max_workers=4, within=300)
 
     for question, outcome in zip(questions, outcomes, strict=True):
         values = question["input_values"]
@@ -43,14 +43,14 @@ def test_values_come_in_and_go_out_as_they_are(network, asker):
         assert outcome.output == expected, values
 
 
-def test_no_values_nan_logs_and_monitor_messages(network, asker):
+def test_no_values_nan_logs_and_monitor_messages(network, sdk_client):
     with network.daemon():
-        nothing = asker.ask("tests/echo:local")
-        quiet = asker.ask("tests/nothing-is-a-number:local", subscribe_to_logs=False)
-        monitoring = asker.ask("tests/monitoring:local")
+        nothing = sdk_client.ask("tests/echo:local")
+        quiet = sdk_client.ask("tests/nothing-is-a-number:local", subscribe_to_logs=False)
+        monitoring = sdk_client.ask("tests/monitoring:local")
 
     assert nothing.output == {"received": None, "type": "NoneType"}
-    assert any("Asked with a value of type NoneType." in words for words in nothing.logs())
+    assert any("Asked with a value of type NoneType." in text for text in nothing.logs())
     assert "delivery_acknowledgement" in nothing.kinds()
     assert nothing.kinds()[-1] == "result"
     assert math.isnan(quiet.output["nan"])
@@ -60,13 +60,13 @@ def test_no_values_nan_logs_and_monitor_messages(network, asker):
     assert monitoring.monitor_messages == [{"progress": 50}, 0, [100]]
 
 
-def test_what_a_service_raises_arrives_as_its_own_type_once(network, asker):
+def test_an_exception_of_a_service_arrives_once_with_its_type(network, sdk_client):
     questions = [{"input_values": {"type": how}} for how in ("python", "sdk", "own")]
 
     with network.daemon():
-        outcomes = asker.ask_multiple("tests/raising:local", questions)
-        # What cannot be imported is seen by the SDK itself.
-        missing = asker.ask("tests/missing-import:local")
+        outcomes = sdk_client.ask_multiple("tests/raising:local", questions)
+        # The SDK reports a failed import itself.
+        missing = sdk_client.ask("tests/missing-import:local")
         for outcome in outcomes:
             wait_for_settled(network, outcome.question_uuid)
         rows = [network.rows(outcome.question_uuid, "exception") for outcome in outcomes]
@@ -79,7 +79,7 @@ def test_what_a_service_raises_arrives_as_its_own_type_once(network, asker):
     for outcome, exceptions in zip(outcomes, rows, strict=True):
         assert "The wind was asked for, and it was too much." in outcome.error["message"]
         assert "app.py" in outcome.error["message"]
-        # The container has failed, and that is no second exception.
+        # The failure of the container gives no second exception.
         assert len(exceptions) == 1
 
 
@@ -102,7 +102,7 @@ def test_the_sdks_command_asks(network, tmp_path):
     assert answer["output_values"]["received"] == {"height": 80}
 
 
-def test_a_tree_is_pods_that_labels_find(network, asker):
+def test_the_pods_of_a_tree_are_found_by_labels(network, sdk_client):
     root = "template-child-services/parent-service:local"
     children = {
         "template-child-services/elevation-service:local",
@@ -110,7 +110,7 @@ def test_a_tree_is_pods_that_labels_find(network, asker):
     }
 
     with network.daemon():
-        outcome = asker.ask(root, input_values=LOCATIONS, within=120)
+        outcome = sdk_client.ask(root, input_values=LOCATIONS, within=120)
         assert sorted(outcome.output) == ["elevations", "wind_speeds"]
         asked = outcome.question_uuid
         wait_for(
@@ -119,8 +119,8 @@ def test_a_tree_is_pods_that_labels_find(network, asker):
 
     for row in tree(network, asked):
         own = row["question_uuid"] == asked
-        assert row["originator"] == ASKER
-        assert row["parent"] == (ASKER if own else root)
+        assert row["originator"] == PARENT_SRUID
+        assert row["parent"] == (PARENT_SRUID if own else root)
         assert row["parent_question_uuid"] == (None if own else asked)
 
     results = {row["sender"]: row["question_uuid"] for row in tree(network, asked, "result")}
@@ -135,23 +135,25 @@ def test_a_tree_is_pods_that_labels_find(network, asker):
 
 
 @pytest.mark.long
-def test_a_failure_below_is_told_up_the_tree(network, asker):
+def test_the_failure_of_a_child_is_reported_up_the_tree(network, sdk_client):
     raising = [child("tests/raising:local")]
 
     with network.daemon():
-        outcome = asker.ask("tests/parent:local", input_values={"type": "own"}, children=raising)
+        outcome = sdk_client.ask(
+            "tests/parent:local", input_values={"type": "own"}, children=raising
+        )
 
     assert outcome.error["type"] == "TooWindyError"
-    told = tree(network, outcome.question_uuid, "exception")
-    assert {row["sender"] for row in told} == {"tests/parent:local", "tests/raising:local"}
-    assert len(told) == 2
+    rows = tree(network, outcome.question_uuid, "exception")
+    assert {row["sender"] for row in rows} == {"tests/parent:local", "tests/raising:local"}
+    assert len(rows) == 2
 
 
-def test_each_retry_of_the_sdk_is_a_job_and_has_one_answer(network, asker):
+def test_each_retry_of_the_sdk_has_one_job_and_one_exception(network, sdk_client):
     question = str(uuid.uuid4())
 
     with network.daemon():
-        outcome = asker.ask(
+        outcome = sdk_client.ask(
             "tests/raising:local",
             input_values={"type": "own"},
             raise_errors=False,
@@ -174,12 +176,12 @@ def test_each_retry_of_the_sdk_is_a_job_and_has_one_answer(network, asker):
 
 
 @pytest.mark.long
-def test_a_silent_death_is_reported_once_for_each_attempt_of_the_sdk(network, asker):
-    """A report that came twice would answer the attempt that runs by then."""
+def test_a_silent_failure_is_reported_once_for_each_retry_of_the_sdk(network, sdk_client):
+    """A second report would answer the next retry."""
     question = str(uuid.uuid4())
 
     with network.daemon(), network.daemon():
-        outcome = asker.ask(
+        outcome = sdk_client.ask(
             "deaths/exits:local",
             raise_errors=False,
             max_retries=2,
@@ -194,7 +196,7 @@ def test_a_silent_death_is_reported_once_for_each_attempt_of_the_sdk(network, as
     assert retries(exceptions) == [0, 1, 2]
 
 
-def test_a_question_that_is_delivered_again_runs_once(network):
+def test_a_redelivered_question_runs_once(network):
     with network.daemon(), network.parent("tests/echo:local", input_values=[7]) as parent:
         question = parent.question_uuid
         network.wait_for_run(question)
@@ -202,13 +204,13 @@ def test_a_question_that_is_delivered_again_runs_once(network):
         parent.result()
         wait_for_settled(network, question)
         uid = network.job(question)["metadata"]["uid"]
-        # After it has ended, and after its Job is gone.
+        # After its end, and after the deletion of its Job.
         parent.publish()
-        go_by(network)
+        wait_until_all_handled(network)
         assert network.job(question)["metadata"]["uid"] == uid
         network.cluster.kubectl("delete", "job", f"question-{question}", "-n", network.namespace)
         parent.publish()
-        go_by(network)
+        wait_until_all_handled(network)
         assert network.job(question) is None
 
         assert len(parent.received("result")) == 1
@@ -217,21 +219,23 @@ def test_a_question_that_is_delivered_again_runs_once(network):
         assert len(network.rows(question, "result", "exception")) == 1
 
 
-def test_a_child_that_says_nothing_is_told_of_with_its_last_lines(network):
-    """Each ends before the SDK's `try`, or says nothing though it ends well."""
-    words = {
+def test_a_child_that_ends_silently_is_reported_with_its_last_lines(network):
+    """Each child fails before the SDK's `try`, or ends without an error and without a result."""
+    last_lines = {
         "tests/broken-twine:local": "InvalidTwineJson",
         "tests/bad-configuration:local": "'eighty' is not of type 'number'",
         "deaths/exits:local": "The wind was too much.",
         "deaths/answers-nothing:local": "",
-        # The SDK finds it invalid, and ends with exit code 0.
+        # The SDK finds the question invalid, and ends with exit code 0.
         "tests/echo:local": "",
     }
     invalid = {"save_diagnostics": "SAVE_DIAGNOSTICS_NOW_AND_THEN"}
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(network.daemon())
-        parents = [stack.enter_context(network.parent(sruid, publish=False)) for sruid in words]
+        parents = [
+            stack.enter_context(network.parent(sruid, publish=False)) for sruid in last_lines
+        ]
         for parent in parents:
             more = invalid if parent.recipient == "tests/echo:local" else {}
             parent.sent = parent.attributes(
@@ -246,7 +250,7 @@ def test_a_child_that_says_nothing_is_told_of_with_its_last_lines(network):
             assert len(parent.received("exception")) == 1
             assert exception["exception_type"] == "RuntimeError"
             message, lines = exception["exception_message"], exception["exception_traceback"]
-            last = words[parent.recipient]
+            last = last_lines[parent.recipient]
             if last:
                 assert last in "".join(lines), exception
                 assert parent.recipient in message
@@ -255,7 +259,7 @@ def test_a_child_that_says_nothing_is_told_of_with_its_last_lines(network):
                 assert "without a result" in message
 
 
-# === What is asked of the network ===
+# === Helpers ===
 
 
 def child(sruid):
@@ -269,24 +273,24 @@ def tree(network, originator_question, *kinds):
 
 
 def selected(network, selector):
-    """The questions of the Jobs that a selector of our labels finds."""
+    """The questions of the Jobs that match a selector of our labels."""
     selector = ",".join(f"twined.octue.com/{part}" for part in selector.split(","))
     jobs = network.cluster.kubectl.list("jobs", "-n", network.namespace, "-l", selector)
     return {job["metadata"]["labels"]["twined.octue.com/question"] for job in jobs}
 
 
 def wait_for_settled(network, question, suffix=""):
-    """Waits until the end of a run has been dealt with."""
+    """Waits until a run is settled."""
 
     def settled():
         job = network.job(question, suffix)
         return job and "twined.octue.com/settled" in job["metadata"]["labels"]
 
-    wait_for(settled, f"the end of {question}{suffix} is dealt with", 60)
+    wait_for(settled, f"{question}{suffix} is settled", 60)
 
 
-def go_by(network):
-    """Waits until a question that is asked now has been answered: all before it was seen to."""
+def wait_until_all_handled(network):
+    """Waits until a new question has ended: then all earlier messages have been handled."""
     with network.parent("deaths/exits:local") as other:
         other.exception()
 

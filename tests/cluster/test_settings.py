@@ -1,4 +1,4 @@
-"""The settings of a service, as its pod has them, and what no setting is over."""
+"""The settings of a service, as its pod has them, and the limits that questions cannot exceed."""
 
 import base64
 import json
@@ -14,19 +14,19 @@ WITNESS = "tests/witness:local"
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
-def test_a_pod_has_what_its_settings_say(network):
+def test_a_pod_has_the_settings_of_its_service(network):
     kubectl, namespace = network.cluster.kubectl, network.namespace
-    of = lambda kind, name, **more: {  # noqa: E731
-        "apiVersion": "v1",
-        "kind": kind,
-        "metadata": {"name": name, "namespace": namespace},
-        **more,
-    }
+
+    def manifest(kind, name, **fields):
+        metadata = {"name": name, "namespace": namespace}
+        return {"apiVersion": "v1", "kind": kind, "metadata": metadata, **fields}
+
+    pull_secret = {"type": "kubernetes.io/dockerconfigjson", "data": docker_config()}
     kubectl.create(
-        of("Secret", "turbine", stringData={"key": "of $(HOME) the wind"}),
-        of("ConfigMap", "site", data={"where": "offshore"}),
-        of("ServiceAccount", "services"),
-        of("Secret", "pull", type="kubernetes.io/dockerconfigjson", data=docker_config()),
+        manifest("Secret", "turbine", stringData={"key": "of $(HOME) the wind"}),
+        manifest("ConfigMap", "site", data={"where": "offshore"}),
+        manifest("ServiceAccount", "services"),
+        manifest("Secret", "pull", **pull_secret),
     )
     google = {"path": offline.FOLDER, "secret": offline.SECRET}
     network.settings["rules"] = [
@@ -53,7 +53,7 @@ def test_a_pod_has_what_its_settings_say(network):
             "deadline": "1h30m",
             "cpus": {"default": "50m", "limit": "request"},
             "memory": {"limit": "1Gi"},
-            # As it is for images of before 2025: another command, of any words.
+            # Another command, as images from before 2025 need.
             "command": ["/bin/sh", "-c", 'exec octue twined question ask-local "$@"', "$0"],
         },
     ]
@@ -69,12 +69,12 @@ def test_a_pod_has_what_its_settings_say(network):
     assert variables["TURBINE_KEY"] == "of the later rule"
     assert variables["OCTUE_SERVICE_REVISION_TAG"] == "local"
     assert variables["COMPUTE_PROVIDER"] == "GOOGLE_KUEUE"
-    # One Service of the namespace more is no variable more.
+    # Services of the namespace add no variables.
     assert not [name for name in variables if name.startswith("KUBERNETES_SERVICE_HOST_")]
     assert output["read"] == {
         "/turbine/key": "of $(HOME) the wind",
         "/site/where": "offshore",
-        "/scratch/written!": "made",
+        "/scratch/written!": "created",
         "/site/written!": "OSError",
         TOKEN: "FileNotFoundError",
     }
@@ -98,9 +98,9 @@ def test_a_pod_has_what_its_settings_say(network):
 
 
 def test_a_volume_claim_outlives_the_question_that_writes_to_it(network):
-    """A claim of the namespace, on a volume of the node."""
-    name = f"kept-{network.namespace}"
-    host = network.folder / "kept"
+    """A claim in the namespace, on a volume of the node."""
+    name = f"shared-{network.namespace}"
+    host = network.folder / "shared"
     host.mkdir()
     common = {"storageClassName": name, "accessModes": ["ReadWriteMany"]}
     network.cluster.kubectl.create(
@@ -113,23 +113,23 @@ def test_a_volume_claim_outlives_the_question_that_writes_to_it(network):
         {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "kept", "namespace": network.namespace},
+            "metadata": {"name": "shared", "namespace": network.namespace},
             "spec": {**common, "resources": {"requests": {"storage": "1Gi"}}},
         },
     )
     google = {"path": offline.FOLDER, "secret": offline.SECRET}
-    volumes = [google, {"path": "/kept", "claim": "kept"}]
+    volumes = [google, {"path": "/shared", "claim": "shared"}]
     network.settings["rules"] = [{"services": ["tests/witness"], "volumes": volumes}]
-    asked = [["/kept/one!"], ["/kept", "/kept/one!"]]
+    reads = [["/shared/one!"], ["/shared", "/shared/one!"]]
 
     with network.daemon():
         seen = []
-        for read in asked:
+        for read in reads:
             with network.parent(WITNESS, input_values={"read": read}) as parent:
                 seen.append(parent.result(within=120)["output_values"]["read"])
 
     network.cluster.kubectl("delete", "persistentvolume", name, "--wait=false")
-    assert seen == [{"/kept/one!": "made"}, {"/kept": ["one!"], "/kept/one!": "made"}]
+    assert seen == [{"/shared/one!": "created"}, {"/shared": ["one!"], "/shared/one!": "created"}]
 
 
 def test_a_question_with_a_gpu_waits_for_a_node_that_has_one(fake_network):
@@ -149,26 +149,28 @@ def test_a_question_with_a_gpu_waits_for_a_node_that_has_one(fake_network):
         (container,) = pod["spec"]["containers"]
         assert container["resources"]["limits"] == {resource: "1"}
         assert container["resources"]["requests"][resource] == "1"
-        wait_for(lambda: any(resource in said for said in parent.logs()), "it says what it waits for")
+        notified = lambda: any(resource in text for text in parent.logs())  # noqa: E731
+        wait_for(notified, "the parent is notified what the question waits for")
         assert not parent.ends()
 
         gpus("1")
 
-        pod = fake_network.wait_for_pod(parent.question_uuid, lambda pod: pod["spec"].get("nodeName"))
+        is_scheduled = lambda pod: pod["spec"].get("nodeName")  # noqa: E731
+        pod = fake_network.wait_for_pod(parent.question_uuid, is_scheduled)
         assert pod["spec"]["nodeName"] == node
         parent.cancel()
         parent.exception()
     gpus(None)
 
 
-def test_what_the_question_asks_for_is_over_the_default_and_under_the_cap(network):
+def test_a_request_of_a_question_overrides_the_default_up_to_the_cap(network):
     network.settings["rules"] = [
         {"services": ["deaths/*"], "memory": {"cap": "256Mi"}, "cpus": {"cap": 2}}
     ]
-    asks = {"cpus": "1", "memory": "200Mi", "ephemeral_storage": "80Mi"}
+    requests = {"cpus": "1", "memory": "200Mi", "ephemeral_storage": "80Mi"}
 
     with network.daemon():
-        with network.parent("deaths/exits:local", attributes=asks) as parent:
+        with network.parent("deaths/exits:local", attributes=requests) as parent:
             parent.exception()
             (container,) = network.wait_for_pod(parent.question_uuid)["spec"]["containers"]
             assert container["resources"]["requests"] == {
@@ -185,7 +187,7 @@ def test_what_the_question_asks_for_is_over_the_default_and_under_the_cap(networ
     assert "cap" in refused["exception_message"]
 
 
-def test_a_run_over_its_deadline_is_a_time_out(network):
+def test_a_run_over_its_deadline_ends_with_a_timeout_error(network):
     network.settings["rules"] = [{"services": ["deaths/sleeps"], "deadline": "3s"}]
 
     with network.daemon(), network.parent("deaths/sleeps:local") as parent:
@@ -196,7 +198,7 @@ def test_a_run_over_its_deadline_is_a_time_out(network):
     assert "deadline" in exception["exception_message"]
 
 
-def test_what_is_denied_or_too_deep_is_refused_with_its_setting(network):
+def test_denied_services_and_deep_questions_are_refused_with_the_setting(network):
     network.settings |= {"allow": ["tests/*", "deaths/*"], "deny": ["deaths/is-*"], "depth": 0}
     backend = {"name": "GCPPubSubBackend", "project_id": "tests"}
     echo = {"key": "child", "id": "tests/echo:local", "backend": backend}
@@ -211,13 +213,13 @@ def test_what_is_denied_or_too_deep_is_refused_with_its_setting(network):
         with network.parent("tests/parent:local", input_values=1, children=[echo]) as parent:
             exception = parent.exception()
 
-    # The child was refused, and its parent raised what it was told.
+    # The child was refused, and its parent raised that exception.
     assert exception["exception_type"] == "PermissionError"
     assert "depth" in exception["exception_message"]
 
 
 @pytest.mark.long
-def test_security_is_enforced_and_restricted_by_choice(network):
+def test_pod_security_is_baseline_by_default_and_restricted_by_a_setting(network):
     network.settings["rules"] = [
         {
             "services": ["tests/witness"],
@@ -227,7 +229,7 @@ def test_security_is_enforced_and_restricted_by_choice(network):
     ]
 
     with network.daemon():
-        # Today's images run as root; the kubelet lets none start that has to run as another.
+        # The images run as root, so the kubelet starts none with `runAsNonRoot`.
         with network.parent(WITNESS, input_values=1) as restricted:
             pod = network.wait_for_pod(restricted.question_uuid)
             strict = pod["spec"]["containers"][0]["securityContext"]
@@ -249,8 +251,8 @@ def test_security_is_enforced_and_restricted_by_choice(network):
 
 
 @pytest.mark.long
-def test_the_pods_pass_where_the_namespace_enforces_the_same_standard(network):
-    """Kubernetes' own admission judges what is called `baseline` and `restricted`."""
+def test_pods_are_admitted_if_the_namespace_enforces_the_same_standard(network):
+    """Kubernetes' own admission checks `baseline` and `restricted`."""
     label = "pod-security.kubernetes.io/enforce"
     network.settings["rules"] = [{"services": ["deaths/exits"], "security": "restricted"}]
 
@@ -263,7 +265,7 @@ def test_the_pods_pass_where_the_namespace_enforces_the_same_standard(network):
                 "label", "namespace", network.namespace, f"{label}={standard}", "--overwrite"
             )
             with network.parent(sruid, input_values=1) as parent:
-                # There is a pod: whether its image may be root is another matter.
+                # The pod was admitted. Whether its image can start does not matter here.
                 assert network.wait_for_pod(parent.question_uuid)
                 parent.end()
 

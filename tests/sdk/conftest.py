@@ -1,10 +1,9 @@
-"""Networks to ask in, and a Python of a person's to ask with.
+"""A local network, and a client that asks questions in it with the unmodified SDK.
 
-Run as `TWINED_BIN=/path/to/twined python -m pytest tests/sdk`, with a Python that has what
-`requirements.txt` names. Nothing here leaves this machine.
+Run with `TWINED_BIN=/path/to/twined python -m pytest tests/sdk`, with a Python that has the
+packages of `requirements.txt`. The tests use no external network.
 """
 
-import json
 import os
 import re
 import shutil
@@ -19,13 +18,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from asking import Asker, end_of
+from sdk_client import SdkClient, end_of
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 
-# What a program gets of the environment that the tests run in: no variable of Google's or ours.
-USUAL = {
+# The environment of programs: no variables of Google's clients or of `twined`.
+BASE_ENVIRONMENT = {
     **{name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ},
     "PATH": os.pathsep.join([str(BIN), os.environ["PATH"]]),
     "PYTHONDONTWRITEBYTECODE": "1",
@@ -33,7 +32,7 @@ USUAL = {
 
 
 def wait_for(condition, what, within=30):
-    """Waits until `condition()` is something, and returns it."""
+    """Waits until `condition()` is true, and returns its value."""
     deadline = time.monotonic() + within
 
     while True:
@@ -56,22 +55,22 @@ def free_port():
 
 
 class Program:
-    """A process of the binary, with what it says on stderr kept in a file."""
+    """A process of the binary, with its stderr in a file."""
 
     def __init__(self, arguments, stderr, **environment):
         self.stderr = stderr
         self.process = subprocess.Popen(
             [str(argument) for argument in arguments],
-            env={**USUAL, **environment},
+            env={**BASE_ENVIRONMENT, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr.open("w"),
-            # A signal to it is to reach it alone, as Ctrl-C in its own terminal would not.
+            # So that signals to the tests, for example Ctrl-C, do not reach it.
             start_new_session=True,
         )
 
     def address(self, name):
-        """The address that it prints on a line that starts with `name`."""
+        """The address on the printed line that starts with `name`."""
         pattern = re.compile(rf"^\s*{name}\W+(?:http://)?([\w.]+:\d+)\b", re.MULTILINE)
 
         def printed():
@@ -82,12 +81,12 @@ class Program:
         return wait_for(printed, f"the address of `{name}` is printed", within=10).group(1)
 
     def kill(self):
-        """Ends the process and nothing that it started."""
+        """Kills the process, but not its child processes."""
         self.process.kill()
         self.process.wait()
 
     def interrupt(self, within=20):
-        """Ends it as Ctrl-C does, and returns its exit code."""
+        """Ends the process by SIGINT, and returns its exit code."""
         self.process.send_signal(signal.SIGINT)
 
         try:
@@ -98,7 +97,7 @@ class Program:
 
 
 class Network:
-    """`twined local`, its store, and what `twined env` says of it."""
+    """`twined local`, its store, and the environment of `twined env`."""
 
     def __init__(self, binary, folders, data, *options, **environment):
         data.mkdir(exist_ok=True)
@@ -121,11 +120,11 @@ class Network:
             return False
 
     def printed_environment(self, *options):
-        """What a shell has after `eval "$(twined env)"`."""
+        """The environment of a shell after `eval "$(twined env)"`."""
         script = 'eval "$("$0" env --shim --url "$1")" && env -0'
         printed = subprocess.run(
             ["sh", "-c", script, self.binary, self.url],
-            env=USUAL,
+            env=BASE_ENVIRONMENT,
             capture_output=True,
             check=True,
             text=True,
@@ -133,16 +132,19 @@ class Network:
         return dict(entry.split("=", 1) for entry in printed.split("\0") if "=" in entry)
 
     def rows(self, question_uuid, *kinds):
-        """The events of a question that are on record by now, in the order of their times."""
+        """The events of a question on record so far, ordered by time."""
         return self.select("question_uuid = ?", question_uuid, kinds)
 
-    def record(self, question_uuid, *kinds):
-        """The events of a question that has ended: the asker may know of it before the store."""
+    def final_rows(self, question_uuid, *kinds):
+        """Waits until the terminal event is on record, and returns the events of the question.
+
+        A parent may receive a terminal event before it is on record.
+        """
         self.wait_for_row(question_uuid, "result", "exception")
         return self.rows(question_uuid, *kinds)
 
     def tree(self, originator_question_uuid, *kinds):
-        """The same, of a question and all that were asked because of it."""
+        """The events on record so far of a root question and all questions of its tree."""
         return self.select("originator_question_uuid = ?", originator_question_uuid, kinds)
 
     def select(self, where, value, kinds):
@@ -168,7 +170,7 @@ class Network:
 
 @pytest.fixture(scope="session")
 def binary():
-    """The binary that is tested."""
+    """The binary under test."""
     built = HERE.parent.parent / "target" / "debug" / "twined"
     path = Path(os.environ.get("TWINED_BIN", built))
 
@@ -179,7 +181,7 @@ def binary():
 
 @pytest.fixture(scope="session")
 def templates():
-    """The SDK's own example of a service with children, as it was installed."""
+    """The SDK's example of a service with children, as installed."""
     import importlib.util
 
     octue = Path(importlib.util.find_spec("octue").origin).parent
@@ -188,14 +190,14 @@ def templates():
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory):
-    """The services of these tests, in a folder that a test may change."""
+    """The services of these tests, in a folder that tests may change."""
     folder = tmp_path_factory.mktemp("network") / "services"
     return Path(shutil.copytree(HERE / "services", folder))
 
 
 @pytest.fixture(scope="session")
 def network(binary, services, templates):
-    """A network for all tests that leave it as it was."""
+    """The network that all tests share which leave it unchanged."""
     network = Network(
         binary,
         [services, templates],
@@ -209,15 +211,15 @@ def network(binary, services, templates):
         "--env",
         "GIVEN=in the command",
         PASSED_ON="from the shell",
-        KEPT_BACK="from the shell",
+        NOT_PASSED_ON="from the shell",
     )
     yield network
     assert network.program.interrupt() == 0
 
 
 @pytest.fixture(scope="session")
-def asker(network, tmp_path_factory):
+def sdk_client(network, tmp_path_factory):
     """Asks questions in `network`."""
-    asker = Asker(network.environment, tmp_path_factory.mktemp("asker") / "stderr.log")
-    yield asker
-    asker.close()
+    client = SdkClient(network.environment, tmp_path_factory.mktemp("sdk-client") / "stderr.log")
+    yield client
+    client.close()

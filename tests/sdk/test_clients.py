@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = ROOT / "tests" / "clients"
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 
-# Seconds for a program that takes one or two.
+# In seconds. A program takes one or two.
 TIMEOUT = 60
 
 
@@ -34,7 +34,7 @@ def go_client(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def node_client():
-    """The command of the Node.js program, whose packages are kept below `target`."""
+    """The command of the Node.js program, whose packages are cached below `target`."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             pytest.skip(f"no {program} on this machine")
@@ -76,7 +76,7 @@ def test_the_node_client_creates_publishes_receives_lists_detaches_and_deletes(
 
 
 def assert_all_done(network, emulator, command, *arguments):
-    """Runs a program, and compares what it saw with what Google's Pub/Sub would show it."""
+    """Runs a program, and compares its report with what Google's Pub/Sub would give."""
     name = f"client-{uuid.uuid4()}"
     done = subprocess.run(
         [*command, name, *arguments],

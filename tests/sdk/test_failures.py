@@ -1,11 +1,11 @@
-"""What goes wrong is told to the one who asked, soon and in words that he can use."""
+"""Failures are reported to the parent soon, with a message that names the cause."""
 
 import json
 
 import pytest
 from conftest import wait_for
 
-# `twined` judges by the end of a process; the SDK's own last words are quicker than that.
+# In seconds, from the end of the child's process.
 SOON = 2
 
 
@@ -13,21 +13,21 @@ SOON = 2
     ("how", "expected"),
     [("python", "ValueError"), ("sdk", "InvalidInputException"), ("own", "TooWindyError")],
 )
-def test_the_type_that_a_service_raises_arrives(asker, network, how, expected):
-    outcome = asker.ask("tests/raising:local", input_values={"type": how})
+def test_an_exception_of_a_service_arrives_with_its_type(sdk_client, network, how, expected):
+    outcome = sdk_client.ask("tests/raising:local", input_values={"type": how})
 
     assert outcome.error["type"] == expected
     assert "The wind was asked for, and it was too much." in outcome.error["message"]
     assert "app.py" in outcome.error["message"]
-    # Its diagnostics go to a bucket that is not there: that is not waited for.
+    # The child does not wait for its diagnostics, whose bucket does not exist.
     assert outcome.seconds < 15
-    # It has spoken for itself: nobody speaks for it.
-    asker.ask("tests/echo:local")
-    assert len(network.record(outcome.question_uuid, "exception")) == 1
+    # The child published an exception, so the daemon publishes none.
+    sdk_client.ask("tests/echo:local")
+    assert len(network.final_rows(outcome.question_uuid, "exception")) == 1
 
 
 @pytest.mark.parametrize(
-    ("service", "words"),
+    ("service", "texts"),
     [
         ("broken-twine", ["InvalidTwineJson"]),
         ("bad-configuration", ["InvalidValuesContents", "'eighty' is not of type 'number'"]),
@@ -35,21 +35,21 @@ def test_the_type_that_a_service_raises_arrives(asker, network, how, expected):
         ("secretive", ["CredentialNotFound", "'NOBODY_HAS_THIS' missing from environment"]),
     ],
 )
-def test_a_service_that_cannot_start_tells_the_asker_pythons_error(asker, network, service, words):
-    outcome = asker.ask(f"tests/{service}:local")
+def test_a_service_that_cannot_start_reports_pythons_error(sdk_client, network, service, texts):
+    outcome = sdk_client.ask(f"tests/{service}:local")
 
-    told = outcome.error["type"] + ": " + outcome.error["message"]
-    for word in words:
-        assert word in told
+    error = outcome.error["type"] + ": " + outcome.error["message"]
+    for text in texts:
+        assert text in error
     assert outcome.seconds < 15
-    (exception,) = network.record(outcome.question_uuid, "exception")
+    (exception,) = network.final_rows(outcome.question_uuid, "exception")
     assert exception["sender"] == f"tests/{service}:local"
     assert exception["recipient"] == "local/local:local"
 
 
 @pytest.mark.parametrize("sruid", ["tests/echo:locall", "tests/ecko:local"])
-def test_a_typo_is_a_service_not_found_at_once(asker, network, sruid):
-    outcome = asker.ask(sruid, input_values=1)
+def test_a_mistyped_sruid_gives_service_not_found_at_once(sdk_client, network, sruid):
+    outcome = sdk_client.ask(sruid, input_values=1)
 
     assert outcome.error["type"] == "ServiceNotFound"
     assert outcome.error["module"] == "octue.twined.exceptions"
@@ -57,25 +57,25 @@ def test_a_typo_is_a_service_not_found_at_once(asker, network, sruid):
     assert outcome.seconds < SOON
 
 
-def test_a_child_killed_with_its_last_log_unread_is_an_exception_soon(asker, network, tmp_path):
+def test_a_child_that_is_killed_is_reported_soon_after_its_last_log(sdk_client, network, tmp_path):
     died = tmp_path / "died"
 
-    outcome = asker.ask("tests/dying:local", input_values={"file": str(died)})
+    outcome = sdk_client.ask("tests/dying:local", input_values={"file": str(died)})
 
     assert outcome.error["type"] == "RuntimeError"
     assert outcome.ended - float(died.read_text()) < SOON
-    # All that it said comes first, and nothing comes twice.
+    # All events of the child precede the exception, and no event arrives twice.
     kinds = outcome.kinds()
     assert kinds[-1] == "exception"
     assert kinds.count("exception") == 1
-    kept = [row["kind"] for row in network.record(outcome.question_uuid)]
-    assert kept.count("exception") == 1
-    assert kept.count("log_record") == kinds.count("log_record")
+    recorded = [row["kind"] for row in network.final_rows(outcome.question_uuid)]
+    assert recorded.count("exception") == 1
+    assert recorded.count("log_record") == kinds.count("log_record")
 
 
-def test_a_question_that_failed_can_be_asked_again(asker, network):
-    """`max_retries` asks again with one more in `retry_count`; each attempt is a run."""
-    outcome = asker.ask(
+def test_a_failed_question_can_be_retried(sdk_client, network):
+    """`max_retries` asks again with the next `retry_count`; each retry is a run."""
+    outcome = sdk_client.ask(
         "tests/raising:local",
         input_values={"type": "own"},
         raise_errors=False,
@@ -84,11 +84,11 @@ def test_a_question_that_failed_can_be_asked_again(asker, network):
     )
 
     assert outcome.error["type"] == "TooWindyError"
-    asked = network.record(outcome.question_uuid, "question")
+    asked = network.final_rows(outcome.question_uuid, "question")
     assert retries(asked) == [0, 1]
     both = lambda: len(network.rows(outcome.question_uuid, "exception")) == 2  # noqa: E731
-    wait_for(both, "an exception of each attempt is on record")
-    assert retries(network.record(outcome.question_uuid, "exception")) == [0, 1]
+    wait_for(both, "an exception of each retry is on record")
+    assert retries(network.final_rows(outcome.question_uuid, "exception")) == [0, 1]
 
 
 def retries(rows):

@@ -1,21 +1,20 @@
-"""A question that is mounted into a container: what is in `/twined`, without the container."""
+"""The files in `/twined` of a container with a mounted question, tested without a container."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from test_shim import ASK_LOCAL, CHILDREN, SERIALISED, SHIM, USUAL
+from test_shim import ASK_LOCAL, CHILDREN, SERIALISED, SHIM, BASE_ENVIRONMENT
 
 SOURCES = SHIM / "mounted"
 
 
 @pytest.fixture
 def mounted(tmp_path):
-    """The folder as Kubernetes mounts it: each file is a link into a folder beside it."""
+    """The folder as Kubernetes mounts it: each file is a link to one in a folder beside it."""
     folder, real = tmp_path / "twined", tmp_path / "twined" / "..2026"
     real.mkdir(parents=True)
     for source in (
@@ -43,7 +42,7 @@ def start(folder, *command, parts=1, cwd=None, **environment):
     return subprocess.run(
         [sys.executable, "-S", str(folder / "start.py"), *command],
         env={
-            **USUAL,
+            **BASE_ENVIRONMENT,
             "TWINED_QUESTION_FILE": str(folder / "question.json"),
             "TWINED_QUESTION_PARTS": str(parts),
             **environment,
@@ -55,7 +54,7 @@ def start(folder, *command, parts=1, cwd=None, **environment):
     )
 
 
-def test_the_command_takes_our_place_with_its_arguments_as_they_are(mounted):
+def test_the_command_replaces_our_process_with_unchanged_arguments(mounted):
     folder = mounted()
     arguments = ["$(HOME) $HOME", "a  b", "*", "", "'\"\n"]
     code = "import json, os, sys; print(json.dumps([os.getpid(), sys.argv[1:]]))"
@@ -70,7 +69,7 @@ def test_the_command_takes_our_place_with_its_arguments_as_they_are(mounted):
     assert json.loads(output) == [process.pid, arguments]
 
 
-def test_the_images_own_path_and_sitecustomize_are_behind_ours(mounted, tmp_path):
+def test_the_images_own_path_and_sitecustomize_follow_ours(mounted, tmp_path):
     folder, own = mounted(), tmp_path / "own"
     own.mkdir()
     (own / "sitecustomize.py").write_text("import sys; sys.own_ran = True")
@@ -84,8 +83,8 @@ def test_the_images_own_path_and_sitecustomize_are_behind_ours(mounted, tmp_path
     assert run.stderr == ""
 
 
-def test_an_image_that_has_the_shim_keeps_what_it_patches(mounted, tmp_path):
-    """As images of tests do, off line: both leave a hook behind."""
+def test_an_image_with_the_shim_keeps_its_patches(mounted, tmp_path):
+    """For example the images of `tests/cluster`. Both shims install hooks."""
     code = "import sys; print(*sorted(sys.meta_path[0]._after))"
 
     run = start(mounted(), sys.executable, "-c", code, PYTHONPATH=str(SHIM))
@@ -96,7 +95,7 @@ def test_an_image_that_has_the_shim_keeps_what_it_patches(mounted, tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "code"), [(None, 127), (0o600, 126)])
-def test_a_command_that_cannot_be_is_told_with_the_code_of_a_shell(mounted, tmp_path, mode, code):
+def test_a_command_that_cannot_start_exits_with_the_code_of_a_shell(mounted, tmp_path, mode, code):
     program = tmp_path / "program"
     if mode is not None:
         program.write_text("")
@@ -109,7 +108,7 @@ def test_a_command_that_cannot_be_is_told_with_the_code_of_a_shell(mounted, tmp_
     assert run.stderr.count("\n") == 1
 
 
-def test_a_question_in_parts_is_answered_whole(mounted, tmp_path):
+def test_a_question_in_parts_arrives_complete(mounted, tmp_path):
     service = tmp_path / "service"
     service.mkdir()
     (service / "octue.yaml").write_text("services:\n  - {name: parent, namespace: tests}\n")
@@ -126,12 +125,12 @@ def test_a_question_in_parts_is_answered_whole(mounted, tmp_path):
         "    }\n"
     )
     question = {"input_values": ["é" * 1_000_000], "children": CHILDREN}
-    # One more byte before the parts: they end within a character.
-    whole = b" " + json.dumps(question, ensure_ascii=False).encode()
-    folder = mounted(whole, parts=3)
-    # What stands in for the schemas is not mounted: here the SDK gets them from a file.
+    # With one more byte at the start, the parts end within a character.
+    text = b" " + json.dumps(question, ensure_ascii=False).encode()
+    folder = mounted(text, parts=3)
+    # The replacement of the schemas is not mounted, so the code below replaces the validation.
     attributes = ["--attributes", json.dumps(SERIALISED)]
-    command = [sys.executable, "-c", STAND_INS + ASK_LOCAL, "twined", "question", "ask-local"]
+    command = [sys.executable, "-c", NO_SCHEMAS + ASK_LOCAL, "twined", "question", "ask-local"]
 
     run = start(
         folder, *command, *attributes, parts=3, cwd=service, OCTUE_SERVICE_REVISION_TAG="local"
@@ -147,8 +146,8 @@ def test_a_question_in_parts_is_answered_whole(mounted, tmp_path):
     }
 
 
-# Every schema is taken for one that takes all, so that this test needs no network.
-STAND_INS = """
+# Every value is valid, so that this test needs no network.
+NO_SCHEMAS = """
 import jsonschema, octue.resources
 from octue.twined import twine
 twine.jsonschema_validate = lambda *_, **__: None
@@ -157,7 +156,7 @@ validation.jsonschema_validator = jsonschema.Draft202012Validator({})
 """
 
 
-def test_the_schemas_are_left_alone_where_there_is_a_network(mounted):
+def test_the_schemas_are_not_replaced_in_a_container(mounted):
     code = (
         "import sys, octue.resources, octue.twined.twine as twine\n"
         "print(*sorted(sys.meta_path[0]._after), twine.jsonschema_validate.__module__)\n"
@@ -173,8 +172,10 @@ def test_the_schemas_are_left_alone_where_there_is_a_network(mounted):
     ]
 
 
-def test_a_part_that_is_missing_ends_it_before_it_runs(mounted):
-    run = start(mounted(b'{"input_values": 1}'), sys.executable, "-c", "import octue", "ask-local", parts=2)
+def test_a_question_with_a_missing_part_does_not_run(mounted):
+    folder = mounted(b'{"input_values": 1}')
+
+    run = start(folder, sys.executable, "-c", "import octue", "ask-local", parts=2)
 
     assert run.returncode == 1
     assert run.stderr.startswith("twined: cannot read the question file")

@@ -15,7 +15,6 @@ import uuid
 import grpc
 import pytest
 from google.api_core import exceptions
-from google.auth.credentials import AnonymousCredentials
 from google.cloud import pubsub_v1
 from google.protobuf.duration_pb2 import Duration
 from google.pubsub_v1 import PublisherClient
@@ -25,13 +24,13 @@ from google.pubsub_v1.types import RetryPolicy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# Longer than anything takes here but an ack deadline of ten seconds.
+# In seconds. Longer than every call here, and shorter than the ack deadline of ten seconds.
 SOON = 8
 
 
 @pytest.fixture(scope="session")
 def emulator():
-    """Start an emulator for all tests, and give its address."""
+    """Starts an emulator for all tests, and yields its address."""
     binary = os.environ.get("TWINED_BIN", str(ROOT / "target" / "debug" / "twined"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -52,7 +51,7 @@ def emulator():
 
 
 def wait_until_ready(address, process):
-    """Wait for the first RPC that works."""
+    """Waits for the first call that succeeds."""
     with grpc.insecure_channel(address) as channel:
         grpc.channel_ready_future(channel).result(timeout=10)
         client = pubsub_v1.PublisherClient(transport=PublisherGrpcTransport(channel=channel))
@@ -77,12 +76,12 @@ def subscriber(emulator):
 
 
 @pytest.fixture
-def world(publisher, subscriber):
-    return World(publisher, subscriber)
+def pubsub(publisher, subscriber):
+    return PubSub(publisher, subscriber)
 
 
-class World:
-    """A topic and a subscription of a name of their own."""
+class PubSub:
+    """A new topic, and the name of a subscription to it."""
 
     def __init__(self, publisher, subscriber):
         name = f"test-{uuid.uuid4()}"
@@ -97,7 +96,8 @@ class World:
         return self.subscriber.create_subscription(request=request)
 
     def publish(self, *texts, **attributes):
-        futures = [self.publisher.publish(self.topic, text.encode(), **attributes) for text in texts]
+        publish = self.publisher.publish
+        futures = [publish(self.topic, text.encode(), **attributes) for text in texts]
         return [future.result(timeout=SOON) for future in futures]
 
     def pull(self, timeout=SOON, **request):
@@ -108,7 +108,8 @@ class World:
         return self.pull(return_immediately=True)
 
     def ack(self, messages):
-        request = {"subscription": self.subscription, "ack_ids": [message.ack_id for message in messages]}
+        ack_ids = [message.ack_id for message in messages]
+        request = {"subscription": self.subscription, "ack_ids": ack_ids}
         self.subscriber.acknowledge(request=request)
 
     def extend(self, messages, seconds):
@@ -124,7 +125,7 @@ class World:
 
 
 class Stream:
-    """A streaming pull whose messages are taken one by one."""
+    """A streaming pull that returns its messages one by one."""
 
     def __init__(self, subscriber, subscription, **options):
         self.messages = queue.Queue()
@@ -172,18 +173,18 @@ MESSAGES = {
         ('attributes."iana.org/language_tag" = "\\u0065n"', ["com"]),
     ],
 )
-def test_a_filter_chooses(world, filter, wanted):
-    assert world.subscribe(filter=filter).filter == filter
+def test_a_filter_selects_messages(pubsub, filter, wanted):
+    assert pubsub.subscribe(filter=filter).filter == filter
     for text, attributes in MESSAGES.items():
-        world.publish(text, **attributes)
-    assert texts(world.pull_now()) == wanted
+        pubsub.publish(text, **attributes)
+    assert texts(pubsub.pull_now()) == wanted
 
 
-def test_a_stream_gets_only_what_its_filter_wants(world):
-    world.subscribe(filter='attributes.to = "me"')
-    with world.stream() as stream:
+def test_a_stream_receives_only_messages_that_pass_the_filter(pubsub):
+    pubsub.subscribe(filter='attributes.to = "me"')
+    with pubsub.stream() as stream:
         for number in range(20):
-            world.publish(str(number), to="me" if number % 2 else "you")
+            pubsub.publish(str(number), to="me" if number % 2 else "you")
         seen = []
         for _ in range(10):
             message = stream.next()
@@ -202,18 +203,18 @@ def test_a_stream_gets_only_what_its_filter_wants(world):
         "attributes:" + "a" * 256,
     ],
 )
-def test_a_bad_filter_is_refused(world, filter):
+def test_a_bad_filter_is_refused(pubsub, filter):
     with pytest.raises(exceptions.InvalidArgument, match="filter"):
-        world.subscribe(filter=filter)
+        pubsub.subscribe(filter=filter)
 
 
-def test_a_key_keeps_its_order(world):
-    world.subscribe(enable_message_ordering=True)
+def test_messages_of_an_ordering_key_arrive_in_order(pubsub):
+    pubsub.subscribe(enable_message_ordering=True)
     for number in range(100):
         for key in "ab":
-            world.publisher.publish(world.topic, str(number).encode(), ordering_key=key)
+            pubsub.publisher.publish(pubsub.topic, str(number).encode(), ordering_key=key)
     seen = {"a": [], "b": []}
-    with world.stream() as stream:
+    with pubsub.stream() as stream:
         for _ in range(200):
             message = stream.next()
             seen[message.ordering_key].append(int(message.data))
@@ -221,37 +222,37 @@ def test_a_key_keeps_its_order(world):
     assert seen == {"a": list(range(100)), "b": list(range(100))}
 
 
-def test_a_nack_brings_back_all_later_ones_of_its_key(world):
-    world.subscribe(enable_message_ordering=True)
-    world.publish("1", "2", "3", ordering_key="key")
-    first = world.pull()
+def test_a_nack_redelivers_all_later_messages_of_its_key(pubsub):
+    pubsub.subscribe(enable_message_ordering=True)
+    pubsub.publish("1", "2", "3", ordering_key="key")
+    first = pubsub.pull()
     assert texts(first) == ["1", "2", "3"]
-    world.publish("4", ordering_key="key")
-    assert world.pull_now() == [], "the key is out with somebody"
+    pubsub.publish("4", ordering_key="key")
+    assert pubsub.pull_now() == [], "messages of the key are outstanding"
 
-    world.ack(first[:1])
-    world.extend(first[1:2], 0)
+    pubsub.ack(first[:1])
+    pubsub.extend(first[1:2], 0)
 
-    assert texts(world.pull()) == ["2", "3", "4"]
+    assert texts(pubsub.pull()) == ["2", "3", "4"]
 
 
-def test_an_expiry_brings_back_all_later_ones_of_its_key(world):
-    world.subscribe(enable_message_ordering=True)
-    world.publish("1", "2", "3", ordering_key="key")
-    first = world.pull()
-    world.extend(first[1:], 600)
+def test_an_expired_deadline_redelivers_all_later_messages_of_its_key(pubsub):
+    pubsub.subscribe(enable_message_ordering=True)
+    pubsub.publish("1", "2", "3", ordering_key="key")
+    first = pubsub.pull()
+    pubsub.extend(first[1:], 600)
 
-    again = world.pull(timeout=20)
+    again = pubsub.pull(timeout=20)
 
     assert texts(again) == ["1", "2", "3"]
     assert {message.ack_id for message in first}.isdisjoint(message.ack_id for message in again)
 
 
-def test_a_nack_on_a_stream_comes_again_in_order(world):
-    world.subscribe(enable_message_ordering=True)
-    world.publish("1", "2", "3", ordering_key="key")
+def test_a_nack_on_a_stream_redelivers_in_order(pubsub):
+    pubsub.subscribe(enable_message_ordering=True)
+    pubsub.publish("1", "2", "3", ordering_key="key")
     seen = []
-    with world.stream() as stream:
+    with pubsub.stream() as stream:
         while len(seen) < 5:
             message = stream.next()
             seen.append(message.data.decode())
@@ -259,100 +260,100 @@ def test_a_nack_on_a_stream_comes_again_in_order(world):
     assert seen == ["1", "2", "3", "2", "3"]
 
 
-def test_what_is_not_acked_comes_again_after_its_deadline(world):
-    world.subscribe(ack_deadline_seconds=10)
-    ids = world.publish("acked", "left", "extended")
-    first = world.pull()
-    world.ack(first[:1])
-    world.extend(first[2:], 60)
+def test_a_message_that_is_not_acked_is_redelivered_after_its_deadline(pubsub):
+    pubsub.subscribe(ack_deadline_seconds=10)
+    ids = pubsub.publish("acked", "expired", "extended")
+    first = pubsub.pull()
+    pubsub.ack(first[:1])
+    pubsub.extend(first[2:], 60)
     start = time.monotonic()
 
-    again = world.pull(timeout=20)
+    again = pubsub.pull(timeout=20)
 
     assert time.monotonic() - start >= 9
-    assert texts(again) == ["left"]
+    assert texts(again) == ["expired"]
     assert again[0].message.message_id == ids[1]
 
 
-def test_a_nack_waits_for_the_back_off_of_the_retry_policy(world):
+def test_a_nack_waits_for_the_back_off_of_the_retry_policy(pubsub):
     backoff = Duration(seconds=2)
-    world.subscribe(retry_policy=RetryPolicy(minimum_backoff=backoff, maximum_backoff=backoff))
-    world.publish("a")
+    pubsub.subscribe(retry_policy=RetryPolicy(minimum_backoff=backoff, maximum_backoff=backoff))
+    pubsub.publish("a")
     start = time.monotonic()
-    world.extend(world.pull(), 0)
-    assert world.pull_now() == []
-    assert texts(world.pull()) == ["a"]
+    pubsub.extend(pubsub.pull(), 0)
+    assert pubsub.pull_now() == []
+    assert texts(pubsub.pull()) == ["a"]
     assert time.monotonic() - start >= 1.9
 
 
-def test_a_stream_keeps_what_it_works_on(world):
-    """The client extends its leases: nothing comes twice, though it takes longer than the deadline."""
-    world.subscribe(ack_deadline_seconds=10)
-    world.publish("slow")
-    with world.stream() as stream:
+def test_a_stream_extends_the_deadline_of_messages_in_progress(pubsub):
+    """The client extends the deadline, so a slow message is not redelivered."""
+    pubsub.subscribe(ack_deadline_seconds=10)
+    pubsub.publish("slow")
+    with pubsub.stream() as stream:
         message = stream.next()
         with pytest.raises(queue.Empty):
             stream.messages.get(timeout=12)
-        assert world.pull_now() == []
+        assert pubsub.pull_now() == []
         message.ack_with_response().result(timeout=SOON)
 
 
-def test_a_pull_waits_for_the_first_message(world):
-    world.subscribe()
-    publish = threading.Timer(0.5, world.publish, ["late"])
+def test_a_pull_waits_for_the_first_message(pubsub):
+    pubsub.subscribe()
+    publish = threading.Timer(0.5, pubsub.publish, ["late"])
     publish.start()
-    assert texts(world.pull()) == ["late"]
+    assert texts(pubsub.pull()) == ["late"]
     publish.join()
 
 
-def test_an_empty_pull_answers_before_the_deadline_of_the_client(world):
-    world.subscribe()
+def test_an_empty_pull_answers_before_the_deadline_of_the_client(pubsub):
+    pubsub.subscribe()
     start = time.monotonic()
-    assert world.pull(timeout=2) == []
+    assert pubsub.pull(timeout=2) == []
     assert 1.5 <= time.monotonic() - start < 2
 
 
-def test_a_pull_takes_no_more_than_it_asked_for(world):
-    world.subscribe()
-    world.publish("a", "b", "c")
-    assert len(world.pull(max_messages=2)) == 2
-    assert len(world.pull_now()) == 1
+def test_a_pull_returns_at_most_max_messages(pubsub):
+    pubsub.subscribe()
+    pubsub.publish("a", "b", "c")
+    assert len(pubsub.pull(max_messages=2)) == 2
+    assert len(pubsub.pull_now()) == 1
 
 
-def test_a_pull_whose_client_is_gone_takes_nothing_along(emulator, world):
-    world.subscribe()
+def test_a_pull_that_its_client_cancelled_takes_no_message(emulator, pubsub):
+    pubsub.subscribe()
     for _ in range(10):
         channel = grpc.insecure_channel(emulator)
-        request = pubsub_v1.types.PullRequest(subscription=world.subscription, max_messages=1)
+        request = pubsub_v1.types.PullRequest(subscription=pubsub.subscription, max_messages=1)
         waiting = SubscriberGrpcTransport(channel=channel).pull.future(request)
         assert not waiting.done()
         waiting.cancel()
         channel.close()
-    # By then the emulator knows that they are gone: an empty pull takes its while.
-    assert world.pull(timeout=1) == []
-    world.publish("a")
-    assert texts(world.pull()) == ["a"]
+    # This empty pull takes long enough for the emulator to notice the cancellations.
+    assert pubsub.pull(timeout=1) == []
+    pubsub.publish("a")
+    assert texts(pubsub.pull()) == ["a"]
 
 
-def test_flow_control_limits_what_a_stream_has(world):
-    world.subscribe()
-    world.publish("a", "b", "c", "d")
+def test_flow_control_limits_the_outstanding_messages_of_a_stream(pubsub):
+    pubsub.subscribe()
+    pubsub.publish("a", "b", "c", "d")
     flow = pubsub_v1.types.FlowControl(max_messages=2)
-    with world.stream(flow_control=flow) as stream:
-        held = [stream.next(), stream.next()]
-        rest = world.pull_now()
-        assert len(rest) == 2, "the emulator itself holds the rest back"
-        world.ack(rest)
-        for message in held:
+    with pubsub.stream(flow_control=flow) as stream:
+        outstanding = [stream.next(), stream.next()]
+        rest = pubsub.pull_now()
+        assert len(rest) == 2, "the emulator itself enforces the limit"
+        pubsub.ack(rest)
+        for message in outstanding:
             message.ack()
-    assert world.pull_now() == []
+    assert pubsub.pull_now() == []
 
 
-def test_a_thousand_messages_come_once_each(world):
-    world.subscribe()
-    ids = set(world.publish(*("x" * 500 for _ in range(1000))))
+def test_a_thousand_messages_arrive_once_each(pubsub):
+    pubsub.subscribe()
+    ids = set(pubsub.publish(*("x" * 500 for _ in range(1000))))
     assert len(ids) == 1000
-    with world.stream() as stream:
+    with pubsub.stream() as stream:
         seen = []
         for _ in range(1000):
             message = stream.next()
@@ -361,49 +362,51 @@ def test_a_thousand_messages_come_once_each(world):
     assert set(seen) == ids
 
 
-def test_a_stream_ends_when_its_subscription_is_deleted(world):
-    world.subscribe()
-    with world.stream() as stream:
-        world.publish("a")
+def test_a_stream_ends_when_its_subscription_is_deleted(pubsub):
+    pubsub.subscribe()
+    with pubsub.stream() as stream:
+        pubsub.publish("a")
         stream.next().ack()
-        world.subscriber.delete_subscription(subscription=world.subscription)
-        with pytest.raises(exceptions.NotFound, match=world.subscription):
+        pubsub.subscriber.delete_subscription(subscription=pubsub.subscription)
+        with pytest.raises(exceptions.NotFound, match=pubsub.subscription):
             stream.future.result(timeout=SOON)
 
 
-def test_a_topic_lists_its_subscriptions(world):
-    names = [f"{world.subscription}-{number}" for number in range(5)]
+def test_a_topic_lists_its_subscriptions(pubsub):
+    names = [f"{pubsub.subscription}-{number}" for number in range(5)]
     for name in names:
-        world.subscribe(name=name)
-    request = {"topic": world.topic, "page_size": 2}
-    listed = list(world.publisher.list_topic_subscriptions(request=request))
+        pubsub.subscribe(name=name)
+    request = {"topic": pubsub.topic, "page_size": 2}
+    listed = list(pubsub.publisher.list_topic_subscriptions(request=request))
     assert listed == names
-    mine = [found for found in world.subscriber.list_subscriptions(project="projects/test") if found.name in names]
-    assert [found.topic for found in mine] == [world.topic] * 5
+    every = pubsub.subscriber.list_subscriptions(project="projects/test")
+    assert [found.topic for found in every if found.name in names] == [pubsub.topic] * 5
 
 
-def test_a_deleted_topic_leaves_its_subscriptions(world):
-    world.subscribe()
-    world.publish("a")
-    world.publisher.delete_topic(topic=world.topic)
-    assert world.subscriber.get_subscription(subscription=world.subscription).topic == "_deleted-topic_"
-    assert texts(world.pull_now()) == ["a"]
+def test_the_subscriptions_of_a_deleted_topic_remain(pubsub):
+    pubsub.subscribe()
+    pubsub.publish("a")
+    pubsub.publisher.delete_topic(topic=pubsub.topic)
+    found = pubsub.subscriber.get_subscription(subscription=pubsub.subscription)
+    assert found.topic == "_deleted-topic_"
+    assert texts(pubsub.pull_now()) == ["a"]
 
 
-def test_refusals_have_googles_codes(world):
-    nowhere = world.subscription + "-nowhere"
+def test_errors_have_googles_codes(pubsub):
+    missing = pubsub.subscription + "-missing"
     with pytest.raises(exceptions.NotFound, match="Subscription does not exist"):
-        world.subscriber.get_subscription(subscription=nowhere)
+        pubsub.subscriber.get_subscription(subscription=missing)
     with pytest.raises(exceptions.NotFound, match="Topic does not exist"):
-        world.publisher.get_topic(topic=world.topic + "-nowhere")
-    with pytest.raises(exceptions.AlreadyExists, match=world.topic):
-        world.publisher.create_topic(name=world.topic)
+        pubsub.publisher.get_topic(topic=pubsub.topic + "-missing")
+    with pytest.raises(exceptions.AlreadyExists, match=pubsub.topic):
+        pubsub.publisher.create_topic(name=pubsub.topic)
     with pytest.raises(exceptions.InvalidArgument, match="10 to 600"):
-        world.subscribe(ack_deadline_seconds=5)
+        pubsub.subscribe(ack_deadline_seconds=5)
     with pytest.raises(exceptions.InvalidArgument, match="goog"):
-        world.publisher.create_topic(name="projects/test/topics/google")
+        pubsub.publisher.create_topic(name="projects/test/topics/google")
     with pytest.raises(exceptions.InvalidArgument, match="ordering key"):
         messages = [{"data": b"a", "ordering_key": "x"}, {"data": b"b", "ordering_key": "y"}]
-        PublisherClient(transport=world.publisher.transport).publish(topic=world.topic, messages=messages)
+        client = PublisherClient(transport=pubsub.publisher.transport)
+        client.publish(topic=pubsub.topic, messages=messages)
     with pytest.raises(exceptions.MethodNotImplemented, match="push_config"):
-        world.subscribe(push_config={"push_endpoint": "http://localhost"})
+        pubsub.subscribe(push_config={"push_endpoint": "http://localhost"})

@@ -1,6 +1,6 @@
-"""The shim by itself: no daemon, no Pub/Sub, no network.
+"""The shim alone, without a daemon, Pub/Sub or a network.
 
-Importing the SDK takes a second or two, so what needs it runs in as few processes as can be.
+The import of the SDK takes a second or two, so tests that need it share processes.
 """
 
 import json
@@ -38,7 +38,7 @@ FROM_PARENT = {
     "save_diagnostics": "SAVE_DIAGNOSTICS_OFF",
 }
 
-# As on the wire, where every attribute is a text.
+# As on the wire, where every attribute is a string.
 SERIALISED = {**FROM_PARENT, "retry_count": "0", "forward_logs": "0"}
 
 EXCEPTION = {
@@ -72,9 +72,11 @@ MANIFEST = {
 }
 
 
-# What a child gets of this process's environment.
-USUAL = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-USUAL["PYTHONDONTWRITEBYTECODE"] = "1"
+# The environment of child processes.
+BASE_ENVIRONMENT = {
+    name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ
+}
+BASE_ENVIRONMENT["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 def without(mapping, *names):
@@ -82,12 +84,12 @@ def without(mapping, *names):
 
 
 def run_python(code, *arguments, shim=True, path=(), folder=None, **environment):
-    """Runs `code` in a new Python, with the shim first on its path and nothing of this one's."""
+    """Runs `code` in a new Python with the shim first on its path, in a clean environment."""
     entries = [str(SHIM)] * shim + [str(entry) for entry in path]
 
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**USUAL, "PYTHONPATH": os.pathsep.join(entries), **environment},
+        env={**BASE_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(entries), **environment},
         cwd=folder,
         capture_output=True,
         text=True,
@@ -98,7 +100,7 @@ def run_python(code, *arguments, shim=True, path=(), folder=None, **environment)
 # === The hook ===
 
 
-def test_a_python_that_never_imports_octue_is_left_alone():
+def test_a_python_that_does_not_import_octue_is_not_changed():
     code = """
 import sys
 print(sorted(n for n in sys.modules if n.split(".")[0] in ("octue", "jsonschema", "json", "click")))
@@ -125,7 +127,7 @@ def test_the_next_sitecustomize_runs(tmp_path):
     assert run.stderr == ""
 
 
-def test_two_copies_of_the_shim_install_one_hook_and_run_the_next(tmp_path):
+def test_two_copies_of_the_shim_install_one_hook_and_run_the_next_sitecustomize(tmp_path):
     copy, following = tmp_path / "copy", tmp_path / "following"
     copy.mkdir()
     following.mkdir()
@@ -142,7 +144,7 @@ def test_two_copies_of_the_shim_install_one_hook_and_run_the_next(tmp_path):
     assert run.stdout.split() == ["True", "1"]
 
 
-def test_a_next_sitecustomize_that_fails_is_reported_as_ever_and_the_hook_stays(tmp_path):
+def test_the_failure_of_the_next_sitecustomize_is_reported_and_the_hook_stays(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("raise ValueError('its own fault')")
 
     run = run_python(
@@ -153,7 +155,7 @@ def test_a_next_sitecustomize_that_fails_is_reported_as_ever_and_the_hook_stays(
     assert "its own fault" in run.stderr
 
 
-def test_a_patch_that_fails_is_one_line_on_stderr_and_the_module_is_there(tmp_path):
+def test_a_patch_that_fails_prints_one_line_and_the_module_is_imported(tmp_path):
     events = tmp_path / "octue" / "twined" / "cloud" / "events"
     events.mkdir(parents=True)
     for folder in (events, *list(events.parents)[:3]):
@@ -272,10 +274,10 @@ MANIFEST_STRANDS = {
     "a name that is a number": ({**MANIFEST, "name": 1}, "InvalidManifestContents"),
 }
 
-JUDGE = """
+VALIDATE = """
 import json, logging, sys
 
-# No look-up of a name gets out of this process.
+# This process must not use the network.
 import socket
 def refuse(*args, **kwargs):
     raise OSError("the network was asked")
@@ -325,15 +327,15 @@ json.dump(
 
 @pytest.fixture(scope="module")
 def verdicts():
-    """What the SDK says, off line, of every case above."""
+    """The SDK's offline validation of every case above."""
     cases = {
         "events": {**VALID_EVENTS, **INVALID_EVENTS},
         "children": CHILDREN_STRANDS,
         "manifests": MANIFEST_STRANDS,
     }
     run = subprocess.run(
-        [sys.executable, "-c", JUDGE],
-        env={**USUAL, "PYTHONPATH": str(SHIM)},
+        [sys.executable, "-c", VALIDATE],
+        env={**BASE_ENVIRONMENT, "PYTHONPATH": str(SHIM)},
         input=json.dumps(cases),
         capture_output=True,
         text=True,
@@ -345,22 +347,22 @@ def verdicts():
 
 
 @pytest.mark.parametrize("name", VALID_EVENTS)
-def test_an_event_that_keeps_to_the_contract_is_taken(verdicts, name):
+def test_a_valid_event_is_accepted(verdicts, name):
     assert verdicts["events"][name] is True
 
 
 @pytest.mark.parametrize("name", INVALID_EVENTS)
-def test_an_event_that_does_not_is_refused(verdicts, name):
+def test_an_invalid_event_is_refused(verdicts, name):
     assert verdicts["events"][name] is False
 
 
 @pytest.mark.parametrize("name", CHILDREN_STRANDS)
-def test_children_are_checked(verdicts, name):
+def test_children_are_validated(verdicts, name):
     assert verdicts["children"][name] == CHILDREN_STRANDS[name][1]
 
 
 @pytest.mark.parametrize("name", MANIFEST_STRANDS)
-def test_manifests_are_checked(verdicts, name):
+def test_manifests_are_validated(verdicts, name):
     assert verdicts["manifests"][name] == MANIFEST_STRANDS[name][1]
 
 
@@ -393,12 +395,12 @@ print("answers " + json.dumps(answers, cls=OctueJSONEncoder))
 
 
 def ask_local(service, *arguments, each=None, **environment):
-    """Asks a service one question, or one for every list of arguments in `each`."""
+    """Asks a service one question, or one question for each list of arguments in `each`."""
     run = subprocess.run(
         [sys.executable, "-c", ASK_LOCAL]
         + ["twined", "question", "ask-local", "--attributes", json.dumps(SERIALISED), *arguments],
         env={
-            **USUAL,
+            **BASE_ENVIRONMENT,
             "PYTHONPATH": str(SHIM),
             "OCTUE_SERVICE_REVISION_TAG": "local",
             **environment,
@@ -418,7 +420,7 @@ def ask_local(service, *arguments, each=None, **environment):
 
 @pytest.fixture(scope="module")
 def echoed():
-    """What the echo service answers to values that are easily lost, given as arguments."""
+    """The answers of the echo service to falsy and similar values, given as arguments."""
     values = ["0", "false", "true", '""', "[]", "{}", "-1", "null", "1.0"]
     answers, _ = ask_local(
         HERE / "services" / "echo", each=[["--input-values", value] for value in values]
@@ -440,14 +442,14 @@ def echoed():
         ("1.0", 1.0),
     ],
 )
-def test_values_that_are_nothing_to_python_arrive_as_they_are(echoed, given, received):
+def test_falsy_values_arrive_unchanged(echoed, given, received):
     output = echoed[given]["end"][0]["output_values"]
 
     assert output["received"] == received
     assert output["type"] == type(received).__name__
 
 
-def test_a_question_file_brings_values_of_any_size_and_children(tmp_path):
+def test_a_question_file_delivers_large_values_and_children(tmp_path):
     (tmp_path / "octue.yaml").write_text("services:\n  - {name: parent, namespace: tests}\n")
     (tmp_path / "twine.json").write_text(
         '{"input_values_schema": {}, "output_values_schema": {}, "children": [{"key": "wind"}]}'
@@ -478,7 +480,7 @@ def test_a_question_file_brings_values_of_any_size_and_children(tmp_path):
     }
 
 
-def test_a_question_file_brings_a_manifest(tmp_path):
+def test_a_question_file_delivers_a_manifest(tmp_path):
     dataset = tmp_path / "winds"
     dataset.mkdir()
     (dataset / "a.csv").write_text("1,2,3")
@@ -501,7 +503,7 @@ def test_a_question_file_brings_a_manifest(tmp_path):
     assert answers[0]["end"][0]["output_values"] == ["a.csv"]
 
 
-def test_values_in_the_arguments_win_over_the_question_file(tmp_path):
+def test_values_in_the_arguments_override_the_question_file(tmp_path):
     question = tmp_path / "question.json"
     question.write_text('{"input_values": "of the file"}')
 
@@ -515,7 +517,7 @@ def test_values_in_the_arguments_win_over_the_question_file(tmp_path):
     assert answers[0]["end"][0]["output_values"]["received"] == [1]
 
 
-def test_a_question_whose_file_cannot_be_read_does_not_run_without_its_inputs(tmp_path):
+def test_a_question_whose_file_cannot_be_read_does_not_run(tmp_path):
     run = run_python(
         "import octue; print('ran')",
         "ask-local",
@@ -528,12 +530,13 @@ def test_a_question_whose_file_cannot_be_read_does_not_run_without_its_inputs(tm
     assert run.stderr.count("\n") == 1
 
 
-# === Where a local registry is named ===
+# === With TWINED_LOCAL_REGISTRY ===
 
 
-def test_a_secret_that_is_missing_is_told_at_once(tmp_path):
+def test_a_missing_secret_is_reported_at_once(tmp_path):
     (tmp_path / "octue.yaml").write_text(
-        "services:\n  - name: secretive\n    namespace: tests\n    diagnostics_cloud_path: gs://nowhere/at-all\n"
+        "services:\n  - name: secretive\n    namespace: tests\n"
+        "    diagnostics_cloud_path: gs://nowhere/at-all\n"
     )
     (tmp_path / "twine.json").write_text('{"credentials": [{"name": "NOBODY_HAS_THIS"}]}')
     (tmp_path / "app.py").write_text("def run(analysis):\n    pass\n")
@@ -573,5 +576,5 @@ print(c.service_registries[0]["endpoint"], c.diagnostics_cloud_path)
         ),
     ],
 )
-def test_a_service_asks_the_registry_and_uses_the_storage_that_are_there(environment, seen):
+def test_a_service_uses_the_registry_and_the_storage_of_its_environment(environment, seen):
     assert run_python(CONFIGURATION, **environment).stdout.split() == seen

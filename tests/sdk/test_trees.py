@@ -1,18 +1,18 @@
-"""A service asks others: a tree of questions, each of whose events knows its place."""
+"""A service asks other services: every event names its parent and originator in the tree."""
 
 from conftest import wait_for
 
 LOCATIONS = {"locations": [{"longitude": 0, "latitude": 0}, {"longitude": 1, "latitude": 1}]}
 
 
-def test_the_sdks_own_template_runs_unchanged_and_is_a_tree_of_three(asker, network):
+def test_the_template_of_the_sdk_runs_unchanged_as_a_tree_of_three(sdk_client, network):
     parent = "template-child-services/parent-service:local"
     children = {
         "template-child-services/elevation-service:local",
         "template-child-services/wind-speed-service:local",
     }
 
-    outcome = asker.ask(parent, input_values=LOCATIONS, within=90)
+    outcome = sdk_client.ask(parent, input_values=LOCATIONS, within=90)
 
     assert sorted(outcome.output) == ["elevations", "wind_speeds"]
     assert all(len(values) == 2 for values in outcome.output.values())
@@ -37,12 +37,12 @@ def test_the_sdks_own_template_runs_unchanged_and_is_a_tree_of_three(asker, netw
             assert row["parent"] == parent
 
 
-def test_children_that_the_asker_names_replace_those_of_octue_yaml(asker):
+def test_children_of_a_question_replace_those_of_octue_yaml(sdk_client):
     backend = {"name": "GCPPubSubBackend", "project_id": "a-project-of-long-ago"}
     other = {"key": "child", "id": "tests/environment:local", "backend": backend}
 
-    own = asker.ask("tests/parent:local", input_values=[1])
-    named = asker.ask("tests/parent:local", input_values=[1], children=[other])
+    own = sdk_client.ask("tests/parent:local", input_values=[1])
+    named = sdk_client.ask("tests/parent:local", input_values=[1], children=[other])
 
     assert own.output["child"] == "tests/echo:local"
     assert own.output["answer"]["received"] == [1]
@@ -50,12 +50,12 @@ def test_children_that_the_asker_names_replace_those_of_octue_yaml(asker):
     assert "variables" in named.output["answer"]
 
 
-def test_a_grandchild_that_fails_is_told_up_the_tree(asker, network):
+def test_the_failure_of_a_grandchild_is_reported_up_the_tree(sdk_client, network):
     backend = {"name": "GCPPubSubBackend", "project_id": "a-project-of-long-ago"}
     raising = {"key": "child", "id": "tests/raising:local", "backend": backend}
 
-    outcome = asker.ask("tests/parent:local", input_values={"type": "own"}, children=[raising])
+    outcome = sdk_client.ask("tests/parent:local", input_values={"type": "own"}, children=[raising])
 
     assert outcome.error["type"] == "TooWindyError"
-    told = lambda: network.tree(outcome.question_uuid, "exception")  # noqa: E731
-    wait_for(lambda: len(told()) == 2, "two exceptions are on record")
+    exceptions = lambda: network.tree(outcome.question_uuid, "exception")  # noqa: E731
+    wait_for(lambda: len(exceptions()) == 2, "two exceptions are on record")

@@ -1,4 +1,4 @@
-"""Never runs: its octue.yaml gives a text where its twine wants a number."""
+"""Never runs: its octue.yaml has a string where its twine requires a number."""
 
 
 def run(analysis):

@@ -1,4 +1,4 @@
-"""Says who started it."""
+"""Answers with who started it."""
 
 import os
 

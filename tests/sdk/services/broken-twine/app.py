@@ -1,4 +1,4 @@
-"""Never runs: its twine.json ends in the middle."""
+"""Never runs: its twine.json is truncated."""
 
 
 def run(analysis):

@@ -1,4 +1,4 @@
-"""Writes down that it runs, and answers once it may."""
+"""Adds its name to the file `runs`, and answers once the file `may-end` exists."""
 
 import pathlib
 import time

@@ -1,4 +1,4 @@
-"""Logs, and is killed as the kernel kills: at once, with its last log just sent."""
+"""Logs, and is killed by SIGKILL right after its last log record."""
 
 import logging
 import os

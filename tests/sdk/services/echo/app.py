@@ -1,4 +1,4 @@
-"""Answers with what it was asked, in an object, so that nothing of it is taken for no answer."""
+"""Answers with its input values, in an object, so that no value is mistaken for a missing one."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Answers with where it runs."""
+"""Answers with its environment variables and its working directory."""
 
 import os
 

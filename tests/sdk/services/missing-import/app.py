@@ -1,4 +1,4 @@
-"""Never runs: it imports what nobody has."""
+"""Never runs: it imports a library that does not exist."""
 
 import a_library_that_nobody_has
 

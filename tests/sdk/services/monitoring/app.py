@@ -1,4 +1,4 @@
-"""Tells how it goes on while it works."""
+"""Sends monitor messages."""
 
 
 def run(analysis):

@@ -1,4 +1,4 @@
-"""Answers with what JSON has no word for."""
+"""Answers with numbers that JSON cannot represent."""
 
 
 def run(analysis):

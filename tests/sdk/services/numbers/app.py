@@ -1,4 +1,4 @@
-"""Answers with as many numbers as it is asked for, and logs until the answer is on its way."""
+"""Answers with as many numbers as its input value, and logs before and after."""
 
 import logging
 

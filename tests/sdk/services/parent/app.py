@@ -1,4 +1,4 @@
-"""Asks its child what it is asked, and says which child that was."""
+"""Passes its input values to its child, and answers with the child's SRUID and answer."""
 
 
 def run(analysis):

@@ -1,10 +1,10 @@
-"""Fails as it is asked to: with a type of Python's, of the SDK's, or of its own."""
+"""Raises an exception of Python, of the SDK, or of its own, as its input values select."""
 
 from octue.exceptions import InvalidInputException
 
 
 class TooWindyError(Exception):
-    """Nobody but this service knows this type."""
+    """Only this service defines this type."""
 
 
 TYPES = {

@@ -1,4 +1,4 @@
-"""Never runs: it wants a secret that is not there."""
+"""Never runs: it requires a secret that is missing."""
 
 
 def run(analysis):

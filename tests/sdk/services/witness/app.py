@@ -1,4 +1,4 @@
-"""Answers with what reached it, by lengths and digests, and with what it sees around it."""
+"""Answers with lengths and digests of its inputs, and with its environment and its files."""
 
 import hashlib
 import json
@@ -30,10 +30,13 @@ def files_of(manifest):
 
 
 def read(path):
-    """A file's text, a folder's names, or why it cannot be read. A name that ends in `!` is made."""
+    """The text of a file, the names in a folder, or the type of the error.
+
+    A file whose name ends in `!` is created.
+    """
     try:
         if path.name.endswith("!"):
-            path.write_text("made")
+            path.write_text("created")
         return sorted(os.listdir(path)) if path.is_dir() else path.read_text()
     except OSError as error:
         return type(error).__name__

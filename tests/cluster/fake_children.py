@@ -1,7 +1,7 @@
-"""Answers for the children of fake nodes, which run none.
+"""Publishes results in the name of the children of fake nodes, which run none.
 
-It watches pods and publishes each result from 5 s before to 5 s after its pod's end; for some
-questions never, as a child does that dies in silence.
+It watches pods, and publishes each result between 5 s before and 5 s after the end of its pod. A
+share of the questions gets no result, like those of children that are killed.
 """
 
 import heapq
@@ -10,13 +10,16 @@ import threading
 import time
 
 import jobs
-import watching
+import api_watch
 
 EARLY, LATE = -5.0, 5.0
 
 
-class StandIn:
-    """`recipients` says of a question whom it was asked; `run` is how long a pod runs, in seconds."""
+class FakeChildren:
+    """`recipients` has the recipient of each question; `run` is the duration of a pod in seconds.
+
+    `silent` is the share of questions without a result.
+    """
 
     def __init__(self, evidence, recipients, run, silent=0.1, seed=0):
         self.evidence = evidence
@@ -28,17 +31,20 @@ class StandIn:
         self.due = []
         self.known = {}
         self.stopped = False
-        # Questions that get no answer; and (question, offset) of those that got one.
+        # The questions without a result, and the times of the results of the others.
         self.never = set()
         self.answered = {}
         network = evidence.network
-        path = watching.PODS.format(network.namespace)
-        self.watch = watching.Watch(network.cluster, path, self.saw, jobs.IN_PODS_OF)
-        threading.Thread(target=self.speak, daemon=True).start()
+        path = api_watch.PODS.format(network.namespace)
+        self.watch = api_watch.Watch(network.cluster, path, self.pod_changed, jobs.JOB_NAME_LABEL)
+        threading.Thread(target=self.publish, daemon=True).start()
 
     def plan(self, question):
-        """When it answers: the same for every pod of the question, and for every run of a seed."""
-        # Questions have other uuids in every run: of one seed the share is the same.
+        """When the result comes, in seconds from the pod's end; None for never.
+
+        The same for every pod of a question, and for every test run with this seed.
+        """
+        # The uuids differ between test runs, so the seed is combined with a number.
         if question not in self.known:
             chance = random.Random(f"{self.seed} {len(self.known)}")
             never = chance.random() < self.silent
@@ -47,8 +53,8 @@ class StandIn:
                 self.never.add(question)
         return self.known[question]
 
-    def saw(self, what, pod, at):
-        name = pod["metadata"]["labels"][jobs.IN_PODS_OF]
+    def pod_changed(self, what, pod, at):
+        name = pod["metadata"]["labels"][jobs.JOB_NAME_LABEL]
         question, phase = name.removeprefix("question-"), pod["status"].get("phase")
         with self.lock:
             if question in self.answered:
@@ -57,16 +63,16 @@ class StandIn:
             if offset is None:
                 return
             if phase == "Running" and offset < 0:
-                self.say(question, at + max(0, self.run_time + offset))
+                self.schedule(question, at + max(0, self.run_time + offset))
             elif phase in ("Succeeded", "Failed"):
-                self.say(question, at + max(0, offset))
+                self.schedule(question, at + max(0, offset))
 
-    def say(self, question, at):
+    def schedule(self, question, at):
         self.answered[question] = at
         heapq.heappush(self.due, (at, question))
         self.lock.notify()
 
-    def speak(self):
+    def publish(self):
         while not self.stopped:
             with self.lock:
                 wait = self.due[0][0] - time.time() if self.due else 1
@@ -76,8 +82,8 @@ class StandIn:
                 _, question = heapq.heappop(self.due)
             self.evidence.answer(question, self.recipients[question], output_values={"ok": 1})
 
-    def late(self):
-        """How many answers are of those that come after the end of their pod."""
+    def count_late(self):
+        """The number of results that come after the end of their pod."""
         return sum(1 for offset in self.known.values() if offset is not None and offset > 0)
 
     def close(self):

@@ -1,13 +1,13 @@
-"""A proxy before the API server that answers wrongly, late, by half, or not at all.
+"""A proxy of the API server that injects faults: wrong, late, truncated or missing answers.
 
-    proxy = Faulty(cluster)
+    proxy = FaultProxy(cluster)
     network.kubeconfig = proxy.kubeconfig(network.kubeconfig)
     proxy.calls = {"500": 0.1, "commit_and_cut": 0.05}
     proxy.watches = {"half_open": 0.3}
     proxy.heal()
 
-A call meets one of the faults of `calls` with the chance that is given, a watch one of `watches`
-with the chance a second. What fired is counted in `fired`.
+`calls` has the probability of each fault per call, `watches` its probability per second of a
+watch. `fired` counts the faults that were injected.
 """
 
 import collections
@@ -22,8 +22,8 @@ import threading
 import time
 import urllib.parse
 
-import passage
-import watching
+import tcp_proxy
+import api_watch
 
 CALLS = ("409", "429", "500", "503", "commit_and_cut", "commit_and_hang", "cut", "slow")
 WATCHES = ("half_open", "410", "truncated", "cut")
@@ -34,14 +34,14 @@ REASONS = {
     503: "ServiceUnavailable",
     410: "Expired",
 }
-# Longer than a caller waits for an answer (20 s).
+# Longer than the timeout of a call of the daemon (20 s).
 HANG = 25
-# What a proxy must not pass on.
-OWN = {"connection", "transfer-encoding", "content-length", "host", "accept-encoding"}
+# Headers that a proxy must not forward.
+HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host", "accept-encoding"}
 
 
-class Faulty:
-    """Listens on loopback, without TLS, and calls the API server as whoever called it."""
+class FaultProxy:
+    """Listens on loopback, without TLS, and forwards calls with their credentials."""
 
     def __init__(self, cluster, seed=0):
         self.cluster = cluster
@@ -52,39 +52,39 @@ class Faulty:
         self.fired = collections.Counter()
         self.open = set()
         self.server = Server(("127.0.0.1", 0), Handler)
-        self.server.faulty = self
+        self.server.proxy = self
         self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, args=(0.1,), daemon=True).start()
 
     def kubeconfig(self, path):
-        """The same kubeconfig, by way of the proxy."""
+        """A copy of a kubeconfig that uses the proxy."""
         config = json.loads(path.read_text())
         config["clusters"][0]["cluster"] = {"server": self.address}
-        through = path.with_suffix(".faulty")
+        through = path.with_suffix(".proxied")
         through.write_text(json.dumps(config))
         return through
 
     def heal(self):
-        """No more faults. What hangs, hangs on."""
+        """Injects no more faults. Calls that hang continue to hang."""
         self.calls, self.watches = {}, {}
 
     @contextlib.contextmanager
     def down(self):
-        """Nobody is there: connections end, and are refused."""
+        """Ends all connections and accepts none inside this context."""
         self.is_down = True
         with self.lock:
             connections = set(self.open)
         for connection in connections:
-            passage.end(connection)
+            tcp_proxy.end(connection)
         try:
             yield
         finally:
             self.is_down = False
 
-    def fault(self, faults, share=1.0):
-        """A fault, perhaps."""
+    def fault(self, faults, factor=1.0):
+        """A random fault, or None. `factor` scales the probabilities."""
         with self.lock:
-            roll = self.random.random() / share
+            roll = self.random.random() / factor
             for fault, chance in faults.items():
                 if roll < chance:
                     return fault
@@ -106,7 +106,7 @@ class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     request_queue_size = 512
 
     def handle_error(self, request, address):
-        """A connection that was cut is nothing to tell of."""
+        """Ignores that connections were cut."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -116,17 +116,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def setup(self):
         super().setup()
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.behind = None
-        faulty = self.server.faulty
-        with faulty.lock:
-            faulty.open.add(self.connection)
+        self.upstream = None
+        proxy = self.server.proxy
+        with proxy.lock:
+            proxy.open.add(self.connection)
 
     def finish(self):
-        faulty = self.server.faulty
-        with faulty.lock:
-            faulty.open.discard(self.connection)
-        if self.behind:
-            self.behind.close()
+        proxy = self.server.proxy
+        with proxy.lock:
+            proxy.open.discard(self.connection)
+        if self.upstream:
+            self.upstream.close()
         with contextlib.suppress(OSError):
             super().finish()
 
@@ -134,20 +134,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def do(self):
-        faulty = self.server.faulty
+        proxy = self.server.proxy
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else None
-        if faulty.is_down:
+        if proxy.is_down:
             return self.cut()
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
         if query.get("watch", ["false"])[0] in ("1", "true"):
             return self.pass_watch()
-        fault = faulty.fault(faulty.calls)
-        # Nothing is changed by reading, so nothing can be in conflict.
+        fault = proxy.fault(proxy.calls)
+        # A read cannot conflict.
         if fault == "409" and self.command == "GET":
             fault = None
         if fault:
-            faulty.count(f"call {fault}")
+            proxy.count(f"call {fault}")
         self.answer(fault, body)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do
@@ -160,37 +160,38 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault in ("409", "429", "500", "503"):
             return self.refuse(int(fault))
         if fault == "slow":
-            time.sleep(self.server.faulty.random.uniform(0.5, 5))
-        status, kind, found = self.ask(body)
+            time.sleep(self.server.proxy.random.uniform(0.5, 5))
+        status, kind, found = self.forward(body)
         if fault == "commit_and_cut":
             return self.cut()
         if fault == "commit_and_hang":
             time.sleep(HANG)
             return self.cut()
-        self.give(status, kind, found)
+        self.respond(status, kind, found)
 
-    def ask(self, body):
-        """Calls the API server, again where a kept connection was closed meanwhile."""
+    def forward(self, body):
+        """Calls the API server; twice, if a connection that was reused had been closed."""
         headers = self.passed_on()
         for last in (False, True):
-            fresh = self.behind is None
-            self.behind = self.behind or watching.connection(self.server.faulty.cluster)
+            fresh = self.upstream is None
+            self.upstream = self.upstream or api_watch.connection(self.server.proxy.cluster)
             try:
-                self.behind.request(self.command, self.path, body, headers)
-                answer = self.behind.getresponse()
+                self.upstream.request(self.command, self.path, body, headers)
+                answer = self.upstream.getresponse()
                 return answer.status, answer.getheader("Content-Type"), answer.read()
             except (OSError, http.client.HTTPException):
-                self.behind.close()
-                self.behind = None
+                self.upstream.close()
+                self.upstream = None
                 if fresh or last or self.command != "GET":
                     raise
-        raise AssertionError("two tries")
+        raise AssertionError("the second try returns or raises")
 
     def passed_on(self):
-        return {name: value for name, value in self.headers.items() if name.lower() not in OWN}
+        headers = self.headers.items()
+        return {name: value for name, value in headers if name.lower() not in HOP_BY_HOP}
 
     def refuse(self, status):
-        words = {
+        error = {
             "kind": "Status",
             "apiVersion": "v1",
             "status": "Failure",
@@ -198,9 +199,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "reason": REASONS[status],
             "code": status,
         }
-        self.give(status, "application/json", json.dumps(words).encode())
+        self.respond(status, "application/json", json.dumps(error).encode())
 
-    def give(self, status, kind, body):
+    def respond(self, status, kind, body):
         self.send_response(status)
         self.send_header("Content-Type", kind or "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -211,22 +212,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def cut(self):
         self.close_connection = True
-        passage.end(self.connection)
+        tcp_proxy.end(self.connection)
 
     # === Watches ===
 
     def pass_watch(self):
-        link = watching.connection(self.server.faulty.cluster, timeout=120)
+        link = api_watch.connection(self.server.proxy.cluster, timeout=120)
         try:
             link.request("GET", self.path, headers=self.passed_on())
             answer = link.getresponse()
             if answer.status != 200:
-                return self.give(answer.status, answer.getheader("Content-Type"), answer.read())
+                return self.respond(answer.status, answer.getheader("Content-Type"), answer.read())
             self.send_response(200)
             self.send_header("Content-Type", answer.getheader("Content-Type"))
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            # The lines come as they come; whether a fault fires is asked twice a second.
+            # This thread passes lines on; the other one decides twice a second about a fault.
             ticking = threading.Thread(target=self.tick, args=(link,), daemon=True)
             self.state, self.sending = None, threading.Lock()
             ticking.start()
@@ -236,7 +237,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if self.state is None:
                 self.chunk(b"")
             elif self.state == "half_open":
-                # Until the other side gives up.
+                # Until the client closes the connection.
                 with contextlib.suppress(OSError):
                     self.connection.recv(1)
                 self.cut()
@@ -251,13 +252,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.chunk(line)
 
     def tick(self, link):
-        faulty = self.server.faulty
+        proxy = self.server.proxy
         while self.state is None:
             time.sleep(0.5)
-            fault = "cut" if faulty.is_down else faulty.fault(faulty.watches, share=0.5)
+            fault = "cut" if proxy.is_down else proxy.fault(proxy.watches, factor=0.5)
             if fault is None or self.state is not None:
                 continue
-            faulty.count(f"watch {fault}")
+            proxy.count(f"watch {fault}")
             with self.sending, contextlib.suppress(OSError):
                 self.state = fault
                 if fault == "410":
@@ -268,8 +269,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 elif fault == "truncated":
                     self.chunk(b'{"type":"MODIFIED","object":{"kind":"Job","metada')
                     self.chunk(b"")
-            # Wakes who waits for the next line of the API server.
-            passage.end(link.sock) if link.sock else None
+            # Wakes the thread that waits for the API server's next line.
+            tcp_proxy.end(link.sock) if link.sock else None
             if fault in ("cut", "truncated", "410"):
                 self.cut()
 

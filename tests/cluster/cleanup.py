@@ -1,8 +1,8 @@
-"""Leaves nothing of a cluster behind, however it ended.
+"""Removes everything of a cluster, however it ended.
 
-What belongs to a cluster is known by its slot and folder alone, so that one whose starter was
-killed can be swept up by another: processes by a variable in their environment, containers by
-their cgroup, mounts by their folder, the bridge by its name.
+The slot and the folder identify all that belongs to a cluster, so another process can clean up
+after one that was killed: processes by a variable in their environment, containers by their
+cgroup, mounts by their folder, the bridge by its name.
 """
 
 import os
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import parts
 
-# The variable that every program of a cluster has, and hands on to what it starts.
+# The variable in the environment of every program of a cluster. Child processes inherit it.
 MARK = "TWINED_CLUSTER_FOLDER"
 
-# Where containerd's shims have their sockets, whatever it is told.
+# Where containerd's shims have their sockets, whatever its configuration.
 SHIM_SOCKETS = Path("/run/containerd/s")
 CGROUPS = Path("/sys/fs/cgroup")
-# Where the kubelet links the logs of containers, whatever it is told.
+# Where the kubelet links the logs of containers, whatever its configuration.
 LOG_LINKS = Path("/var/log/containers")
 
 
@@ -32,8 +32,8 @@ def cgroup(slot):
     return f"twined{slot}"
 
 
-def sweep(slot, folder):
-    """Ends and removes what is left of the cluster of this slot."""
+def clean_up(slot, folder):
+    """Ends and removes everything of the cluster of this slot."""
     deadline = time.monotonic() + 30
 
     while processes := processes_of(slot, folder):
@@ -47,11 +47,11 @@ def sweep(slot, folder):
             raise TimeoutError(f"processes {processes} of {folder} do not end")
         time.sleep(0.02)
 
-    # A container's mount may cover another's, so again until there is none.
+    # A mount may cover another, so this is repeated until none is left.
     while mounts := mounts_of(folder):
         subprocess.run(["umount", "--lazy", *reversed(mounts)], check=False, capture_output=True)
         if time.monotonic() > deadline:
-            raise TimeoutError(f"mounts {mounts} do not go")
+            raise TimeoutError(f"mounts {mounts} cannot be unmounted")
 
     remove_cgroups(slot)
     remove_log_links(folder)
@@ -61,7 +61,7 @@ def sweep(slot, folder):
 
 
 def processes_of(slot, folder):
-    """The processes of the cluster, those in its containers too."""
+    """The processes of the cluster, including those in its containers."""
     mark = f"{MARK}={folder}".encode()
     found = set()
 
@@ -72,7 +72,7 @@ def processes_of(slot, folder):
             if mark in (process / "environ").read_bytes().split(b"\0"):
                 found.add(int(process.name))
         except OSError:
-            # It has ended since, or is the kernel's.
+            # It has ended meanwhile, or is a kernel thread.
             continue
 
     for group in cgroups_of(slot):
@@ -81,7 +81,7 @@ def processes_of(slot, folder):
         except OSError:
             continue
 
-    # One that was killed and not waited for yet has a number still, and nothing else.
+    # A process that was killed and not waited for still has a number.
     return sorted(process for process in found if not is_zombie(process))
 
 
@@ -94,14 +94,14 @@ def is_zombie(process):
 
 
 def cgroups_of(slot):
-    """Its cgroups in every hierarchy, the innermost first."""
+    """The cgroups of the cluster in every hierarchy, the innermost first."""
     roots = [CGROUPS / cgroup(slot), *CGROUPS.glob(f"*/{cgroup(slot)}")]
     found = {Path(path) for root in roots for path, _, _ in os.walk(root)}
     return sorted(found, key=lambda path: len(path.parts), reverse=True)
 
 
 def remove_cgroups(slot):
-    # A hierarchy can have two names, so some are gone when their turn comes.
+    # A hierarchy can have two names, so some are removed already.
     for group in cgroups_of(slot):
         try:
             group.rmdir()
@@ -123,7 +123,7 @@ def remove_log_links(folder):
 
 
 def remove_sockets():
-    """Those of shims, ours or not, at which nobody listens any more."""
+    """Removes the sockets of shims, of any cluster, on which no process listens."""
     used = Path("/proc/net/unix").read_text()
 
     for socket in SHIM_SOCKETS.glob("*"):
@@ -132,7 +132,7 @@ def remove_sockets():
 
 
 def remove_bridge(slot):
-    """The links of pods went with their network namespaces."""
+    """Removes the bridge. The links of pods vanished with their network namespaces."""
     subprocess.run(
         ["ip", "link", "delete", bridge(slot)],
         env={"PATH": parts.PATH},

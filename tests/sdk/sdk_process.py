@@ -1,7 +1,7 @@
-"""Asks what it is told on stdin with the SDK, and tells on stdout what came of it.
+"""Reads questions from stdin, asks them with the SDK, and writes the outcomes to stdout.
 
-One JSON document a line, both ways. Importing the SDK takes a second, so one of these asks many
-questions.
+One JSON document per line, both ways. The import of the SDK takes a second, so one process asks
+many questions.
 """
 
 import json
@@ -32,7 +32,7 @@ def ask(sruid, arguments):
         answer = raised
 
     if isinstance(answer, Exception):
-        answer, error = None, described(answer)
+        answer, error = None, describe(answer)
 
     seconds = time.monotonic() - started
     events = child.received_events or []
@@ -53,7 +53,7 @@ def ask_multiple(sruid, questions, arguments):
     seconds = time.monotonic() - started
 
     return [
-        outcome(None, described(answer), question_uuid, seconds)
+        outcome(None, describe(answer), question_uuid, seconds)
         if isinstance(answer, Exception)
         else outcome(answer, None, question_uuid, seconds)
         for answer, question_uuid in answers
@@ -72,7 +72,7 @@ def outcome(answer, error, question_uuid, seconds):
     }
 
 
-def described(error):
+def describe(error):
     return {
         "type": type(error).__name__,
         "module": type(error).__module__,
@@ -82,7 +82,7 @@ def described(error):
 
 
 def main():
-    # What the SDK prints is not to get between the documents.
+    # Output of the SDK goes to stderr, so that it does not mix with the documents.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

@@ -1,14 +1,14 @@
-"""Lets pods reach a server of this machine that listens on loopback alone, as our emulator does."""
+"""A TCP proxy: lets pods reach a server that listens only on loopback, such as the emulator."""
 
 import contextlib
 import socket
 import threading
 
 
-class Passage:
-    """Carries what comes to an address that pods reach on to `target`, and what comes back.
+class TcpProxy:
+    """Forwards connections to an address that pods reach to `target`.
 
-    While it is `cut`, connections end and none are taken on.
+    While it is `cut`, it closes all connections.
     """
 
     def __init__(self, host, target, port=0):
@@ -22,7 +22,7 @@ class Passage:
         threading.Thread(target=self.accept, daemon=True).start()
 
     def close(self):
-        # A thread that waits in `accept` would keep a closed socket open.
+        # Closing alone would not end an `accept` that waits.
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
@@ -30,7 +30,7 @@ class Passage:
 
     @contextlib.contextmanager
     def cut(self):
-        """Nothing passes in here."""
+        """Forwards nothing inside this context."""
         self.is_cut = True
         self.end_connections()
         try:
@@ -61,9 +61,9 @@ class Passage:
             with self.lock:
                 self.open |= {incoming, outgoing}
             for pair in ((incoming, outgoing), (outgoing, incoming)):
-                threading.Thread(target=self.carry, args=pair, daemon=True).start()
+                threading.Thread(target=self.forward, args=pair, daemon=True).start()
 
-    def carry(self, source, sink):
+    def forward(self, source, sink):
         try:
             while part := source.recv(1 << 16):
                 sink.sendall(part)

@@ -1,6 +1,6 @@
-"""One who asks with the unmodified SDK: a Python that has it imported, and what comes of a question.
+"""Asks questions with the unmodified SDK, in a process of its own.
 
-For all tests of the SDK, whatever answers: processes of this machine or pods.
+For tests in which processes of this machine answer, and for tests in which pods do.
 """
 
 import json
@@ -20,13 +20,13 @@ def end_of(path, characters=3000):
     return path.read_text(errors="replace")[-characters:] if path.exists() else ""
 
 
-class Asker:
-    """A Python that has the SDK imported and `environment`."""
+class SdkClient:
+    """A Python process with the SDK imported, in the given environment."""
 
     def __init__(self, environment, stderr):
         self.stderr = stderr
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "asker.py")],
+            [sys.executable, str(HERE / "sdk_process.py")],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -34,11 +34,11 @@ class Asker:
         )
 
     def ask(self, sruid, within=60, **arguments):
-        """`Child.ask`: an `Outcome` of one question."""
+        """Calls `Child.ask`. Returns the `Outcome` of the question."""
         return self.request({"sruid": sruid, "questions": [arguments]}, within)[0]
 
     def ask_multiple(self, sruid, questions, within=120, **arguments):
-        """`Child.ask_multiple`: one `Outcome` each, as they were asked."""
+        """Calls `Child.ask_multiple`. Returns the `Outcome` of each question, in order."""
         request = {"sruid": sruid, "questions": questions, "together": arguments}
         return self.request(request, within)
 
@@ -69,7 +69,7 @@ class Asker:
 
 
 class Outcome:
-    """What came of a question, as the one who asks sees it."""
+    """The outcome of a question, as the SDK reports it to the parent."""
 
     def __init__(self, answer, error, question_uuid, events, monitor_messages, seconds, ended):
         self.answer = answer
@@ -89,6 +89,6 @@ class Outcome:
         return [event["event"]["kind"] for event in self.events]
 
     def logs(self):
-        """The words of the log records that came."""
+        """The messages of the log records received."""
         records = [event["event"].get("log_record") for event in self.events]
         return [record["msg"] for record in records if record]

@@ -1,4 +1,4 @@
-"""What the API server says of Jobs and pods, watched from outside: all that ever was, also of what is gone."""
+"""Watches Jobs and pods at the API server, so that objects are seen that are deleted later."""
 
 import contextlib
 import http.client
@@ -21,7 +21,7 @@ def connection(cluster, timeout=60):
 
 
 def call(link, method, path, body=None):
-    """One call: the status, and what was answered."""
+    """Makes one call. Returns the status and the decoded answer."""
     headers = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Content-Type": "application/json"}
     link.request(method, path, body and json.dumps(body), headers)
     answer = link.getresponse()
@@ -29,17 +29,17 @@ def call(link, method, path, body=None):
 
 
 class Watch:
-    """Watches objects in a thread, and tells `seen(kind of event, object, when)` of each.
+    """Watches objects in a thread, and calls `seen(event type, object, time)` for each event.
 
-    Of what is watched in `brief` only the metadata comes.
+    With `brief`, the objects have only their metadata.
     """
 
     def __init__(self, cluster, path, seen, labels=None, brief=False):
         self.cluster = cluster
         self.headers = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
         if brief:
-            of = "as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
-            self.headers["Accept"] = f"application/json;{of}"
+            kind = "as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+            self.headers["Accept"] = f"application/json;{kind}"
         self.path = path
         self.query = {"labelSelector": labels} if labels else {}
         self.seen = seen
@@ -52,7 +52,7 @@ class Watch:
 
     def run(self):
         while not self.stopped.is_set():
-            # What breaks is begun again: the server may be one that a test ends.
+            # A watch that breaks is reopened: a test may end the server.
             with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
                 self.follow()
             self.stopped.wait(0.2)
@@ -60,7 +60,7 @@ class Watch:
     def follow(self):
         link = connection(self.cluster)
         if self.version is None:
-            status, found = call(link, "GET", self.at())
+            status, found = call(link, "GET", self.url())
             if status != 200:
                 return
             for each in found["items"]:
@@ -68,7 +68,7 @@ class Watch:
             self.version = found["metadata"]["resourceVersion"]
             self.began.set()
         more = {"watch": "1", "resourceVersion": self.version, "timeoutSeconds": "30"}
-        link.request("GET", self.at(allowWatchBookmarks="true", **more), headers=self.headers)
+        link.request("GET", self.url(allowWatchBookmarks="true", **more), headers=self.headers)
         lines = link.getresponse()
         while not self.stopped.is_set() and (line := lines.readline()):
             event = json.loads(line)
@@ -79,7 +79,7 @@ class Watch:
             if event["type"] != "BOOKMARK":
                 self.seen(event["type"], event["object"], time.time())
 
-    def at(self, **more):
+    def url(self, **more):
         query = urllib.parse.urlencode({**self.query, **more})
         return f"{self.path}?{query}" if query else self.path
 
