@@ -159,7 +159,7 @@ class ExistingCluster(AnyCluster):
     def __init__(self, folder):
         self.folder = folder
         self.kubeconfig = folder / "admin.kubeconfig"
-        # Only the owner knows where its pods reach this machine and where its images are.
+        # Only the owner knows the address of this machine for its pods, and its repository.
         self.host = os.environ.get("TWINED_TEST_CLUSTER_HOST")
         self.repository = os.environ.get("TWINED_TEST_REPOSITORY", images.REPOSITORY)
         view = ["kubectl", "config", "view", "--raw", "--minify", "--flatten"]

@@ -65,7 +65,7 @@ def selected(failures, request):
 
 
 def sruid(name):
-    return f"deaths/{name}:local"
+    return f"failing/{name}:local"
 
 
 def prepare(network, failures):

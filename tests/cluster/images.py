@@ -215,14 +215,14 @@ def add_pause(store):
 
 
 def add_failing(store):
-    """Images of `deaths/<name>:local`, whose `octue` is a line of shell."""
+    """Images of `failing/<name>:local`, whose `octue` is a line of shell."""
     base = tars.busybox()
     path = ["PATH=/bin:/usr/bin"]
     store.add(BUSYBOX, [base], Env=path)
 
     for name, script in FAILING.items():
         octue = tars.layer({"/bin/octue": f"#!/bin/sh\n{script}\n"})
-        store.add(sruid_image(f"deaths/{name}:{TAG}"), [base, octue], Env=path)
+        store.add(sruid_image(f"failing/{name}:{TAG}"), [base, octue], Env=path)
 
     # The services of the runner contract.
     for name, script in CONTRACT.items():
@@ -230,11 +230,11 @@ def add_failing(store):
         store.add(sruid_image(f"test/{name}:1.0"), [base, octue], Env=path)
 
     # No `octue` at all, one that no kernel can execute, and one for a shell that does not exist.
-    store.add(sruid_image(f"deaths/has-no-octue:{TAG}"), [base], Env=path)
+    store.add(sruid_image(f"failing/has-no-octue:{TAG}"), [base], Env=path)
     damaged = tars.layer({"/bin/octue": b"\x7fELF and nothing more"})
-    store.add(sruid_image(f"deaths/is-damaged:{TAG}"), [base, damaged], Env=path)
+    store.add(sruid_image(f"failing/is-damaged:{TAG}"), [base, damaged], Env=path)
     orphaned = tars.layer({"/bin/octue": "#!/no/such/shell\n"})
-    store.add(sruid_image(f"deaths/has-no-shell:{TAG}"), [base, orphaned], Env=path)
+    store.add(sruid_image(f"failing/has-no-shell:{TAG}"), [base, orphaned], Env=path)
 
 
 def add_services(store):

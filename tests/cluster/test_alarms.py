@@ -17,7 +17,7 @@ from fake_children import FakeChildren
 from tcp_proxy import TcpProxy
 
 COUNT = 20
-HEALTHY = "deaths/is-healthy:local"
+HEALTHY = "failing/is-healthy:local"
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_thousand_healthy_questions_get_no_exception(fake_network):
     """Each result comes between 5 s before and 5 s after the end of its pod."""
     seed = int(os.environ.get("TWINED_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
     chance, network, run = random.Random(seed), fake_network, 10
-    services = [f"deaths/is-healthy-{group}:local" for group in range(10)]
+    services = [f"failing/is-healthy-{group}:local" for group in range(10)]
     for service in services:
         behaviour = {"FAKE_START": f"{chance.randint(0, 20)}s", "FAKE_RUN": f"{run}s"}
         network.settings["rules"].append({"services": [service], "environment": behaviour})
@@ -132,7 +132,7 @@ def test_a_thousand_healthy_questions_get_no_exception(fake_network):
 @pytest.mark.long
 def test_a_silent_failure_is_reported_within_two_seconds(network):
     """From the end of the pod at the API server to the exception at the parent."""
-    service = "deaths/dies:local"
+    service = "failing/dies:local"
     rule = {"services": [service], **on_fake_nodes(run="3s", exit="3")}
     network.settings["rules"].append(rule)
     with contextlib.ExitStack() as stack:

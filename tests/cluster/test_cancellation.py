@@ -14,7 +14,7 @@ ROOT = "0e6ad1ad-0c5b-4f4d-8bd2-0f3f2d4c9a10"
 
 
 @pytest.fixture
-def endless(fake_network):
+def endless_network(fake_network):
     """A network whose fake pods run until they are ended."""
     fake_network.settings["defaults"]["environment"] |= {"FAKE_RUN": "forever"}
     return fake_network
@@ -42,7 +42,7 @@ def expect_cancelled(network, parent, within=60):
 # === At any stage ===
 
 
-@pytest.mark.parametrize("service", ["deaths/sleeps:local", "deaths/ignores-sigterm:local"])
+@pytest.mark.parametrize("service", ["failing/sleeps:local", "failing/ignores-sigterm:local"])
 def test_a_cancelled_run_has_no_process_when_its_parent_is_notified(network, service):
     with network.daemon(), network.parent(service) as parent:
         uid = network.wait_for_run(parent.question_uuid)["metadata"]["uid"]
@@ -57,91 +57,98 @@ def test_a_cancelled_run_has_no_process_when_its_parent_is_notified(network, ser
         expect_cancelled(network, parent)
 
 
-def test_the_parent_is_notified_only_after_the_last_pod_is_gone(endless):
-    endless.settings["defaults"]["environment"] |= {"FAKE_STOP": "6s"}
-    with endless.daemon(), endless.parent("tests/echo:local") as parent:
-        endless.wait_for_run(parent.question_uuid)
+def test_the_parent_is_notified_only_after_the_last_pod_is_gone(endless_network):
+    endless_network.settings["defaults"]["environment"] |= {"FAKE_STOP": "6s"}
+    with endless_network.daemon(), endless_network.parent("tests/echo:local") as parent:
+        endless_network.wait_for_run(parent.question_uuid)
 
         parent.cancel()
-        endless.wait_for_pod(
+        endless_network.wait_for_pod(
             parent.question_uuid, lambda pod: "deletionTimestamp" in pod["metadata"]
         )
         ending = time.time()
         expect_exception(parent)
 
-        assert not endless.pods(parent.question_uuid)
+        assert not endless_network.pods(parent.question_uuid)
         assert parent.when("exception") - ending > 5
-        expect_cancelled(endless, parent)
+        expect_cancelled(endless_network, parent)
 
 
-def test_a_cancellation_that_precedes_its_question_takes_effect(endless):
-    with endless.daemon(), endless.parent("tests/echo:local", publish=False) as parent:
+def test_a_cancellation_that_precedes_its_question_takes_effect(endless_network):
+    with (
+        endless_network.daemon(),
+        endless_network.parent("tests/echo:local", publish=False) as parent,
+    ):
         parent.cancel()
-        endless.wait_for_row(parent.question_uuid, "cancellation")
+        endless_network.wait_for_row(parent.question_uuid, "cancellation")
 
         parent.publish()
 
-        expect_cancelled(endless, parent)
+        expect_cancelled(endless_network, parent)
 
 
 @pytest.mark.parametrize("first", ["question", "cancellation"])
-def test_a_cancellation_during_the_launch_takes_effect(endless, first):
-    with endless.daemon(), endless.daemon():
-        parents = [endless.parent("tests/echo:local", publish=False) for _ in range(10)]
+def test_a_cancellation_during_the_launch_takes_effect(endless_network, first):
+    with endless_network.daemon(), endless_network.daemon():
+        parents = [endless_network.parent("tests/echo:local", publish=False) for _ in range(10)]
         for parent in parents:
             calls = [parent.publish, parent.cancel]
             for call in calls if first == "question" else reversed(calls):
                 call()
 
         for parent in parents:
-            expect_cancelled(endless, parent)
+            expect_cancelled(endless_network, parent)
             parent.close()
-        assert not endless.jobs()
+        assert not endless_network.jobs()
 
 
 @contextlib.contextmanager
-def one_running(endless):
+def one_running(endless_network):
     """Asks three questions of which one can run, and cancels the second, then the first.
 
     Yields the second, and the third, which runs now.
     """
-    ask = lambda: endless.parent("tests/echo:local")  # noqa: E731
-    with endless.daemon(), ask() as first:
-        endless.wait_for_run(first.question_uuid)
+    ask = lambda: endless_network.parent("tests/echo:local")  # noqa: E731
+    with endless_network.daemon(), ask() as first:
+        endless_network.wait_for_run(first.question_uuid)
         with ask() as second, ask() as third:
             for parent in (second, third):
-                wait_for(lambda: endless.job(parent.question_uuid), "it has a Job")  # noqa: B023
+                wait_for(lambda: endless_network.job(parent.question_uuid), "it has a Job")  # noqa: B023
             second.cancel()
-            expect_cancelled(endless, second)
-            assert not endless.pods(third.question_uuid), "the limit is still reached"
+            expect_cancelled(endless_network, second)
+            assert not endless_network.pods(third.question_uuid), "the limit is still reached"
 
             first.cancel()
-            endless.wait_for_run(third.question_uuid)
+            endless_network.wait_for_run(third.question_uuid)
 
-            expect_cancelled(endless, first)
+            expect_cancelled(endless_network, first)
             yield second, third
 
 
-def test_cancelled_questions_leave_kueue_and_release_their_quota(endless, queue):
-    endless.settings["defaults"]["queue"] = queue(endless.namespace, on_fake_nodes=True, cpu="1")
-    endless.settings["defaults"]["cpus"] = {"default": "1"}
-    with one_running(endless) as (second, third):
-        workloads = endless.cluster.kubectl.list("workloads", "-n", endless.namespace)
+def test_cancelled_questions_leave_kueue_and_release_their_quota(endless_network, queue):
+    endless_network.settings["defaults"]["queue"] = queue(
+        endless_network.namespace, on_fake_nodes=True, cpu="1"
+    )
+    endless_network.settings["defaults"]["cpus"] = {"default": "1"}
+    with one_running(endless_network) as (second, third):
+        workloads = endless_network.cluster.kubectl.list(
+            "workloads", "-n", endless_network.namespace
+        )
         owners = [workload["metadata"]["ownerReferences"][0]["name"] for workload in workloads]
         assert owners == [f"question-{third.question_uuid}"]
         assert not second.received("result") and not third.received("result")
 
 
-def test_cancelled_questions_do_not_count_towards_our_own_limits(endless):
-    endless.settings["running"] = {"network": 1}
-    with one_running(endless):
+def test_cancelled_questions_do_not_count_towards_our_own_limits(endless_network):
+    endless_network.settings["running"] = {"network": 1}
+    with one_running(endless_network):
         pass
 
 
 def test_a_question_that_is_cancelled_during_a_pull_never_runs(network):
     """A kubelet does not abort a pull: the pod is gone only after the pull has ended."""
     cluster = network.cluster
-    image = cluster.store.add_unpulled("tests/slow-to-pull:local", like="deaths/sleeps:local")
+    image = cluster.store.add_unpulled("tests/slow-to-pull:local", like="failing/sleeps:local")
     pulling = lambda: cluster.registry.pulls.get(image)  # noqa: E731
     with network.daemon(), network.parent("tests/slow-to-pull:local") as parent:
         with cluster.registry.holding(image):
@@ -156,15 +163,15 @@ def test_a_question_that_is_cancelled_during_a_pull_never_runs(network):
         expect_cancelled(network, parent)
 
 
-def test_a_cancellation_after_the_result_ends_the_run_without_an_exception(endless):
-    with endless.daemon(), endless.parent("tests/echo:local") as parent:
-        endless.wait_for_run(parent.question_uuid)
+def test_a_cancellation_after_the_result_ends_the_run_without_an_exception(endless_network):
+    with endless_network.daemon(), endless_network.parent("tests/echo:local") as parent:
+        endless_network.wait_for_run(parent.question_uuid)
         parent.answer_for_child(output_values=1)
-        endless.wait_for_row(parent.question_uuid, "result")
+        endless_network.wait_for_row(parent.question_uuid, "result")
 
         parent.cancel()
 
-        endless.wait_until_gone(parent.question_uuid)
+        endless_network.wait_until_gone(parent.question_uuid)
         assert [event["kind"] for event in parent.ends()] == ["result"]
 
 
@@ -183,74 +190,77 @@ def test_a_cancellation_after_the_end_of_the_run_changes_nothing(network):
         assert job(), "a settled Job stays for inspection"
 
 
-def test_repeated_cancellations_give_one_exception(endless):
-    with endless.daemon() as daemon, endless.parent("tests/echo:local") as parent:
-        endless.wait_for_run(parent.question_uuid)
+def test_repeated_cancellations_give_one_exception(endless_network):
+    with endless_network.daemon() as daemon, endless_network.parent("tests/echo:local") as parent:
+        endless_network.wait_for_run(parent.question_uuid)
 
         parent.cancel()
         parent.cancel()
-        expect_cancelled(endless, parent)
+        expect_cancelled(endless_network, parent)
         parent.cancel()
 
-        cancellations = lambda: endless.rows(parent.question_uuid, "cancellation")  # noqa: E731
+        cancellations = lambda: endless_network.rows(parent.question_uuid, "cancellation")  # noqa: E731
         wait_for(lambda: len(cancellations()) == 3, "all cancellations are on record")
         # A redelivery of the question.
         parent.publish()
         asked = 'twined_events_received_total{kind="question"}'
         wait_for(lambda: daemon.metrics()[asked] == 2, "the question was delivered again")
         expect_one_exception(parent)
-        assert not endless.jobs(parent.question_uuid)
+        assert not endless_network.jobs(parent.question_uuid)
 
 
 # === From any sender ===
 
 
 @pytest.mark.parametrize("claimed", [{}, {"parent": OTHER_SRUID, "originator": OTHER_SRUID}])
-def test_a_cancellation_by_another_sender_is_ignored(endless, claimed):
-    with endless.daemon() as daemon, endless.parent("tests/echo:local") as parent:
-        endless.wait_for_run(parent.question_uuid)
+def test_a_cancellation_by_another_sender_is_ignored(endless_network, claimed):
+    with endless_network.daemon() as daemon, endless_network.parent("tests/echo:local") as parent:
+        endless_network.wait_for_run(parent.question_uuid)
 
         parent.cancel(sender=OTHER_SRUID, **claimed)
 
         ignored = "cancellation ignored"
         wait_for(lambda: ignored in daemon.log.read_text(), "the cancellation is ignored")
-        job = endless.job(parent.question_uuid)
+        job = endless_network.job(parent.question_uuid)
         assert "twined.octue.com/stopped" not in job["metadata"]["annotations"]
         assert parent.ends() == []
         # The parent itself can cancel.
         parent.cancel()
-        expect_cancelled(endless, parent)
+        expect_cancelled(endless_network, parent)
 
 
-def test_the_originator_of_a_tree_can_cancel_a_question_in_it(endless):
+def test_the_originator_of_a_tree_can_cancel_a_question_in_it(endless_network):
     of_a_child = {
         "sender": PARENT_SERVICE,
         "parent_question_uuid": ROOT,
         "originator_question_uuid": ROOT,
         "attributes": {"parent": PARENT_SERVICE, "originator": PARENT_SRUID},
     }
-    with endless.daemon(), endless.parent("tests/echo:local", **of_a_child) as parent:
-        endless.wait_for_run(parent.question_uuid)
+    with (
+        endless_network.daemon(),
+        endless_network.parent("tests/echo:local", **of_a_child) as parent,
+    ):
+        endless_network.wait_for_run(parent.question_uuid)
 
         parent.cancel(sender=PARENT_SRUID, originator=PARENT_SRUID)
 
-        expect_cancelled(endless, parent)
+        expect_cancelled(endless_network, parent)
 
 
 # === On any replica ===
 
 
-def test_a_replica_ends_runs_that_another_launched(endless):
-    with endless.daemon() as first:
-        parents = [endless.parent("tests/echo:local") for _ in range(8)]
+def test_a_replica_ends_runs_that_another_launched(endless_network):
+    with endless_network.daemon() as first:
+        parents = [endless_network.parent("tests/echo:local") for _ in range(8)]
         for parent in parents:
-            endless.wait_for_run(parent.question_uuid)
-        with endless.daemon() as second:
+            endless_network.wait_for_run(parent.question_uuid)
+        with endless_network.daemon() as second:
             for parent in parents:
                 parent.cancel()
 
             for parent in parents:
-                expect_cancelled(endless, parent)
+                expect_cancelled(endless_network, parent)
                 parent.close()
             received = 'twined_events_received_total{kind="cancellation"}'
             launched = 'twined_runner_requests_total{verb="create",code="ok"}'
@@ -259,13 +269,13 @@ def test_a_replica_ends_runs_that_another_launched(endless):
             assert first.metrics()[received] + second.metrics()[received] >= len(parents)
 
 
-def test_a_cancellation_without_a_replica_takes_effect_when_one_starts(endless):
-    with endless.daemon() as daemon:
-        parent = endless.parent("tests/echo:local")
-        endless.wait_for_run(parent.question_uuid)
+def test_a_cancellation_without_a_replica_takes_effect_when_one_starts(endless_network):
+    with endless_network.daemon() as daemon:
+        parent = endless_network.parent("tests/echo:local")
+        endless_network.wait_for_run(parent.question_uuid)
         daemon.kill()
     parent.cancel()
 
-    with endless.daemon():
-        expect_cancelled(endless, parent)
+    with endless_network.daemon():
+        expect_cancelled(endless_network, parent)
     parent.close()

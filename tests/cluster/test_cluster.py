@@ -16,7 +16,7 @@ from cluster import Cluster
 
 HERE = Path(__file__).parent
 ECHO = "tests/echo:local"
-NOTHING = "deaths/answers-nothing:local"
+NOTHING = "failing/answers-nothing:local"
 
 
 # === The real node ===
@@ -31,7 +31,7 @@ def test_a_job_completes_in_the_image_of_a_service(cluster, namespace):
 
 
 def test_a_failed_pod_reports_its_exit_code_and_last_lines(cluster, namespace):
-    cluster.kubectl.create(jobs.job(namespace, "exits", cluster.image("deaths/exits:local")))
+    cluster.kubectl.create(jobs.job(namespace, "exits", cluster.image("failing/exits:local")))
 
     assert jobs.wait_for_end(cluster, namespace, "exits") == "Failed"
     _, fields = jobs.state(jobs.only_pod(cluster, namespace, "exits"))
@@ -40,7 +40,7 @@ def test_a_failed_pod_reports_its_exit_code_and_last_lines(cluster, namespace):
 
 
 def test_a_container_over_its_memory_limit_is_oom_killed(cluster, namespace):
-    image = cluster.image("deaths/eats-memory:local")
+    image = cluster.image("failing/eats-memory:local")
     limit = {"limits": {"memory": "64Mi"}}
     cluster.kubectl.create(jobs.job(namespace, "eats", image, resources=limit))
 
@@ -50,7 +50,7 @@ def test_a_container_over_its_memory_limit_is_oom_killed(cluster, namespace):
 
 
 def test_a_container_over_its_storage_limit_is_evicted(cluster, namespace):
-    image = cluster.image("deaths/fills-disk:local")
+    image = cluster.image("failing/fills-disk:local")
     limit = {"limits": {"ephemeral-storage": "50Mi"}}
     cluster.kubectl.create(jobs.job(namespace, "fills", image, resources=limit))
 
@@ -63,7 +63,7 @@ def test_a_container_over_its_storage_limit_is_evicted(cluster, namespace):
     [("answers-nothing", 0), ("is-loud", 1), ("is-killed", 137), ("crashes", 139)],
 )
 def test_each_failing_image_has_its_exit_code(cluster, namespace, service, code):
-    cluster.kubectl.create(jobs.job(namespace, service, cluster.image(f"deaths/{service}:local")))
+    cluster.kubectl.create(jobs.job(namespace, service, cluster.image(f"failing/{service}:local")))
 
     fields = jobs.wait_for_state(cluster, namespace, service, "terminated")
     assert fields["exitCode"] == code
@@ -71,7 +71,7 @@ def test_each_failing_image_has_its_exit_code(cluster, namespace, service, code)
 
 @pytest.mark.parametrize("service", ["has-no-octue", "is-damaged"])
 def test_a_container_that_cannot_start_reports_an_error(cluster, namespace, service):
-    cluster.kubectl.create(jobs.job(namespace, service, cluster.image(f"deaths/{service}:local")))
+    cluster.kubectl.create(jobs.job(namespace, service, cluster.image(f"failing/{service}:local")))
 
     fields = jobs.wait_for_state(cluster, namespace, service, "terminated")
     assert fields["reason"] in ("StartError", "Error")
@@ -86,7 +86,7 @@ def test_an_image_that_does_not_exist_cannot_be_pulled(cluster, namespace):
 
 
 def test_a_pull_waits_while_the_registry_holds_the_image(own_cluster, namespace):
-    image = own_cluster.store.add_unpulled(f"deaths/{namespace}:1", like=NOTHING)
+    image = own_cluster.store.add_unpulled(f"failing/{namespace}:1", like=NOTHING)
 
     with own_cluster.registry.holding(image):
         own_cluster.kubectl.create(jobs.job(namespace, "pulled", image))
@@ -99,7 +99,7 @@ def test_a_pull_waits_while_the_registry_holds_the_image(own_cluster, namespace)
 
 
 def test_a_refused_pull_is_retried(own_cluster, namespace):
-    image = own_cluster.store.add_unpulled(f"deaths/{namespace}:1", like=NOTHING)
+    image = own_cluster.store.add_unpulled(f"failing/{namespace}:1", like=NOTHING)
 
     with own_cluster.registry.refusing(image, 403):
         own_cluster.kubectl.create(jobs.job(namespace, "refused", image))
@@ -110,7 +110,7 @@ def test_a_refused_pull_is_retried(own_cluster, namespace):
 
 
 def test_the_deletion_of_a_job_ends_its_process(own_cluster, namespace):
-    image = own_cluster.image("deaths/ignores-sigterm:local")
+    image = own_cluster.image("failing/ignores-sigterm:local")
     mark = f"MARK_OF_{namespace}".replace("-", "_")
     own_cluster.kubectl.create(jobs.job(namespace, "sleeps", image, env={mark: "1"}))
     jobs.wait_for_state(own_cluster, namespace, "sleeps", "running")
@@ -264,7 +264,7 @@ def queue_objects(namespace):
 
 def check_queue(cluster, namespace, queue):
     """Checks that the second of two Jobs is queued until the first is deleted."""
-    image = cluster.image("deaths/sleeps:local")
+    image = cluster.image("failing/sleeps:local")
     resources = {"requests": {"cpu": "1", "memory": "16Mi"}}
     cluster.kubectl.create(jobs.job(namespace, "first", image, queue=queue, resources=resources))
     jobs.wait_for_state(cluster, namespace, "first", "running")
@@ -340,7 +340,7 @@ def test_200_fake_pods_run_to_completion(own_cluster, fake_namespace):
 
 
 def test_pods_without_the_selector_of_fake_nodes_go_to_the_real_node(own_cluster, namespace):
-    image = own_cluster.image("deaths/answers-nothing:local")
+    image = own_cluster.image("failing/answers-nothing:local")
     own_cluster.kubectl.create(jobs.job(namespace, "usual", image))
 
     jobs.wait_for_end(own_cluster, namespace, "usual")
@@ -355,7 +355,7 @@ import sys, time
 sys.path.insert(0, sys.argv[1])
 import cluster, jobs
 with cluster.Cluster(fake_nodes=1) as started:
-    image = started.image("deaths/ignores-sigterm:local")
+    image = started.image("failing/ignores-sigterm:local")
     started.kubectl.create(jobs.job("default", "sleeps", image))
     jobs.wait_for_state(started, "default", "sleeps", "running")
     print(started.slot, started.folder, flush=True)

@@ -1,4 +1,4 @@
-"""The Kubernetes runner fulfils the contract of runners. The suite is `tests/it/runner_contract.rs`."""
+"""The Kubernetes runner fulfils the contract of runners (`tests/it/runner_contract.rs`)."""
 
 import os
 import subprocess

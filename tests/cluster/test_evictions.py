@@ -33,24 +33,24 @@ def fills_node(kind):
 @pytest.fixture(scope="module")
 def network(shared_network):
     rules = {
-        "deaths/stays:local": on_fake_nodes(run="forever"),
-        "deaths/is-evicted:local": on_fake_nodes(run="2s", exit="evicted"),
+        "failing/stays:local": on_fake_nodes(run="forever"),
+        "failing/is-evicted:local": on_fake_nodes(run="2s", exit="evicted"),
         **{service_for(kind): fills_node(kind) for kind in KINDS},
-        "deaths/eats-memory:local": {
+        "failing/eats-memory:local": {
             "memory": {"default": "16Mi", "limit": "request"},
             "retry": {"memory": {"times": 2, "factor": 2, "ceiling": "48Mi", **BACKOFF}},
         },
-        "deaths/is-killed:local": {"retry": {"killed": {"times": 1, **BACKOFF}}},
-        "deaths/is-rejected:local": {
+        "failing/is-killed:local": {"retry": {"killed": {"times": 1, **BACKOFF}}},
+        "failing/is-rejected:local": {
             "retry": {"evicted": {"times": 1, **BACKOFF}},
             **on_fake_nodes(run="forever"),
         },
-        "deaths/grows:local": {
+        "failing/grows:local": {
             "memory": {"default": "1Gi"},
             "retry": {"memory": {"times": 3, "factor": 1.5, **BACKOFF}},
             **on_fake_nodes(run="4s", exit="137", reason="OOMKilled"),
         },
-        "deaths/fails-slowly:local": {
+        "failing/fails-slowly:local": {
             "retry": {"failed": {"times": 2, "backoff": "3s"}},
             **on_fake_nodes(exit="3"),
         },
@@ -74,7 +74,7 @@ def network(shared_network):
 
 @pytest.mark.long
 def test_a_run_that_is_evicted_four_times_is_not_started_again(network):
-    with network.parent("deaths/is-evicted:local", input_values={}) as parent:
+    with network.parent("failing/is-evicted:local", input_values={}) as parent:
         event = parent.exception(within=240)
         failures.wait_until_settled(network, parent)
 
@@ -87,7 +87,7 @@ def test_a_run_that_is_evicted_four_times_is_not_started_again(network):
 
 
 def test_a_run_that_is_evicted_after_its_result_is_not_started_again(network):
-    with network.parent("deaths/is-evicted:local", input_values={}) as parent:
+    with network.parent("failing/is-evicted:local", input_values={}) as parent:
         network.wait_for_run(parent.question_uuid)
         parent.answer_for_child(output_values=1)
         parent.result()
@@ -97,7 +97,7 @@ def test_a_run_that_is_evicted_after_its_result_is_not_started_again(network):
 
 
 def test_a_run_on_a_drained_node_starts_again_and_its_result_counts(network):
-    with network.parent("deaths/sleeps:local", input_values={}) as parent:
+    with network.parent("failing/sleeps:local", input_values={}) as parent:
         pod = network.wait_for_run(parent.question_uuid)
         evict(network, pod)
         expect_restart(network, parent, pod, "a drain: by the eviction API")
@@ -188,7 +188,7 @@ def small_node(network, kind):
 
 
 def service_for(kind):
-    return f"deaths/fills-node-{kind}:local"
+    return f"failing/fills-node-{kind}:local"
 
 
 def greedy_pod(namespace, name, kind):
@@ -214,7 +214,7 @@ def greedy_pod(namespace, name, kind):
 
 
 def test_a_run_out_of_memory_is_relaunched_with_more_up_to_the_ceiling(network):
-    with network.parent("deaths/eats-memory:local", input_values={}) as parent:
+    with network.parent("failing/eats-memory:local", input_values={}) as parent:
         event = parent.exception(within=120)
         failures.wait_until_settled(network, parent, max_jobs=3)
 
@@ -229,7 +229,7 @@ def test_a_run_out_of_memory_is_relaunched_with_more_up_to_the_ceiling(network):
 
 
 def test_a_relaunch_that_answers_gives_the_only_terminal_event(network):
-    with network.parent("deaths/grows:local", input_values={}) as parent:
+    with network.parent("failing/grows:local", input_values={}) as parent:
         network.wait_for_pod(parent.question_uuid, is_running, suffix="-a1")
         parent.answer_for_child(output_values="enough")
         assert parent.result()["output_values"] == "enough"
@@ -249,7 +249,7 @@ def test_a_large_question_is_available_to_its_relaunches(network):
 
 
 def test_a_killed_run_is_relaunched_once(network):
-    with network.parent("deaths/is-killed:local", input_values={}) as parent:
+    with network.parent("failing/is-killed:local", input_values={}) as parent:
         assert "SIGKILL" in parent.exception()["exception_message"]
         failures.wait_until_settled(network, parent, max_jobs=2)
 
@@ -258,7 +258,7 @@ def test_a_killed_run_is_relaunched_once(network):
 
 def test_a_run_whose_pod_a_kubelet_rejected_is_relaunched(network):
     """The Job does not replace a pod that a node under pressure rejected."""
-    with network.parent("deaths/is-rejected:local", input_values={}) as parent:
+    with network.parent("failing/is-rejected:local", input_values={}) as parent:
         pod = network.wait_for_run(parent.question_uuid)
         status = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
         patch = json.dumps({"status": status})
@@ -272,7 +272,7 @@ def test_a_run_whose_pod_a_kubelet_rejected_is_relaunched(network):
 
 
 def test_the_pause_before_each_relaunch_is_longer(network):
-    with network.parent("deaths/fails-slowly:local", input_values={}) as parent:
+    with network.parent("failing/fails-slowly:local", input_values={}) as parent:
         assert "exit code 3" in parent.exception()["exception_message"]
         failures.wait_until_settled(network, parent, max_jobs=3)
 

@@ -11,7 +11,7 @@ import pytest
 import failures
 from failures import Failure, on_fake_nodes
 
-SLEEPS = "deaths/sleeps:local"
+SLEEPS = "failing/sleeps:local"
 LITTLE_MEMORY = {"memory": {"default": "32Mi", "limit": "request"}}
 
 REAL = {
@@ -240,7 +240,7 @@ def network(shared_network):
     shared_network.settings["defaults"]["memory"] = {"default": "32Mi"}
     failures.prepare(shared_network, FAILURES)
     shared_network.settings["rules"] += [
-        {"services": ["deaths/sleeps-*"], **on_fake_nodes(run="forever")},
+        {"services": ["failing/sleeps-*"], **on_fake_nodes(run="forever")},
     ]
     with shared_network.daemon():
         yield shared_network
@@ -303,7 +303,7 @@ def test_an_exception_of_the_service_is_the_only_one(network):
 
 
 def test_a_pod_that_fails_after_its_result_gives_no_exception(network):
-    with network.parent("deaths/sleeps-well:local", input_values={}) as parent:
+    with network.parent("failing/sleeps-well:local", input_values={}) as parent:
         pod = network.wait_for_run(parent.question_uuid)
         parent.answer_for_child(output_values=7)
         fail(network, pod)

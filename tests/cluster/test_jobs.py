@@ -18,7 +18,7 @@ LONG_SRUID = f"tests/{'a-long-name-' * 8}end:1.0.0"
 
 
 @pytest.fixture
-def endless(fake_network):
+def endless_network(fake_network):
     """A network whose fake pods run until they are ended."""
     fake_network.settings["defaults"]["environment"] |= {"FAKE_RUN": "forever"}
     return fake_network
@@ -46,16 +46,19 @@ def selected(network, resource, **labels):
 # === Fields ===
 
 
-def test_jobs_and_pods_are_found_by_labels_of_their_question(endless):
+def test_jobs_and_pods_are_found_by_labels_of_their_question(endless_network):
     of_a_child = {
         "sender": LONG_SRUID,
         "parent_question_uuid": ROOT,
         "originator_question_uuid": ROOT,
         "attributes": {"parent": LONG_SRUID, "originator": PARENT_SRUID},
     }
-    with endless.daemon(), endless.parent("tests/echo:local", **of_a_child) as parent:
+    with (
+        endless_network.daemon(),
+        endless_network.parent("tests/echo:local", **of_a_child) as parent,
+    ):
         question = parent.question_uuid
-        pod = endless.wait_for_run(question)
+        pod = endless_network.wait_for_run(question)
 
         for labels in (
             {"question": question},
@@ -67,8 +70,8 @@ def test_jobs_and_pods_are_found_by_labels_of_their_question(endless):
             {"retry": "0", "attempt": "0"},
         ):
             for resource in ("jobs", "pods"):
-                assert len(selected(endless, resource, **labels)) == 1, (resource, labels)
-        job = endless.job(question)
+                assert len(selected(endless_network, resource, **labels)) == 1, (resource, labels)
+        job = endless_network.job(question)
         for metadata in (job["metadata"], pod["metadata"]):
             shortened = metadata["labels"][f"{LABELS}/parent"]
             assert len(shortened) <= 63 and shortened.startswith("tests.a-long-name-")
@@ -76,19 +79,22 @@ def test_jobs_and_pods_are_found_by_labels_of_their_question(endless):
             assert annotations[f"{LABELS}/parent"] == LONG_SRUID.split(":")[0].replace("/", ".")
             attributes = json.loads(annotations[f"{LABELS}/attributes"])
             assert attributes == parent.sent
-        assert len(selected(endless, "jobs", parent=shortened)) == 1
+        assert len(selected(endless_network, "jobs", parent=shortened)) == 1
 
 
-def test_a_job_has_the_fields_of_the_contract(endless):
-    with endless.daemon(), endless.parent("tests/echo:local", input_values=[0]) as parent:
-        pod = endless.wait_for_run(parent.question_uuid)
-        job = endless.job(parent.question_uuid)
+def test_a_job_has_the_fields_of_the_contract(endless_network):
+    with (
+        endless_network.daemon(),
+        endless_network.parent("tests/echo:local", input_values=[0]) as parent,
+    ):
+        pod = endless_network.wait_for_run(parent.question_uuid)
+        job = endless_network.job(parent.question_uuid)
 
     name = f"question-{parent.question_uuid}"
     assert job["metadata"]["name"] == name
     assert pod["metadata"]["name"].startswith(f"{name}-")
     assert len(pod["metadata"]["name"]) == len(name) + 6
-    listed = endless.cluster.kubectl("get", "pods", "-n", endless.namespace)
+    listed = endless_network.cluster.kubectl("get", "pods", "-n", endless_network.namespace)
     assert f"{name}-" in listed
     spec = job["spec"]
     assert (spec["parallelism"], spec["completions"], spec["backoffLimit"]) == (1, 1, 0)
@@ -110,15 +116,20 @@ def test_a_job_has_the_fields_of_the_contract(endless):
     assert environment["OCTUE_SERVICE_REVISION_TAG"] == "local"
 
 
-def test_each_attempt_has_its_own_name(endless):
-    endless.settings["defaults"]["environment"] |= {"FAKE_RUN": "0s", "FAKE_EXIT": "3"}
-    endless.settings["rules"] = [{"services": ["tests/echo"], "retry": {"failed": {"times": 1}}}]
-    with endless.daemon(), endless.parent("tests/echo:local", retry_count=2) as parent:
+def test_each_attempt_has_its_own_name(endless_network):
+    endless_network.settings["defaults"]["environment"] |= {"FAKE_RUN": "0s", "FAKE_EXIT": "3"}
+    endless_network.settings["rules"] = [
+        {"services": ["tests/echo"], "retry": {"failed": {"times": 1}}}
+    ]
+    with (
+        endless_network.daemon(),
+        endless_network.parent("tests/echo:local", retry_count=2) as parent,
+    ):
         parent.exception()
         name = f"question-{parent.question_uuid}-r2"
         attempts = {
             job["metadata"]["name"]: job["metadata"]["labels"][f"{LABELS}/attempt"]
-            for job in endless.jobs(parent.question_uuid)
+            for job in endless_network.jobs(parent.question_uuid)
         }
         assert attempts == {name: "0", f"{name}-a1": "1"}
         assert len(parent.ends()) == 1
@@ -127,25 +138,25 @@ def test_each_attempt_has_its_own_name(endless):
 # === Created once ===
 
 
-def test_a_question_that_is_redelivered_to_two_replicas_runs_once(endless):
-    with replicas(endless, 2):
-        parents = [endless.parent("tests/echo:local") for _ in range(10)]
+def test_a_question_that_is_redelivered_to_two_replicas_runs_once(endless_network):
+    with replicas(endless_network, 2):
+        parents = [endless_network.parent("tests/echo:local") for _ in range(10)]
         for _ in range(4):
             for parent in parents:
                 parent.publish()
         for parent in parents:
-            endless.wait_for_run(parent.question_uuid)
+            endless_network.wait_for_run(parent.question_uuid)
             parent.publish()
         for parent in parents:
-            assert len(endless.pods(parent.question_uuid)) == 1
-            assert len(endless.jobs(parent.question_uuid)) == 1
+            assert len(endless_network.pods(parent.question_uuid)) == 1
+            assert len(endless_network.jobs(parent.question_uuid)) == 1
             parent.answer_for_child(output_values=1)
         for parent in parents:
             assert [event["kind"] for event in parent.ends()] == ["result"]
             parent.publish()
-            assert len(endless.pods(parent.question_uuid)) <= 1
+            assert len(endless_network.pods(parent.question_uuid)) <= 1
             parent.close()
-        assert len(endless.jobs()) == len(parents)
+        assert len(endless_network.jobs()) == len(parents)
 
 
 # === Deleted by another client ===
@@ -153,7 +164,7 @@ def test_a_question_that_is_redelivered_to_two_replicas_runs_once(endless):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_deletion_of_its_pod_ends_a_question(network, count):
-    with replicas(network, count), network.parent("deaths/sleeps:local") as parent:
+    with replicas(network, count), network.parent("failing/sleeps:local") as parent:
         pod = network.wait_for_run(parent.question_uuid)["metadata"]
         network.cluster.kubectl("delete", "pod", pod["name"], "-n", network.namespace)
 
@@ -168,7 +179,7 @@ def test_the_deletion_of_its_pod_ends_a_question(network, count):
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("cascade", ["background", "foreground"])
 def test_the_deletion_of_a_job_is_reported_once(network, cascade, count):
-    with replicas(network, count), network.parent("deaths/sleeps:local") as parent:
+    with replicas(network, count), network.parent("failing/sleeps:local") as parent:
         uid = network.wait_for_run(parent.question_uuid)["metadata"]["uid"]
         delete(network, parent, cascade)
 
@@ -180,7 +191,7 @@ def test_the_deletion_of_a_job_is_reported_once(network, cascade, count):
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_orphaned_pod_is_observed_until_its_end(network, count):
-    with replicas(network, count), network.parent("deaths/sleeps:local") as parent:
+    with replicas(network, count), network.parent("failing/sleeps:local") as parent:
         pod = network.wait_for_run(parent.question_uuid)["metadata"]
         delete(network, parent, "orphan")
         found = lambda: network.pods(parent.question_uuid)[0]["metadata"]  # noqa: E731
@@ -196,23 +207,23 @@ def test_an_orphaned_pod_is_observed_until_its_end(network, count):
 
 @pytest.mark.long
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_sweep_finds_a_job_that_was_deleted_while_no_daemon_ran(endless, count):
+def test_the_sweep_finds_a_job_that_was_deleted_while_no_daemon_ran(endless_network, count):
     asked = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(minutes=31)
     long_ago = {"attributes": {"datetime": asked.isoformat()}}
-    with endless.daemon():
-        parent = endless.parent("tests/echo:local", **long_ago)
-        endless.wait_for_run(parent.question_uuid)
-        runs = endless.parent("tests/echo:local", **long_ago)
-        endless.wait_for_run(runs.question_uuid)
-    delete(endless, parent, "foreground")
+    with endless_network.daemon():
+        parent = endless_network.parent("tests/echo:local", **long_ago)
+        endless_network.wait_for_run(parent.question_uuid)
+        running = endless_network.parent("tests/echo:local", **long_ago)
+        endless_network.wait_for_run(running.question_uuid)
+    delete(endless_network, parent, "foreground")
 
-    with replicas(endless, count):
+    with replicas(endless_network, count):
         exception = expect_one_exception(parent, "RuntimeError")
 
         assert "nothing of its run is left" in exception["exception_message"]
-        assert runs.ends() == [], "a run that exists is not reported as lost"
+        assert running.ends() == [], "a run that exists is not reported as lost"
     parent.close()
-    runs.close()
+    running.close()
 
 
 def delete(network, parent, cascade):
@@ -226,18 +237,18 @@ def delete(network, parent, cascade):
 
 
 @pytest.mark.long
-def test_a_question_whose_node_does_not_report_its_end_can_be_cancelled(endless):
-    endless.settings["defaults"]["environment"] |= {"FAKE_STOP": "1h"}
-    with endless.daemon(), endless.parent("tests/echo:local") as parent:
-        pod = endless.wait_for_run(parent.question_uuid)["metadata"]["name"]
+def test_a_question_whose_node_does_not_report_its_end_can_be_cancelled(endless_network):
+    endless_network.settings["defaults"]["environment"] |= {"FAKE_STOP": "1h"}
+    with endless_network.daemon(), endless_network.parent("tests/echo:local") as parent:
+        pod = endless_network.wait_for_run(parent.question_uuid)["metadata"]["name"]
 
         parent.cancel()
 
         assert parent.exception(within=150)["exception_type"] == "InterruptedError"
-        (left,) = endless.pods(parent.question_uuid)
+        (left,) = endless_network.pods(parent.question_uuid)
         assert left["metadata"]["deletionTimestamp"] and left["status"]["phase"] == "Running"
-        endless.cluster.kubectl(
-            "delete", "pod", pod, "-n", endless.namespace, "--force", "--grace-period=0"
+        endless_network.cluster.kubectl(
+            "delete", "pod", pod, "-n", endless_network.namespace, "--force", "--grace-period=0"
         )
 
 
@@ -300,7 +311,7 @@ def adopted(network, service, **question):
 
 def test_a_silent_failure_of_the_references_pod_is_reported(network):
     with network.daemon():
-        parent, uid = adopted(network, "deaths/sleeps:local", input_values={"n": 1})
+        parent, uid = adopted(network, "failing/sleeps:local", input_values={"n": 1})
 
         for process in processes(uid):
             os.kill(int(process), signal.SIGKILL)
@@ -313,7 +324,7 @@ def test_a_silent_failure_of_the_references_pod_is_reported(network):
 def test_the_references_pod_can_be_cancelled(network):
     with replicas(network, 2):
         parent, uid = adopted(
-            network, "deaths/ignores-sigterm:local", input_values=[1, 2.5, "three"]
+            network, "failing/ignores-sigterm:local", input_values=[1, 2.5, "three"]
         )
 
         parent.cancel()
@@ -346,15 +357,15 @@ def test_a_result_of_the_references_pod_settles_its_job(network):
 
 
 @pytest.mark.long
-def test_a_pod_that_ran_long_before_its_job_was_adopted_is_seen(endless):
-    """By the time of the adoption, both replicas have forgotten the pod of the foreign Job."""
-    with replicas(endless, 2) as daemons:
-        parent = endless.parent("tests/echo:local", publish=False)
-        endless.cluster.kubectl.create(reference(endless, parent))
-        endless.wait_for_run(parent.question_uuid)
+def test_a_pod_that_ran_long_before_its_job_was_adopted_is_seen(endless_network):
+    """By the time of the adoption, both replicas have forgotten the pod."""
+    with replicas(endless_network, 2) as daemons:
+        parent = endless_network.parent("tests/echo:local", publish=False)
+        endless_network.cluster.kubectl.create(reference(endless_network, parent))
+        endless_network.wait_for_run(parent.question_uuid)
         time.sleep(65)
         parent.publish()
-        wait_until_adopted(endless, parent)
+        wait_until_adopted(endless_network, parent)
 
         running = 'twined_questions{state="running"}'
         for daemon in daemons:
@@ -366,23 +377,23 @@ def test_a_pod_that_ran_long_before_its_job_was_adopted_is_seen(endless):
 @pytest.mark.parametrize(
     "changed", [{"image": "registry.test/other"}, {"args": ["--attributes", "{}"]}]
 )
-def test_another_clients_job_of_the_same_name_is_not_changed(endless, changed):
-    parent = endless.parent("tests/echo:local", publish=False)
-    endless.cluster.kubectl.create(reference(endless, parent, **changed))
-    endless.wait_for_run(parent.question_uuid)
-    before = endless.job(parent.question_uuid)
-    with replicas(endless, 2):
+def test_another_clients_job_of_the_same_name_is_not_changed(endless_network, changed):
+    parent = endless_network.parent("tests/echo:local", publish=False)
+    endless_network.cluster.kubectl.create(reference(endless_network, parent, **changed))
+    endless_network.wait_for_run(parent.question_uuid)
+    before = endless_network.job(parent.question_uuid)
+    with replicas(endless_network, 2):
         parent.publish()
 
         exception = expect_one_exception(parent, "RuntimeError")
 
         assert f"question-{parent.question_uuid}" in exception["exception_message"]
-        rejected = wait_for(endless.rejected_messages, "the question is rejected")
+        rejected = wait_for(endless_network.rejected_messages, "the question is rejected")
         assert [row["ordering_key"] for row in rejected] == [parent.question_uuid]
         parent.cancel()
-        endless.wait_for_row(parent.question_uuid, "cancellation")
+        endless_network.wait_for_row(parent.question_uuid, "cancellation")
         assert parent.ends()[1:] == []
-        after = endless.job(parent.question_uuid)
+        after = endless_network.job(parent.question_uuid)
         for job in (before, after):
             job["metadata"].pop("resourceVersion")
         assert (after["metadata"], after["spec"]) == (before["metadata"], before["spec"])

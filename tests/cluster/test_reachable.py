@@ -176,7 +176,7 @@ def test_a_daemon_on_loopback_accepts_the_names_of_allow_host(network):
 def test_the_sdk_in_a_pod_reaches_the_emulator_by_the_name_of_a_service(
     own_cluster, namespace, emulator, offline_google
 ):
-    """The emulator is on loopback and does not know the name: gRPC has no rule on names."""
+    """The emulator does not know the name of the Service. It accepts every name for gRPC."""
     google = offline_google(namespace, emulator)
     address, _, port = google["env"]["PUBSUB_EMULATOR_HOST"].rpartition(":")
     google["env"]["PUBSUB_EMULATOR_HOST"] = f"{service_names(namespace)[0]}:{port}"

@@ -10,7 +10,7 @@ DEEP = "tests/deep:local"
 
 
 @pytest.fixture
-def endless(fake_network):
+def endless_network(fake_network):
     """A network whose fake pods run until they are ended."""
     fake_network.settings["defaults"]["environment"] |= {"FAKE_RUN": "forever"}
     return fake_network
@@ -35,17 +35,17 @@ def expect_refusal(network, parent, exception_type, *texts):
 # === Requests of a question ===
 
 
-def test_a_request_over_a_cap_is_refused_with_the_name_of_the_cap(endless):
+def test_a_request_over_a_cap_is_refused_with_the_name_of_the_cap(endless_network):
     for resource, cap in (("cpus", "2"), ("memory", "1Gi"), ("ephemeral_storage", "2Gi")):
-        endless.settings["defaults"][resource]["cap"] = cap
-    with endless.daemon():
+        endless_network.settings["defaults"][resource]["cap"] = cap
+    with endless_network.daemon():
         for resource, asked in (("cpus", "3"), ("memory", "1025Mi"), ("ephemeral_storage", "3G")):
-            with endless.parent("tests/echo:local", attributes={resource: asked}) as parent:
+            with endless_network.parent("tests/echo:local", attributes={resource: asked}) as parent:
                 cap = f"`{resource}.cap`"
-                expect_refusal(endless, parent, "PermissionError", cap, "tests/echo:local")
+                expect_refusal(endless_network, parent, "PermissionError", cap, "tests/echo:local")
         at_most = {"cpus": "2", "memory": "1Gi", "ephemeral_storage": "2Gi"}
-        with endless.parent("tests/echo:local", attributes=at_most) as parent:
-            pod = endless.wait_for_run(parent.question_uuid)
+        with endless_network.parent("tests/echo:local", attributes=at_most) as parent:
+            pod = endless_network.wait_for_run(parent.question_uuid)
             requests = pod["spec"]["containers"][0]["resources"]["requests"]
             assert requests == {"cpu": "2", "memory": "1Gi", "ephemeral-storage": "2Gi"}
 
@@ -65,46 +65,48 @@ INVALID = [
 ]
 
 
-def test_an_invalid_request_expect_refusal(endless):
-    with endless.daemon():
+def test_an_invalid_request_is_refused(endless_network):
+    with endless_network.daemon():
         for resource, asked in INVALID:
-            with endless.parent("tests/echo:local", attributes={resource: asked}) as parent:
-                expect_refusal(endless, parent, "ValueError", f"`{resource}`")
+            with endless_network.parent("tests/echo:local", attributes={resource: asked}) as parent:
+                expect_refusal(endless_network, parent, "ValueError", f"`{resource}`")
 
 
 # === Services that may run ===
 
 
-def test_services_that_are_denied_or_not_allowed_do_not_run(endless):
-    endless.settings |= {"allow": ["tests/*"], "deny": ["tests/old-*"]}
-    with endless.daemon():
-        with endless.parent("other/echo:local") as parent:
-            expect_refusal(endless, parent, "PermissionError", "`allow`", "other/echo:local")
-        with endless.parent("tests/old-echo:local") as parent:
-            expect_refusal(endless, parent, "PermissionError", "`deny`", "`tests/old-*`")
-        with endless.parent("tests/echo:local") as parent:
-            endless.wait_for_run(parent.question_uuid)
+def test_services_that_are_denied_or_not_allowed_do_not_run(endless_network):
+    endless_network.settings |= {"allow": ["tests/*"], "deny": ["tests/old-*"]}
+    with endless_network.daemon():
+        with endless_network.parent("other/echo:local") as parent:
+            expect_refusal(
+                endless_network, parent, "PermissionError", "`allow`", "other/echo:local"
+            )
+        with endless_network.parent("tests/old-echo:local") as parent:
+            expect_refusal(endless_network, parent, "PermissionError", "`deny`", "`tests/old-*`")
+        with endless_network.parent("tests/echo:local") as parent:
+            endless_network.wait_for_run(parent.question_uuid)
 
 
 @pytest.mark.parametrize("retry_count", [0, 1])
-def test_a_service_that_asks_itself_is_stopped_by_the_depth_limit(endless, retry_count):
+def test_a_service_that_asks_itself_is_stopped_by_the_depth_limit(endless_network, retry_count):
     """Each question is the parent of the next. Its Job records its depth."""
-    endless.settings["depth"] = 2
+    endless_network.settings["depth"] = 2
     root = str(uuid.uuid4())
-    with endless.daemon(), endless.daemon():
+    with endless_network.daemon(), endless_network.daemon():
         last, parents = None, []
         for depth in range(4):
             question = str(uuid.uuid4()) if depth else root
             of_a_tree = {"originator_question_uuid": root, "retry_count": retry_count}
             if last:
                 of_a_tree |= {"parent_question_uuid": last, "sender": "tests/echo:local"}
-            parent = endless.parent("tests/echo:local", question, **of_a_tree)
+            parent = endless_network.parent("tests/echo:local", question, **of_a_tree)
             parents.append(parent)
             if depth < 3:
                 suffix = f"-r{retry_count}" if retry_count else ""
-                endless.wait_for_pod(question, lambda pod: True, suffix=suffix)
+                endless_network.wait_for_pod(question, lambda pod: True, suffix=suffix)
             last = question
-        expect_refusal(endless, parent, "PermissionError", "`depth`", "allows 2")
+        expect_refusal(endless_network, parent, "PermissionError", "`depth`", "allows 2")
         for parent in parents:
             parent.close()
 
@@ -150,9 +152,9 @@ def policy(namespace, name, message, reason):
 
 
 @pytest.fixture
-def no_jobs(endless):
+def no_jobs(endless_network):
     """Creates a policy that denies Jobs. It is in force when the call returns."""
-    kubectl, name = endless.cluster.kubectl, endless.namespace
+    kubectl, name = endless_network.cluster.kubectl, endless_network.namespace
     probe = {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -184,32 +186,34 @@ def no_jobs(endless):
         kubectl("delete", kind, name, "--ignore-not-found")
 
 
-def test_a_job_that_the_api_server_finds_invalid_expect_refusal(endless, no_jobs):
-    with endless.daemon():
+def test_a_job_that_the_api_server_finds_invalid_is_refused(endless_network, no_jobs):
+    with endless_network.daemon():
         no_jobs("There are no Jobs on Sundays.", "Invalid")
-        with endless.parent("tests/echo:local") as parent:
-            expect_refusal(endless, parent, "RuntimeError", "There are no Jobs on Sundays.")
+        with endless_network.parent("tests/echo:local") as parent:
+            expect_refusal(endless_network, parent, "RuntimeError", "There are no Jobs on Sundays.")
 
 
-def test_a_question_whose_job_is_forbidden_is_held_and_retried(endless, no_jobs):
-    with endless.daemon() as daemon:
+def test_a_question_whose_job_is_forbidden_is_held_and_retried(endless_network, no_jobs):
+    with endless_network.daemon() as daemon:
         no_jobs("Not now.", "Forbidden")
-        with endless.parent("tests/echo:local") as parent:
+        with endless_network.parent("tests/echo:local") as parent:
             wait_for(lambda: "Not now." in daemon.log.read_text(), "the launch has failed")
             assert parent.ends() == []
 
-            endless.cluster.kubectl("delete", "validatingadmissionpolicybinding", endless.namespace)
+            endless_network.cluster.kubectl(
+                "delete", "validatingadmissionpolicybinding", endless_network.namespace
+            )
 
-            endless.wait_for_run(parent.question_uuid)
+            endless_network.wait_for_run(parent.question_uuid)
 
 
 @pytest.fixture
-def quota(endless):
+def quota(endless_network):
     """Sets the quota of Jobs. It is in force when the call returns."""
-    kubectl = endless.cluster.kubectl
+    kubectl = endless_network.cluster.kubectl
 
     def is_counted(number):
-        status = kubectl.get("resourcequota", "few", "-n", endless.namespace)["status"]
+        status = kubectl.get("resourcequota", "few", "-n", endless_network.namespace)["status"]
         return status.get("used") and status["hard"]["count/jobs.batch"] == number
 
     def new_quota(number):
@@ -217,7 +221,7 @@ def quota(endless):
             {
                 "apiVersion": "v1",
                 "kind": "ResourceQuota",
-                "metadata": {"name": "few", "namespace": endless.namespace},
+                "metadata": {"name": "few", "namespace": endless_network.namespace},
                 "spec": {"hard": {"count/jobs.batch": number}},
             }
         )
@@ -226,64 +230,64 @@ def quota(endless):
     return new_quota
 
 
-def test_a_quota_of_jobs_holds_questions_until_it_is_raised(endless, quota):
+def test_a_quota_of_jobs_holds_questions_until_it_is_raised(endless_network, quota):
     quota("1")
-    with endless.daemon() as daemon, endless.parent("tests/echo:local") as first:
-        endless.wait_for_run(first.question_uuid)
-        with endless.parent("tests/echo:local") as second:
+    with endless_network.daemon() as daemon, endless_network.parent("tests/echo:local") as first:
+        endless_network.wait_for_run(first.question_uuid)
+        with endless_network.parent("tests/echo:local") as second:
             exceeded = lambda: "exceeded quota" in daemon.log.read_text()  # noqa: E731
             wait_for(exceeded, "the quota is exceeded")
             assert second.ends() == []
-            assert endless.job(second.question_uuid) is None
+            assert endless_network.job(second.question_uuid) is None
 
             quota("2")
 
-            endless.wait_for_run(second.question_uuid)
+            endless_network.wait_for_run(second.question_uuid)
 
 
-def test_a_daemon_starts_under_an_exhausted_quota_and_holds_questions(endless, quota):
+def test_a_daemon_starts_under_an_exhausted_quota_and_holds_questions(endless_network, quota):
     quota("0")
-    with endless.daemon() as daemon:
+    with endless_network.daemon() as daemon:
         assert '"check":"namespace' in daemon.log.read_text()
-        with endless.parent("tests/echo:local") as parent:
+        with endless_network.parent("tests/echo:local") as parent:
             held = lambda: "failed to act on event" in daemon.log.read_text()  # noqa: E731
             wait_for(held, "the launch has failed")
             assert parent.ends() == []
 
             quota("1")
 
-            endless.wait_for_run(parent.question_uuid)
+            endless_network.wait_for_run(parent.question_uuid)
 
 
 @pytest.mark.long
-def test_a_pod_that_a_limit_range_forbids_is_reported(endless):
+def test_a_pod_that_a_limit_range_forbids_is_reported(endless_network):
     limit = {"type": "Container", "min": {"cpu": "1"}}
-    endless.cluster.kubectl.create(
+    endless_network.cluster.kubectl.create(
         {
             "apiVersion": "v1",
             "kind": "LimitRange",
-            "metadata": {"name": "large", "namespace": endless.namespace},
+            "metadata": {"name": "large", "namespace": endless_network.namespace},
             "spec": {"limits": [limit]},
         }
     )
-    with endless.daemon(), endless.parent("tests/echo:local") as parent:
+    with endless_network.daemon(), endless_network.parent("tests/echo:local") as parent:
         exception = parent.exception(within=120)
 
         assert exception["exception_type"] == "PermissionError", exception
         assert "LimitRange" in exception["exception_message"], exception
         assert len(parent.ends()) == 1
-        assert not endless.pods(parent.question_uuid)
+        assert not endless_network.pods(parent.question_uuid)
 
 
 @pytest.mark.long
-def test_a_pod_that_pod_security_forbids_is_reported(endless):
+def test_a_pod_that_pod_security_forbids_is_reported(endless_network):
     enforce = "pod-security.kubernetes.io/enforce=restricted"
-    endless.cluster.kubectl("label", "namespace", endless.namespace, enforce)
-    with endless.daemon(), endless.parent("tests/echo:local") as parent:
+    endless_network.cluster.kubectl("label", "namespace", endless_network.namespace, enforce)
+    with endless_network.daemon(), endless_network.parent("tests/echo:local") as parent:
         exception = parent.exception(within=120)
 
         assert exception["exception_type"] == "PermissionError", exception
         assert "rules of pod security" in exception["exception_message"], exception
         assert "`pod-security` labels" in exception["exception_message"], exception
         assert len(parent.ends()) == 1
-        assert not endless.pods(parent.question_uuid)
+        assert not endless_network.pods(parent.question_uuid)

@@ -33,7 +33,7 @@ RIGHTS = list(granted())
 
 
 @pytest.fixture
-def endless(fake_network):
+def endless_network(fake_network):
     """A network whose fake pods run until they are ended."""
     fake_network.settings["defaults"]["environment"] |= {"FAKE_RUN": "forever"}
     return fake_network
@@ -53,8 +53,8 @@ def revoke(network, resource, verb):
     wait_for(revoked, f"the right to {verb} {resource} is revoked")
 
 
-def test_doctor_checks_exactly_the_rights_of_the_role(endless):
-    found = endless.doctor()
+def test_doctor_checks_exactly_the_rights_of_the_role(endless_network):
+    found = endless_network.doctor()
 
     of_pubsub = found.pop("rights on Pub/Sub")
     assert of_pubsub["verdict"] == "ok"
@@ -248,21 +248,21 @@ USES = {
 
 @pytest.mark.long
 @pytest.mark.parametrize(("resource", "verb"), USES)
-def test_the_use_of_a_right_takes_effect_only_with_the_right(endless, resource, verb):
-    with endless.daemon() as daemon:
-        use = USES[resource, verb](endless, daemon)
+def test_the_use_of_a_right_takes_effect_only_with_the_right(endless_network, resource, verb):
+    with endless_network.daemon() as daemon:
+        use = USES[resource, verb](endless_network, daemon)
         use.prepare()
-        revoke(endless, resource, verb)
+        revoke(endless_network, resource, verb)
         use.act()
         forbidden = lambda: use.is_forbidden(verb)  # noqa: E731
         wait_for(forbidden, f"the daemon is forbidden to {verb} {resource}", 120)
         assert not use.done()
 
-        check = endless.doctor()[f"rights on {resource}"]
+        check = endless_network.doctor()[f"rights on {resource}"]
         assert check["verdict"] in ("fail", "warn"), check
         assert f"missing: {verb}" in check["found"], check
         for line in check["remedy"].splitlines():
-            endless.cluster.kubectl.shell(line)
+            endless_network.cluster.kubectl.shell(line)
 
         wait_for(use.done, f"{verb} {resource} takes effect", 120)
         if use.parent:
@@ -275,39 +275,44 @@ def test_the_use_of_a_right_takes_effect_only_with_the_right(endless, resource, 
 @pytest.mark.long
 @pytest.mark.parametrize("verb", ["list", "watch"])
 def test_without_rights_on_workloads_parents_are_not_notified_of_their_position(
-    endless, queue, verb
+    endless_network, queue, verb
 ):
-    endless.settings["defaults"]["queue"] = queue(endless.namespace, on_fake_nodes=True, cpu="1")
-    endless.settings["defaults"]["cpus"] = {"default": "1"}
-    revoke(endless, "workloads", verb)
+    endless_network.settings["defaults"]["queue"] = queue(
+        endless_network.namespace, on_fake_nodes=True, cpu="1"
+    )
+    endless_network.settings["defaults"]["cpus"] = {"default": "1"}
+    revoke(endless_network, "workloads", verb)
     with contextlib.ExitStack() as parents:
-        with endless.daemon() as daemon:
-            both = [parents.enter_context(endless.parent(SERVICE)) for _ in range(2)]
+        with endless_network.daemon() as daemon:
+            both = [parents.enter_context(endless_network.parent(SERVICE)) for _ in range(2)]
             logs = lambda: [text for parent in both for text in parent.logs()]  # noqa: E731
-            pods = lambda: any(endless.pods(parent.question_uuid) for parent in both)  # noqa: E731
+            pods = lambda: any(endless_network.pods(parent.question_uuid) for parent in both)  # noqa: E731
             wait_for(pods, "one of them runs")
             hidden = "parents are not notified why their questions wait"
             wait_for(lambda: hidden in daemon.log.read_text(), "the daemon warns of that")
             position = "It is the first in queue"
             assert not any(position in text for text in logs())
-            check = endless.doctor()["rights on workloads"]
+            check = endless_network.doctor()["rights on workloads"]
             assert f"missing: {verb}" in check["found"] and check["verdict"] == "warn"
             for line in check["remedy"].splitlines():
-                endless.cluster.kubectl.shell(line)
-        with endless.daemon():
+                endless_network.cluster.kubectl.shell(line)
+        with endless_network.daemon():
             notified = lambda: any(position in text for text in logs())  # noqa: E731
             wait_for(notified, "the parent of the second question is notified")
 
 
-def test_without_the_right_on_local_queues_doctor_cannot_check_one(endless, queue):
-    name = queue(endless.namespace, on_fake_nodes=True)
+def test_without_the_right_on_local_queues_doctor_cannot_check_one(endless_network, queue):
+    name = queue(endless_network.namespace, on_fake_nodes=True)
     flags = ("--queue", name)
-    assert endless.doctor(*flags)[f"queue {name}"]["verdict"] == "ok"
-    assert endless.doctor("--queue", "other")["queue other"]["verdict"] == "fail"
+    assert endless_network.doctor(*flags)[f"queue {name}"]["verdict"] == "ok"
+    assert endless_network.doctor("--queue", "other")["queue other"]["verdict"] == "fail"
 
-    revoke(endless, "localqueues", "get")
+    revoke(endless_network, "localqueues", "get")
 
-    assert endless.doctor("--queue", "other")["queue other"]["verdict"] not in ("ok", "fail")
+    assert endless_network.doctor("--queue", "other")["queue other"]["verdict"] not in (
+        "ok",
+        "fail",
+    )
 
 
 def test_every_right_of_the_role_has_a_test():
@@ -315,9 +320,9 @@ def test_every_right_of_the_role_has_a_test():
     assert set(RIGHTS) == set(USES) | of_kueue
 
 
-def test_a_daemon_does_not_start_without_an_essential_right(endless):
-    revoke(endless, "jobs", "patch")
-    daemon = endless.start_daemon()
+def test_a_daemon_does_not_start_without_an_essential_right(endless_network):
+    revoke(endless_network, "jobs", "patch")
+    daemon = endless_network.start_daemon()
     assert daemon.process.wait(60) != 0
     assert "rights on jobs" in daemon.log.read_text()
     assert "patch" in daemon.log.read_text()

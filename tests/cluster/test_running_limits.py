@@ -96,7 +96,7 @@ def test_a_tree_of_200_questions_does_not_delay_a_tree_of_one(fake_network):
         before = len(network.ends(set(many)))
         with network.parent(ECHO, input_values={}) as one:
             one.end()
-        # A run ends every quarter of a second, and the next one released is of the small tree.
+        # A run ends every quarter of a second, and then one of the smaller tree is released.
         assert len(network.ends(set(many))) - before < 30
 
 
@@ -147,7 +147,7 @@ def test_a_child_does_not_wait_for_its_own_ancestors(fake_network):
 # === The queue outlives the daemons ===
 
 
-def test_queued_questions_survive_the_death_of_all_daemons(fake_network):
+def test_queued_questions_survive_the_end_of_all_daemons(fake_network):
     network = fake_network
     network.settings["running"] = {"network": 2}
     set_run_time(network, "2s")

@@ -43,7 +43,7 @@ def test_values_arrive_and_return_unchanged(network, sdk_client):
         assert outcome.output == expected, values
 
 
-def test_no_values_nan_logs_and_monitor_messages(network, sdk_client):
+def test_missing_values_nan_logs_and_monitor_messages_arrive(network, sdk_client):
     with network.daemon():
         nothing = sdk_client.ask("tests/echo:local")
         quiet = sdk_client.ask("tests/nothing-is-a-number:local", subscribe_to_logs=False)
@@ -83,7 +83,7 @@ def test_an_exception_of_a_service_arrives_once_with_its_type(network, sdk_clien
         assert len(exceptions) == 1
 
 
-def test_the_sdks_command_asks(network, tmp_path):
+def test_the_command_of_the_sdk_asks_a_question(network, tmp_path):
     command = ["octue", "twined", "question", "ask", "tests/echo:local"]
     command += ["--input-values", '{"height": 80}']
 
@@ -182,7 +182,7 @@ def test_a_silent_failure_is_reported_once_for_each_retry_of_the_sdk(network, sd
 
     with network.daemon(), network.daemon():
         outcome = sdk_client.ask(
-            "deaths/exits:local",
+            "failing/exits:local",
             raise_errors=False,
             max_retries=2,
             question_uuid=question,
@@ -224,8 +224,8 @@ def test_a_child_that_ends_silently_is_reported_with_its_last_lines(network):
     last_lines = {
         "tests/broken-twine:local": "InvalidTwineJson",
         "tests/bad-configuration:local": "'eighty' is not of type 'number'",
-        "deaths/exits:local": "The wind was too much.",
-        "deaths/answers-nothing:local": "",
+        "failing/exits:local": "The wind was too much.",
+        "failing/answers-nothing:local": "",
         # The SDK finds the question invalid, and ends with exit code 0.
         "tests/echo:local": "",
     }
@@ -291,7 +291,7 @@ def wait_for_settled(network, question, suffix=""):
 
 def wait_until_all_handled(network):
     """Waits until a new question has ended: then all earlier messages have been handled."""
-    with network.parent("deaths/exits:local") as other:
+    with network.parent("failing/exits:local") as other:
         other.exception()
 
 

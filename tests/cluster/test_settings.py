@@ -165,12 +165,12 @@ def test_a_question_with_a_gpu_waits_for_a_node_that_has_one(fake_network):
 
 def test_a_request_of_a_question_overrides_the_default_up_to_the_cap(network):
     network.settings["rules"] = [
-        {"services": ["deaths/*"], "memory": {"cap": "256Mi"}, "cpus": {"cap": 2}}
+        {"services": ["failing/*"], "memory": {"cap": "256Mi"}, "cpus": {"cap": 2}}
     ]
     requests = {"cpus": "1", "memory": "200Mi", "ephemeral_storage": "80Mi"}
 
     with network.daemon():
-        with network.parent("deaths/exits:local", attributes=requests) as parent:
+        with network.parent("failing/exits:local", attributes=requests) as parent:
             parent.exception()
             (container,) = network.wait_for_pod(parent.question_uuid)["spec"]["containers"]
             assert container["resources"]["requests"] == {
@@ -178,7 +178,7 @@ def test_a_request_of_a_question_overrides_the_default_up_to_the_cap(network):
                 "memory": "200Mi",
                 "ephemeral-storage": "80Mi",
             }
-        with network.parent("deaths/exits:local", attributes={"memory": "257Mi"}) as parent:
+        with network.parent("failing/exits:local", attributes={"memory": "257Mi"}) as parent:
             refused = parent.exception()
             assert network.job(parent.question_uuid) is None
 
@@ -188,9 +188,9 @@ def test_a_request_of_a_question_overrides_the_default_up_to_the_cap(network):
 
 
 def test_a_run_over_its_deadline_ends_with_a_timeout_error(network):
-    network.settings["rules"] = [{"services": ["deaths/sleeps"], "deadline": "3s"}]
+    network.settings["rules"] = [{"services": ["failing/sleeps"], "deadline": "3s"}]
 
-    with network.daemon(), network.parent("deaths/sleeps:local") as parent:
+    with network.daemon(), network.parent("failing/sleeps:local") as parent:
         exception = parent.exception()
         wait_for_settled(network, parent.question_uuid)
 
@@ -199,12 +199,12 @@ def test_a_run_over_its_deadline_ends_with_a_timeout_error(network):
 
 
 def test_denied_services_and_deep_questions_are_refused_with_the_setting(network):
-    network.settings |= {"allow": ["tests/*", "deaths/*"], "deny": ["deaths/is-*"], "depth": 0}
+    network.settings |= {"allow": ["tests/*", "failing/*"], "deny": ["failing/is-*"], "depth": 0}
     backend = {"name": "GCPPubSubBackend", "project_id": "tests"}
     echo = {"key": "child", "id": "tests/echo:local", "backend": backend}
 
     with network.daemon():
-        for denied, word in (("deaths/is-loud:local", "deny"), ("shapes/shell:local", "allow")):
+        for denied, word in (("failing/is-loud:local", "deny"), ("shapes/shell:local", "allow")):
             with network.parent(denied) as parent:
                 exception = parent.exception()
                 assert exception["exception_type"] == "PermissionError"
@@ -254,12 +254,12 @@ def test_pod_security_is_baseline_by_default_and_restricted_by_a_setting(network
 def test_pods_are_admitted_if_the_namespace_enforces_the_same_standard(network):
     """Kubernetes' own admission checks `baseline` and `restricted`."""
     label = "pod-security.kubernetes.io/enforce"
-    network.settings["rules"] = [{"services": ["deaths/exits"], "security": "restricted"}]
+    network.settings["rules"] = [{"services": ["failing/exits"], "security": "restricted"}]
 
     with network.daemon():
         for standard, sruid in (
             ("baseline", "tests/echo:local"),
-            ("restricted", "deaths/exits:local"),
+            ("restricted", "failing/exits:local"),
         ):
             network.cluster.kubectl(
                 "label", "namespace", network.namespace, f"{label}={standard}", "--overwrite"

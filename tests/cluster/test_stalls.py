@@ -15,7 +15,7 @@ from network import is_running
 
 pytestmark = pytest.mark.long
 
-SLEEPS = "deaths/sleeps:local"
+SLEEPS = "failing/sleeps:local"
 # The graces of `failure/symptoms.rs`, in seconds.
 BRIEF, SIDECAR, CREATED_LATER, DAMAGED, PASSES = 30, 60, 120, 300, 900
 NO_NODE = {"node_selector": {"twined.test/nowhere": "true"}}
