@@ -20,8 +20,8 @@ from network import SUBSCRIPTION, TOPIC, detach_call, publish_call
 from waiting import wait_for
 
 # The attacker's name. Their DNS may point it anywhere, also to this machine.
-FOREIGN_NAME = "evil.example"
-FOREIGN_RULE = f"{FOREIGN_NAME} 127.0.0.1"
+ATTACKER_NAME = "evil.example"
+ATTACKER_RULE = f"{ATTACKER_NAME} 127.0.0.1"
 
 # The status of every refusal of a page of another origin.
 FORBIDDEN = 403
@@ -207,7 +207,7 @@ def attack(browser, network, page_server, permissive_server, relays):
         permissive = f"http://127.0.0.1:{permissive_server.port}"
         targets += [target(permissive, port, question) for port in PORTS]
         plan = {"targets": targets, "report": f"http://127.0.0.1:{page_server.port}/report"}
-        rules = [*(relay.rule for relay in relays), FOREIGN_RULE]
+        rules = [*(relay.rule for relay in relays), ATTACKER_RULE]
 
         with browser.showing(f"{page_url}#{quote(json.dumps(plan))}", rules) as output:
             try:
@@ -225,10 +225,10 @@ def attack(browser, network, page_server, permissive_server, relays):
     ("page_host", "page", "network_host", "link_status"),
     [
         ("localhost", "attack.html", "localhost", 200),
-        (FOREIGN_NAME, "attack.html", "127.0.0.1", 200),
+        (ATTACKER_NAME, "attack.html", "127.0.0.1", 200),
         # To a name that is not `localhost`, browsers send no `Sec-Fetch-Site` over plain HTTP.
-        (FOREIGN_NAME, "attack.html", FOREIGN_NAME, FORBIDDEN),
-        (FOREIGN_NAME, "sandbox.html", "127.0.0.1", 200),
+        (ATTACKER_NAME, "attack.html", ATTACKER_NAME, FORBIDDEN),
+        (ATTACKER_NAME, "sandbox.html", "127.0.0.1", 200),
     ],
     ids=["another-port", "another-site", "another-name", "sandbox"],
 )
@@ -252,10 +252,10 @@ def test_a_page_reads_only_refusals_after_dns_rebinding(attack, network, port):
     """The page was served by another host, and then its name resolved to this machine. For the
     browser it has the origin of the network, so it may send and read everything.
     """
-    origin = f"http://{FOREIGN_NAME}:{network.ports[port]}"
+    origin = f"http://{ATTACKER_NAME}:{network.ports[port]}"
 
     with network.unaffected():
-        attacked = attack(f"{origin}/attack.html", FOREIGN_NAME)
+        attacked = attack(f"{origin}/attack.html", ATTACKER_NAME)
 
     attacked.assert_permitted_attempts_succeed()
     attacked.assert_refused()
@@ -267,9 +267,9 @@ def test_a_page_reads_only_refusals_after_dns_rebinding(attack, network, port):
     assert attacked.statuses("window") == {FORBIDDEN}
 
 
-def test_a_window_at_a_foreign_name_shows_a_refusal(browser, network):
-    url = f"http://{FOREIGN_NAME}:{network.ports['http']}/env"
-    assert "request refused: " in browser.document(url, [FOREIGN_RULE])
+def test_a_window_shows_a_refusal_under_the_attackers_name(browser, network):
+    url = f"http://{ATTACKER_NAME}:{network.ports['http']}/env"
+    assert "request refused: " in browser.document(url, [ATTACKER_RULE])
 
 
 @pytest.mark.parametrize(
