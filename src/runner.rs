@@ -1,7 +1,8 @@
 //! The interface to what runs questions.
 //!
-//! A run is one attempt at a question, named by its [`RunId`]: launching it twice creates it once. A
-//! run outlives the daemon: a runner that starts later reports it to its listeners again.
+//! A run is what is started for one retry of a question. Its [`RunId`] identifies it, so launching
+//! it twice creates it once. A run outlives the daemon: a runner that starts later reports its
+//! state to its listeners again.
 
 pub(crate) mod cause;
 pub mod kubernetes;
@@ -33,8 +34,8 @@ pub trait Runner: Debug + Send + Sync {
     /// [`EndReason::Cancelled`], when nothing of it is left.
     async fn cancel(&self, question: Uuid) -> Result<bool, RunnerError>;
 
-    /// Ends a run whose terminal event is on record, but of which something runs again: the runner
-    /// replaced a first process that was evicted.
+    /// Ends a run that runs again although its terminal event is on record: it was evicted after it
+    /// had answered, and the runner replaced what was evicted.
     ///
     /// Idempotent: a run that is gone is no error. The run is reported as ended, with
     /// [`EndReason::Exited`]. A runner that never replaces a process has nothing to do here.
@@ -74,14 +75,14 @@ pub trait Runner: Debug + Send + Sync {
 #[async_trait]
 pub trait Coordinator: Debug + Send + Sync {
     /// Claims the duty to report how a run ended; `report` is the uuid of the report. One of the
-    /// daemons gets the claim, and may claim again. A daemon that has seen another's claim for 30 s,
-    /// with the report still not on record, takes the claim over.
+    /// daemons gets the claim, and may claim again. A daemon that has seen another's claim for 30
+    /// s, with the report still not on record, takes the claim over.
     async fn claim_report(&self, _run: RunId, _report: Uuid) -> Result<Claim, RunnerError> {
         Ok(Claim::Ours)
     }
 
-    /// Whether this daemon leads: the leader alone sends heartbeats of queued runs and searches for
-    /// runs that vanished. Nothing is lost while none leads, nor while two do.
+    /// Whether this daemon leads: only the leader publishes heartbeats of waiting runs and sweeps
+    /// for lost runs. Nothing is lost while no daemon leads, or while two do.
     fn leadership(&self) -> watch::Receiver<bool> {
         watch::channel(true).1
     }
@@ -132,7 +133,7 @@ pub struct RunState {
     pub attributes: Arc<HashMap<String, String>>,
     /// How often the run was evicted and started again.
     pub evictions: u32,
-    /// How far it is.
+    /// Its phase.
     pub phase: RunPhase,
 }
 
@@ -162,7 +163,7 @@ pub enum RunPhase {
     },
     /// Nothing of it is left.
     Ended(RunEnd),
-    /// Another daemon has dealt with its end: there is nothing more to do.
+    /// Its end has been dealt with, by this or another daemon: there is nothing more to do.
     Settled,
 }
 

@@ -5,7 +5,7 @@ use crate::runner::EndReason;
 /// Why a run ended, or makes no progress: a reason for programs and a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// Decides the exception that the parent gets, and whether the run is launched again.
+    /// Decides which exception the parent gets, and whether the run is relaunched.
     pub reason: EndReason,
     /// For the parent: what happened, and what to do about it.
     pub message: String,

@@ -9,23 +9,28 @@
 //!                             └────► actions: stop what is stalled, record evictions
 //! ```
 //!
-//! The cluster holds everything: a Job is a question that was launched, its annotations contain all
-//! that a report needs, and a label tells whether its end has been dealt with. The process holds
-//! nothing that it could not read again, and any number of replicas may run at once.
+//! All state is in the cluster. A Job exists for each launched question. Its annotations hold all
+//! that a report needs, and a label marks it as settled. The process holds nothing that it could
+//! not read again, so any number of replicas may run at once.
 //!
-//! A Job is never deleted to end it, because then nothing would be left that tells why. Instead the
-//! cause is written to the Job, and its own deadline is made to pass. When its last pod is gone the Job
-//! is finished. One replica claims the report of its end, publishes it, and settles the Job.
+//! A Job is never ended by deleting it, because then no object would be left that holds the cause.
+//! Instead the cause is written to the Job, and its deadline is set to one that has passed. The Job
+//! is finished when its last pod is gone. One replica claims the report of its end, publishes it,
+//! and settles the Job.
 //!
 //! The modules form layers; each names only those below it:
 //!
 //! ```text
-//! kubernetes      owns all of these; implements Runner and Coordinator
+//! kubernetes       owns all of these; implements Runner and Coordinator
 //! launcher, canceller, settler, claims, reconciler, admission, queue_updates, watches
-//! job_writer      changes Jobs, and keeps the state up to date
-//! state           what is known of the cluster; listeners
-//! observed        a Job and a pod, in brief
-//! api, election   typed calls of the API server; which replica leads
+//! job_writer       changes Jobs, and keeps the state up to date
+//! state            what is known of the cluster; listeners
+//! observed         a Job and a pod, in brief
+//! election, kueue  which replica leads; what Kueue reports
+//! preflight        the checks of the cluster before the start
+//! api              typed calls of the API server
+//! job, settings    what is written to a Job
+//! failure          why a run makes no progress, or why it ended
 //! ```
 
 mod admission;
@@ -77,8 +82,8 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
-/// How long a connection to the API server may be silent during a call before it is closed. (A watch
-/// is reopened after 35 s of silence anyway.)
+/// How long a connection to the API server may be silent during a call before it is closed. (A
+/// watch is reopened after 35 s of silence anyway.)
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a starting runner waits for the lists of all Jobs and pods.
@@ -93,7 +98,7 @@ pub struct KubernetesOptions {
     pub settings: Arc<NetworkSettings>,
     /// The name of the Lease that all replicas share.
     pub lease_name: String,
-    /// This replica's alone: the name of its pod.
+    /// The name of this replica, which no other may have: the name of its pod.
     pub identity: String,
     /// How many Jobs are created at once.
     pub max_concurrent_launches: usize,
@@ -151,8 +156,8 @@ impl KubernetesRunner {
         Client::try_from(config).map_err(KubernetesStartError::Client)
     }
 
-    /// Starts a runner, whose work goes on in `tasks`. When it returns, all existing runs are in its
-    /// state.
+    /// Starts a runner, whose work goes on in `tasks`. When it returns, all existing runs are in
+    /// its state.
     pub async fn start(
         options: KubernetesOptions,
         client: Client,
@@ -277,7 +282,7 @@ impl Runner for KubernetesRunner {
         state: &RunState,
         end: &RunEnd,
     ) -> Result<Option<Relaunch>, RunnerError> {
-        // It holds two Jobs across its calls.
+        // Boxed because it is large: it holds two Jobs across its calls.
         Box::pin(self.launcher.relaunch(state, end)).await
     }
 

@@ -1,8 +1,8 @@
 //! The listeners to the states of runs.
 //!
 //! The mailbox of a listener holds the latest unread state of each run. So a slow listener delays
-//! nothing, one that never reads costs a copy of the present states, and none misses an end, because
-//! it is the last state of a run.
+//! nobody, and a listener that never reads costs only the memory of one state for each run. No
+//! listener misses an end, because the end is the last state of a run.
 
 use crate::event::RunId;
 use crate::runner::RunState;
@@ -119,7 +119,7 @@ impl Mailbox {
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
-        // No change panics halfway.
+        // A poisoned lock is no problem: no change leaves the mailbox inconsistent when it panics.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,12 +27,12 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// The least pause between two passes: a pass goes over all Jobs that wait.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// How many times longer than the last pass the pause is: with tens of thousands of Jobs that wait,
-/// and runs that end all the time, passes take a fifth of one processor.
+/// The pause after a pass, as a multiple of its duration. So passes take at most a fifth of one
+/// processor, also with tens of thousands of Jobs that wait and runs that end all the time.
 const PAUSE_FACTOR: u32 = 4;
 
-/// How long a new leader waits before its first pass: its watch must first show what the last leader
-/// admitted.
+/// How long a new leader waits before its first pass: its watch must first show what the last
+/// leader admitted.
 const HANDOVER: Duration = Duration::from_millis(500);
 
 /// How many Jobs are admitted at once.
@@ -141,7 +141,7 @@ impl Admission {
         }
     }
 
-    /// Publishes which limit holds each of the other Jobs, for the logs of their parents.
+    /// Writes to the table which limit holds each of the other Jobs, for the logs of their parents.
     fn publish_reasons(&self, decision: &Decision<'_>) {
         let reasons = decision
             .held

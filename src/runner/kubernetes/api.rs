@@ -4,10 +4,10 @@
 //! call(verb, future) -> at most 20 s -> counted and timed -> the answer, or an ApiError
 //! ```
 //!
-//! An [`ApiError`] is divided by what the caller must do: give up (`Invalid`), read the object again
-//! (`AlreadyExists`, `Conflict`, `NotFound`), or try again later (`Forbidden`, `Unavailable`). A
-//! missing permission and an exhausted quota are `Forbidden`: an operator can mend either, so no
-//! question fails for it at once.
+//! An [`ApiError`] is divided by what the caller must do: give up (`Invalid`), read the object
+//! again (`AlreadyExists`, `Conflict`, `NotFound`), or try again later (`Forbidden`,
+//! `Unavailable`). A missing permission and an exhausted quota are `Forbidden`: an operator can
+//! correct both, so a question is retried for a while before it fails.
 //!
 //! No call is retried here: only the caller knows whether it may be repeated.
 
@@ -33,8 +33,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-/// How long one call may take. The API server gives up on a write after 34 s. A caller whose call
-/// timed out calls again, and finds that it was done if it was.
+/// How long one call may take. The API server gives up on a write after 34 s. A call that timed out
+/// may have been done: a caller that repeats it must expect that.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The label by which Kubernetes names the Job of a pod.

@@ -1,4 +1,4 @@
-//! Ends runs on request: of a cancelled question, and of one that is answered already.
+//! Ends runs on request: the runs of a cancelled question, and a run that has answered already.
 
 use crate::event::RunId;
 use crate::runner::EndReason;
@@ -11,7 +11,7 @@ use k8s_openapi::api::batch::v1::Job;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// How often a stop is tried when other changes of the Job overtake it.
+/// How often a stop is tried when the Job changes before each try.
 const MAX_TRIES: usize = 5;
 
 /// Stops the Jobs of runs.
@@ -64,7 +64,7 @@ impl Canceller {
         Err(overtaken)
     }
 
-    /// Stops a run whose answer is on record.
+    /// Stops a run whose terminal event is on record.
     pub(super) async fn end_run(&self, run: RunId) -> Result<(), ApiError> {
         for job in self.state.jobs_of(run) {
             if job.end.is_some() || job.stopped.is_some() {

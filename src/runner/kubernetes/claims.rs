@@ -1,8 +1,8 @@
 //! Claims the duty to report how a run ended, so that one replica reports it.
 //!
-//! A claim is an annotation of the Job, `<report> <time> <identity>`, written over the version of the
-//! Job that was read: of two replicas that claim at once, one gets a conflict. Where the Job is gone
-//! there is nothing to write the claim on, and the leader has it.
+//! A claim is an annotation of the Job, `<report> <time> <identity>`. It is written only if the Job
+//! has not changed since it was read: of two replicas that claim at once, one gets a conflict.
+//! Where the Job is gone there is no object to write the claim to, and the leader has the claim.
 
 use crate::event::{RunId, Timestamp};
 use crate::runner::Claim;
@@ -19,11 +19,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// How long a claim holds without its report, from when this replica first saw it: far longer than a
-/// publication takes, and short beside the 6 minutes for which a parent waits.
+/// How long a claim is valid while its report is not on record, counted from when this replica
+/// first saw the claim. This is far longer than a publication takes, and far shorter than the 6
+/// minutes for which a parent waits.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often a claim is tried when other changes of the Job overtake it.
+/// How often a claim is tried when the Job changes before each try.
 const MAX_TRIES: usize = 5;
 
 /// Claims reports in the name of one replica.
@@ -41,7 +42,7 @@ pub(super) struct ReportClaims {
 // === impl ReportClaims ===
 
 impl ReportClaims {
-    /// `identity` must be this replica's alone.
+    /// No other replica may have this `identity`.
     pub(super) fn new(
         api: ApiClient,
         state: Arc<ClusterState>,
@@ -82,8 +83,8 @@ impl ReportClaims {
             });
             match self.jobs.patch(&name, &patch).await {
                 Ok(()) => return Ok(Claim::Ours),
-                // Another replica claimed it, or the Job controller wrote a last count of pods. Only
-                // the next read tells which: to give up here could delay the report by 30 s.
+                // Another replica claimed it, or the Job controller wrote a last count of pods.
+                // Only the next read shows which. Giving up here could delay the report by 30 s.
                 Err(error @ ApiError::Conflict(_)) => overtaken = error,
                 Err(ApiError::NotFound(_)) => return Ok(self.claim_of_leader()),
                 Err(error) => return Err(error),

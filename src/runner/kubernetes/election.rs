@@ -9,17 +9,18 @@
 //! ```
 //!
 //! *One leader at a time.* A holder steps down by its own clock, counted from before the call that
-//! renewed. Another replica takes over 8 s after it first saw that renewal, by its own clock. So clocks
-//! may differ by years, and only their rates count; the times in the Lease are for people. Each write
-//! is over the version that was read, so of two replicas that take the Lease at once, one gets it.
+//! renewed. Another replica takes over 8 s after it first saw that renewal, by its own clock. So
+//! clocks may differ by years, and only their rates count; the times in the Lease are for people.
+//! Each write is over the version that was read, so of two replicas that take the Lease at once,
+//! one gets it.
 //!
 //! *A quick handover.* A holder that is killed or paused is replaced 10 s after its last renewal at
-//! most. A holder that stops releases the Lease, and is replaced at the next read of another. A holder
-//! that was paused believes for some milliseconds after it wakes that it leads: the work of the leader
-//! must tolerate two leaders, or check [`Leadership::is_leading_now`].
+//! most. A holder that stops releases the Lease, and is replaced at the next read of another. A
+//! holder that was paused believes for some milliseconds after it wakes that it leads: the work of
+//! the leader must tolerate two leaders, or check [`Leadership::is_leading_now`].
 //!
-//! Why not `kube-lease-manager`: its holder goes on leading when it cannot renew, it waits up to 30 s
-//! after an error, trusts the clocks of all hosts, and takes over without a version.
+//! Why not `kube-lease-manager`: its holder goes on leading when it cannot renew, it waits up to 30
+//! s after an error, trusts the clocks of all hosts, and takes over without a version.
 
 use crate::chain::Chain;
 use crate::runner::kubernetes::api::{ApiClient, ApiError};
@@ -37,8 +38,8 @@ use tracing::{debug, info, warn};
 /// by 15 s, also on overloaded machines.
 const EXPIRES_AFTER: Duration = Duration::from_secs(8);
 
-/// How long a holder leads after its last renewal. The rest of [`EXPIRES_AFTER`] is for the work that
-/// it has started, and for clocks that run at other rates.
+/// How long a holder leads after its last renewal. The rest of [`EXPIRES_AFTER`] is for the work
+/// that it has started, and for clocks that run at other rates.
 const LEADS_FOR: Duration = Duration::from_secs(6);
 
 /// How often a holder renews, and others read: three tries before the holder must step down.
@@ -48,8 +49,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// time for another.
 const CALL_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// How long a replica that ends tries to release the Lease. The drain timeout of all tasks is 5 s by
-/// default.
+/// How long a replica that ends tries to release the Lease. This must be less than the drain
+/// timeout of the daemon's tasks, which is 3 s by default in `serve`.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Takes part in the election for one replica.
@@ -165,8 +166,8 @@ impl LeaderElection {
         }
     }
 
-    /// Reads the Lease, and writes it if it should. Returns when to read again. It takes no longer than
-    /// the leadership lasts: a call without an answer must not hide that it ended.
+    /// Reads the Lease, and writes it if it should. Returns when to read again. It takes no longer
+    /// than the leadership lasts: a call without an answer must not hide that it ended.
     async fn round(&mut self) -> Instant {
         let start = Instant::now();
         let latest = start + CALL_TIMEOUT + CALL_TIMEOUT;
@@ -181,7 +182,8 @@ impl LeaderElection {
                 self.logged_error = None;
                 next
             }
-            // Another replica was faster and holds the Lease: it expires counted from our next read.
+            // Another replica was faster and holds the Lease: it expires counted from our next
+            // read.
             Err(ApiError::AlreadyExists(_) | ApiError::Conflict(_)) => start + INTERVAL,
             Err(error) => {
                 self.log_error(&error);

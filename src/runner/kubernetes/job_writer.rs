@@ -30,10 +30,10 @@ impl JobWriter {
         Ok(())
     }
 
-    /// Ends a Job: writes the cause to an annotation, and lets the Job's own deadline pass, so that
-    /// the Job controller ends its pods. A suspended Job has no pods, and must not be admitted just
-    /// to be ended: the annotation alone ends it. (A kubelet does not interrupt a pull: a pod that
-    /// waits for its image goes when the pull has ended.)
+    /// Stops a Job: writes the cause to an annotation, and sets a deadline that has passed, so that
+    /// the Job controller ends its pods. A suspended Job has no pods, and must not be admitted only
+    /// to be ended: the annotation alone ends its run. (A kubelet does not interrupt a pull: a pod
+    /// that waits for its image is gone only when the pull has ended.)
     pub(super) async fn stop(&self, job: &ObservedJob, cause: Cause) -> Result<(), ApiError> {
         let stopped = StopRecord::new(cause, Timestamp::now());
         let stopped = serde_json::to_string(&stopped).expect("texts and numbers are JSON");
@@ -49,7 +49,7 @@ impl JobWriter {
         self.patch(&job.name, &patch).await
     }
 
-    /// Lets the deadline of a stopped Job pass that was admitted all the same.
+    /// Sets the deadline of a Job that was admitted although it had been stopped.
     pub(super) async fn enforce_stop(&self, job: &ObservedJob) -> Result<(), ApiError> {
         self.patch(&job.name, &json!({ "spec": passed_deadline() })).await
     }
@@ -76,7 +76,7 @@ impl JobWriter {
     }
 }
 
-/// A deadline that has passed, whenever the Job started: the least value, in seconds.
+/// The shortest deadline, in seconds after the start of the Job: it has passed, or passes at once.
 fn passed_deadline() -> Value {
     json!({ "activeDeadlineSeconds": 1 })
 }

@@ -8,8 +8,9 @@
 //!                               └─ another client's ─► name conflict
 //! ```
 //!
-//! A create that timed out may have been done: the question is held, and the next try finds the Job.
-//! Labels are compared, never specs, because Kueue and Autopilot change specs.
+//! The reference is the deployment that `twined` replaces: both may run at the same time. A create
+//! that timed out may have been done: the question is held, and the next try finds the Job. Labels
+//! are compared, never specs, because Kueue and Autopilot change specs.
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
@@ -107,7 +108,8 @@ impl Launcher {
         self.api.create_job(body).await
     }
 
-    /// The Job that has the name of this run already.
+    /// Returns the Job that already has the name of this run, if it is this run's or can be
+    /// adopted.
     async fn find_or_adopt(&self, request: &JobRequest<'_>) -> Result<Job, RunnerError> {
         let run = request.launch.run;
         let question = run.question;
@@ -194,8 +196,8 @@ impl Launcher {
         let Some(last) = ObservedJob::from_job(job) else { return Ok(None) };
         let annotations = job.metadata.annotations.as_ref();
         let has_secrets = annotations.is_some_and(|all| all.contains_key(annotation::INPUTS));
-        // The last Job must be deleted, and if it is the first, the Secrets of all attempts go with
-        // it.
+        // Such a Job must be deleted. If it is the first, the Secrets of all attempts are deleted
+        // with it, and no further attempt can be made.
         if last.may_yet_run() && has_secrets && state.attempt == 0 {
             return Ok(None);
         }
@@ -241,14 +243,15 @@ impl Launcher {
         }
     }
 
-    /// Settles the Job of the previous attempt. A Job that still waits is deleted: its queue would
-    /// admit it beside the next attempt, and until then it would hold a place there.
+    /// Settles the Job of the previous attempt. A Job that is still suspended is deleted: until
+    /// then it would keep its position in its queue, and the queue could admit it beside the next
+    /// attempt.
     async fn replace(&self, last: &ObservedJob) -> Result<(), ApiError> {
         if !last.may_yet_run() {
             return self.jobs.mark_settled(last).await;
         }
         if let Err(error) = self.jobs.delete(last).await {
-            // It is stopped, so it does not run, and it is deleted with the rest of its run.
+            // The Job is stopped, so it does not run. It is deleted when its run is settled.
             let question = last.identity.run.question;
             warn!(
                 %question, job = last.name, error = %Chain(&error),
@@ -288,14 +291,14 @@ impl NextAttempt<'_> {
     }
 }
 
-/// How long the first Job is kept, in seconds, when so many attempts follow it that take `longest`
-/// each at most.
+/// How long the first Job is kept, in seconds, if `attempts` further attempts take at most
+/// `longest` each.
 fn retention(longest: Duration, attempts: u32) -> i32 {
     let seconds = longest.saturating_mul(attempts).as_secs();
     i32::try_from(seconds).unwrap_or(i32::MAX).saturating_add(RETENTION_SECONDS)
 }
 
-/// The memory of the next attempt, if it is another than before.
+/// The memory of the next attempt, if it differs from that of the last.
 fn memory_note(last: &Job, next: &Job) -> String {
     let requested = |job: &Job| {
         let pod = job.spec.as_ref()?.template.spec.as_ref()?;

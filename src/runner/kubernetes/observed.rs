@@ -28,11 +28,11 @@ pub(super) struct ObservedJob {
     pub(super) gated: bool,
     /// The queue of Kueue that it waits in.
     pub(super) queue: Option<String>,
-    /// Whether it has a deadline. We give it one to end it, and only then.
+    /// Whether it has a deadline. We set one only to stop the Job.
     pub(super) has_deadline: bool,
-    /// Why we ended it.
+    /// Why and when we stopped it, if we did.
     pub(super) stopped: Option<StopRecord>,
-    /// The uids of its evicted pods, as far as they are on record.
+    /// The uids of its evicted pods, as far as its annotation lists them.
     pub(super) evicted_pods: Vec<Uuid>,
     /// How it finished, as far as the Job shows.
     pub(super) end: Option<RunEnd>,
@@ -79,8 +79,8 @@ impl ObservedJob {
         })
     }
 
-    /// Whether it may still start though we stopped it: it was suspended then, so it has no
-    /// deadline that ends it.
+    /// Whether it may still start although it was stopped: it was suspended when it was stopped, so
+    /// it has no deadline that ends it.
     pub(super) fn may_yet_run(&self) -> bool {
         self.end.is_none() && self.stopped.is_some() && (self.suspended || !self.has_deadline)
     }
@@ -89,7 +89,8 @@ impl ObservedJob {
 // === impl ObservedPod ===
 
 impl ObservedPod {
-    /// None for a pod that the API server has not stored. `recipient` names the service in messages.
+    /// None for a pod that the API server has not stored. `recipient` names the service in
+    /// messages.
     pub(super) fn from_pod(pod: &Pod, recipient: &str) -> Option<Self> {
         Some(Self {
             uid: uid(&pod.metadata)?,

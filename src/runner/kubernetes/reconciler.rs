@@ -1,5 +1,5 @@
-//! Acts on runs that make no progress by themselves: does what the table asks for, until the table
-//! shows that it is done.
+//! Carries out the actions of the table, for example stops a run that makes no progress. The table
+//! returns an action again until it shows that the action was done.
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
@@ -19,14 +19,14 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-/// How often the table is asked for actions: within the second or two in which a parent expects bad
-/// news.
+/// How often the table is asked for actions. A parent expects to learn of a failure within a second
+/// or two.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// How many actions are done at once.
 const MAX_CONCURRENT_ACTIONS: usize = 16;
 
-/// Does the actions of the table.
+/// Carries out the actions of the table.
 #[derive(Clone, Debug)]
 pub(super) struct Reconciler {
     api: ApiClient,
@@ -84,7 +84,7 @@ impl Reconciler {
     }
 
     async fn stop(&self, job: &ObservedJob, cause: Cause) -> Result<(), ApiError> {
-        // Other actions came first, and the end must hold for the Job's present version.
+        // Checked again: other actions came first, and the Job may have made progress meanwhile.
         if !self.state.table(|table| table.must_stop(job.uid, Timestamp::now())) {
             return Ok(());
         }
@@ -113,7 +113,7 @@ impl Reconciler {
         self.jobs.patch(&job.name, &patch).await
     }
 
-    /// Finds out whether a Job exists that a list left out.
+    /// Finds out whether a Job still exists that was not in a list of all Jobs.
     async fn find_job(&self, job: &ObservedJob) -> Result<(), ApiError> {
         match self.api.get_job(&job.name).await? {
             Some(found) if observed::uid(&found.metadata) == Some(job.uid) => {
@@ -147,8 +147,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Reads the events of a Job or its pod: they alone tell why a volume is not mounted, or why a
-    /// Job gets no pod.
+    /// Reads the Kubernetes events of a Job or its pod: only they show why a volume is not mounted,
+    /// or why a Job gets no pod.
     async fn read_events(&self, job: &ObservedJob) -> Result<(), ApiError> {
         let live_pod = || self.state.table(|table| table.live_pod_name(job.uid).map(str::to_owned));
         let mut pod = live_pod();

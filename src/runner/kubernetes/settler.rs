@@ -1,4 +1,4 @@
-//! Forgets runs whose end has been dealt with, and finds out whether anything of a run is left.
+//! Settles runs, and finds out whether a Job or a pod of a run exists.
 
 use crate::event::RunId;
 use crate::runner::EndReason;
@@ -25,7 +25,7 @@ impl Settler {
         Self { jobs: JobWriter::new(api.clone(), Arc::clone(&state)), api, state }
     }
 
-    /// Whether anything of a run exists.
+    /// Whether a Job of a run exists, or a pod that has not ended.
     pub(super) async fn has(&self, run: RunId) -> Result<bool, ApiError> {
         if !self.state.jobs_of(run).is_empty() {
             return Ok(true);

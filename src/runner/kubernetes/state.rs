@@ -48,7 +48,7 @@ impl ClusterState {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // No change panics halfway.
+        // A poisoned lock is no problem: no change leaves the table inconsistent when it panics.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -119,8 +119,8 @@ impl ClusterState {
         }
     }
 
-    /// A Job is gone. If we ended it, whoever dealt with its end deleted it; otherwise another
-    /// client did.
+    /// A Job is gone. A Job that was stopped is deleted by the replica that has dealt with its end,
+    /// so its run is settled. Any other Job was deleted by another client, so its run ends.
     pub(super) fn job_gone(&self, uid: Uuid) {
         let was_stopped =
             |table: &mut Table| table.get(uid).is_some_and(|known| known.job.stopped.is_some());
@@ -190,8 +190,8 @@ impl ClusterState {
         self.table(|table| table.pods_listed(uids));
     }
 
-    /// The Job of a pod. A Job that was deleted without its pods (`--cascade=orphan`) is no longer
-    /// named in them, but they run on.
+    /// The Job of a pod. If the Job was deleted without its pods (`--cascade=orphan`), they run on
+    /// and no longer name it: then the table knows to which Job the pod belonged.
     fn owner_of(&self, pod: &Pod) -> Option<Uuid> {
         let metadata = &pod.metadata;
         observed::owner_job(metadata).or_else(|| {

@@ -1,33 +1,42 @@
 //! Decides which of the Jobs that wait for our own limits are admitted. Pure.
 //!
-//! A limit of the *network* or of a *tree* bounds the runs that are admitted, without those that wait
-//! for the candidate: a run is admitted if fewer than the limit run, **its ancestors not counted**,
-//! because they end only after it. So of the runs without a running descendant there are never more
-//! than the limit.
+//! # The limits of the network and of a tree
 //!
-//! No deadlock. Let every run wait for children, so that none ends by itself, and let `x` be the run
-//! that was admitted last. Then fewer than the limit ran beside the ancestors of `x`. Since then runs
-//! have only ended, so fewer than the limit run now beside `x` and its ancestors. But those are the
-//! ancestors of the child that `x` waits for, so that child can be admitted. It is of the tree of `x`,
-//! and `x` is the last of its tree too, so the argument holds for both limits at once.
+//! A Job is admitted if fewer runs than the limit are running, **not counting its ancestors**. They
+//! are not counted because they wait for it and end only after it. So there are never more runs
+//! without a running descendant than the limit.
 //!
-//! The limit of a *service* counts the same way, but the argument does not hold: the last admission
-//! says nothing of another service. If service A asks B in one tree, and B asks A in another, each may
-//! hold the job that the other's child waits for. So this limit yields, but only to a cycle. A run is
-//! *live* if it has no unfinished child or all are live; a question that waits is live if, for each
-//! limit that holds it, some run is live. What is not live waits for itself. If no run of a service is
-//! live, as many as the limit of the questions that its limit alone holds are admitted. There is no
-//! deadlock then: if all wait, nothing is live, and the child of the argument above is held by its
-//! service's limit alone, or not at all.
+//! *No deadlock.* Suppose that every run waits for a child, so that none ends by itself. Let `x` be
+//! the run that was admitted last. At that time, fewer runs than the limit were running, not counting
+//! the ancestors of `x`. Since then runs have only ended. So fewer runs than the limit are running
+//! now, not counting `x` and its ancestors. But `x` and its ancestors are the ancestors of the child
+//! that `x` waits for, so that child can be admitted. It is in the tree of `x`, and `x` was also the
+//! last run admitted in its tree, so the argument holds for both limits at once.
 //!
-//! Who asked the root does not matter: the parent of every root, `local/local:local`, does not run
-//! here.
+//! # The limit of a service
 //!
-//! Order: inside a tree by launch; between trees, the one that would have the fewest runs beside the
-//! ancestors comes first. If these are equal, a question whose parent runs comes first, because its
-//! parent is idle until then; then the older one. An admission never makes room for a question that
-//! was held before it in the same pass, so each is decided once: O(n log n), and a step for each
-//! ancestor.
+//! This limit counts in the same way, but the argument does not hold for it, because the last
+//! admission may be of another service. For example, service A asks B in one tree, and B asks A in
+//! another. Each run may then use up the limit that the child of the other waits for. So this limit
+//! yields, but only to such a cycle:
+//!
+//! * A run is *live* if it has no unfinished child, or if all its unfinished children are live.
+//! * A Job that waits is live if each limit that holds it counts some live run.
+//! * What is not live waits for itself. So if no run of a service is live, Jobs that only the limit
+//!   of that service holds are admitted: in one pass, at most as many as the limit.
+//!
+//! Then there is no deadlock: if every run waits, nothing is live, and the child of the argument
+//! above is held by the limit of its service alone, or not at all.
+//!
+//! The parent of a root does not matter: it does not run here (usually it is `local/local:local`).
+//!
+//! # The order
+//!
+//! Inside a tree, Jobs are admitted in the order of their launches. Between trees, the tree comes
+//! first that has the fewest runs, not counting the ancestors of its next Job. If these are equal, a
+//! Job whose parent runs comes first, because its parent is idle until then; then the Job that was
+//! launched first. An admission never frees a limit for a Job that was held before it in the same
+//! pass, so each Job is decided once: O(n log n), and a step for each ancestor.
 
 mod cycles;
 #[cfg(test)]
@@ -39,8 +48,8 @@ use std::fmt;
 use std::num::NonZeroU32;
 use uuid::Uuid;
 
-/// How many questions may run at once. A limit of zero cannot be expressed: it would hold its
-/// questions for ever.
+/// How many questions may run at once. A limit cannot be zero: it would hold its questions for
+/// ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Limits {
     /// In the network.
@@ -138,7 +147,7 @@ struct AncestorCounts {
 /// The order between trees: the least comes first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
-    /// How many of its tree run beside its ancestors.
+    /// How many runs its tree has, not counting its ancestors.
     of_tree: u32,
     is_without_parent: bool,
     launched: Timestamp,
@@ -257,8 +266,9 @@ impl<'a> Occupancy<'a> {
         }
     }
 
-    /// How many running Jobs wait for this one. A question and its parent are of one tree, but nobody
-    /// checks that their messages say so: each is counted in the tree that its message names.
+    /// How many running Jobs wait for this one. A question and its parent belong to one tree, but
+    /// nobody checks that their messages name the same: each is counted in the tree that its own
+    /// message names.
     fn ancestors(&self, job: &GatedJob) -> AncestorCounts {
         let mut ancestors = AncestorCounts::default();
         let mut next = self.parents.get(&job.question).copied().flatten();

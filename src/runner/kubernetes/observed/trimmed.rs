@@ -1,7 +1,7 @@
 //! Jobs and pods as the watches read them: without the fields that nothing here uses.
 //!
-//! Most of what the API server sends is `managedFields`, and in a Job the template of its pods.
-//! Reading them costs a good part of the CPU time of a burst of ten thousand questions.
+//! Most of what the API server sends is `managedFields`, and in a Job the template of its pods. In
+//! a burst of ten thousand questions, reading them would take a large part of the CPU time.
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// An object of which a part was read; the other fields are empty.
+/// An object of which only some fields were read; the others are empty.
 #[derive(Clone, Debug)]
 pub(crate) struct Trimmed<K>(pub(crate) K);
 

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! Jobs ──► entries ──► phase  ──► published where it changed
-//! pods ──►         └─► action ──► stop what is stalled, record an eviction, look closer
+//! pods ──►         └─► action ──► stop what is stalled, record an eviction, look something up
 //! ```
 //!
-//! An entry holds what a Job and its pods show. The phase of a run and the actions on it follow from
-//! its entry alone, so every replica comes to the same, at any time. An action is returned again
-//! until the entry shows that it was done.
+//! An entry holds what a Job and its pods show. The phase of a run and the actions on it follow
+//! from its entry alone, so every replica comes to the same result at any time. An action is
+//! returned again until the entry shows that it was done.
 
 mod entry;
 mod removed;
@@ -29,20 +29,20 @@ use uuid::Uuid;
 /// How often a run may be evicted; the next eviction ends it.
 const MAX_EVICTIONS: usize = 3;
 
-/// For how many Jobs events are read at a time. Each costs a call, and thousands of pods may wait for
-/// machines at once.
+/// For how many Jobs Kubernetes events are read at a time. Each read is a call, and thousands of
+/// pods may wait for nodes at once.
 const MAX_EVENT_READS: usize = 8;
 
-/// How long a pod is remembered whose Job is not known. The two watches differ by far less. The
-/// Jobs of other pods are settled and never become known.
+/// How long a pod is remembered whose Job is not known yet. One watch is never so far behind the
+/// other. A Job that stays unknown for longer is settled, or not ours.
 const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What must be done about a Job.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
-    /// End it, for a cause that the Job itself does not know.
+    /// Stop it, for a cause for which Kubernetes does not end it.
     Stop { job: Uuid, cause: Cause },
-    /// End it again: it was admitted after it was stopped.
+    /// Set its deadline: it was stopped while it was suspended, and admitted later.
     EnforceStop { job: Uuid },
     /// Record that one of its pods was evicted.
     RecordEviction { job: Uuid, pod: Uuid },
@@ -50,11 +50,11 @@ pub(crate) enum Action {
     FindJob { job: Uuid },
     /// Find its pods: it is finished, and no pod of it was ever seen.
     FindPods { job: Uuid },
-    /// Read its events, or those of its pod: it is admitted and does not run.
+    /// Read its Kubernetes events, or those of its pod: it is admitted and does not run.
     ReadEvents { job: Uuid },
 }
 
-/// A Job that is known.
+/// A Job in the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KnownJob<'a> {
     /// Its last version.
@@ -79,11 +79,11 @@ pub(crate) struct Table {
     entries: HashMap<Uuid, Entry>,
     /// The Jobs of each run, in the order in which they were seen.
     runs: HashMap<RunId, Vec<Uuid>>,
-    /// The Jobs of settled runs: what shows them later is older than their removal.
+    /// The Jobs that were removed because they are settled. What still shows them is outdated.
     removed: RemovedJobs,
     /// Pods whose Job is not known, by the uid of the Job.
     orphaned_pods: HashMap<Uuid, OrphanedPods>,
-    /// How long a run may wait before it ends.
+    /// How long a run may wait before it is stopped.
     queue_timeout: Duration,
     /// The Jobs that changed since the last [`Self::take_changes`].
     changed: HashSet<Uuid>,
@@ -114,7 +114,7 @@ impl Action {
 // === impl Table ===
 
 impl Table {
-    /// Nothing is known. A run may wait for `queue_timeout`.
+    /// An empty table. A run that waits for longer than `queue_timeout` is stopped.
     pub(crate) fn new(queue_timeout: Duration) -> Self {
         Self {
             entries: HashMap::new(),
@@ -174,7 +174,7 @@ impl Table {
         self.removed.list_started();
     }
 
-    /// A list of all Jobs had exactly these. The others must be looked for: they were deleted or
+    /// A list of all Jobs had exactly these. The others must be looked up: they were deleted or
     /// settled unseen, or created while the list was made.
     pub(crate) fn jobs_listed(&mut self, uids: &HashSet<Uuid>, now: Timestamp) {
         self.removed.listed(uids, now);
@@ -281,8 +281,8 @@ impl Table {
         }
     }
 
-    /// How long a claim on the report of a Job has been seen here. A claim that is renewed is another
-    /// one. The time in the claim itself is of another host's clock.
+    /// How long ago a claim on the report of a Job was first seen here. A renewed claim counts as a
+    /// new one. The time in the claim is not used, because it is from another host's clock.
     pub(crate) fn claim_age(&mut self, uid: Uuid, claim: &str, now: Instant) -> Duration {
         let Some(entry) = self.entries.get_mut(&uid) else { return Duration::ZERO };
         match &entry.claim {
@@ -294,7 +294,7 @@ impl Table {
         }
     }
 
-    // --- what follows from it
+    // --- what is derived
 
     /// The states that changed since the last call. Of a run with several Jobs, the last attempt
     /// counts.
@@ -326,7 +326,7 @@ impl Table {
         for (uid, entry) in &mut self.entries {
             let read_last = entry.actions(*uid, self.queue_timeout, now, &mut actions);
             event_reads.extend(read_last.map(|at| (at, *uid)));
-            // No watch shows that time has passed.
+            // A phase can change by the mere passing of time, which no watch shows.
             if entry.abandoned_at(now).is_some() {
                 self.changed.insert(*uid);
             }
@@ -375,7 +375,7 @@ impl Table {
         self.entries.get(&uid)?.live_pod().map(|pod| &*pod.name)
     }
 
-    /// The Job of which this pod was seen.
+    /// The Job to which this pod belonged when it was seen.
     pub(crate) fn job_of_pod(&self, pod: Uuid) -> Option<Uuid> {
         self.entries.iter().find_map(|(uid, entry)| entry.has_pod(pod).then_some(*uid))
     }
@@ -415,8 +415,9 @@ impl Table {
     }
 }
 
-/// Whether a resource version is older than another. They are numbers that grow: in fact always, and
-/// by specification since Kubernetes 1.35. Where they are no numbers, the later answer counts.
+/// Whether a resource version is older than another. Resource versions are numbers that grow:
+/// always in practice, and by specification since Kubernetes 1.35. If they are no numbers, what
+/// arrives last counts as newest.
 fn is_older(version: &str, than: &str) -> bool {
     match (version.parse::<u64>(), than.parse::<u64>()) {
         (Ok(version), Ok(than)) => version < than,

@@ -36,7 +36,7 @@ pub(super) fn admit_cycles<'a, 'w: 'a>(
     });
 }
 
-/// The network, trees and services of which some run will end by itself.
+/// The network, trees and services that have a live run: one that will end by itself.
 #[derive(Default)]
 struct Live<'a> {
     network: bool,
@@ -64,7 +64,8 @@ struct HeldNodes<'a> {
 // === impl Live ===
 
 impl<'a> Live<'a> {
-    /// The least fixed point. A node becomes live once, so this takes a step for each edge.
+    /// Finds what is live: the least fixed point. A node becomes live once, so this takes one step
+    /// for each edge.
     fn find(occupancy: &Occupancy<'_>, runs: Vec<&'a GatedJob>, queued: Vec<&'a GatedJob>) -> Self {
         let mut nodes: Vec<Node<'a>> = runs
             .into_iter()
@@ -91,7 +92,8 @@ impl<'a> Live<'a> {
         live
     }
 
-    /// A run will end. Returns the nodes that each limit of the run no longer holds, once a limit.
+    /// A run will end by itself, so the limits that count it hold nobody for ever. Returns the
+    /// nodes that these limits hold. Each limit returns its nodes once.
     fn ends(&mut self, job: &'a GatedJob, held: &mut HeldNodes<'a>) -> Vec<usize> {
         let mut freed = Vec::new();
         if !std::mem::replace(&mut self.network, true) {

@@ -15,16 +15,16 @@ use uuid::Uuid;
 /// How many pods of a Job are remembered: the evicted ones and the last.
 const MAX_PODS: usize = MAX_EVICTIONS + 2;
 
-/// How long a Job may have no pod, or its pod not run, before events are read, and how often they
-/// are read then. They cost a call each.
+/// How long a Job may have no pod, or a pod that does not run, before its Kubernetes events are
+/// read, and the time between two reads. Each read is a call.
 const EVENT_READ_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How soon a Job that a list left out is looked for again, in microseconds, where the API server did
-/// not answer whether it exists.
+/// The time after which a Job that was not in a list is looked up again, in microseconds, if the
+/// API server did not answer the last lookup.
 const FIND_INTERVAL: i64 = 2_000_000;
 
-/// How long after its deletion was due a pod counts as gone, where its Job is over: its node is down,
-/// and may never confirm it. A kubelet that works is late by seconds.
+/// How long after its deletion was due a pod counts as gone, if its Job was stopped or is gone. Its
+/// node is down, and may never confirm the deletion; a kubelet that works does so within seconds.
 const ABANDON_AFTER: Duration = Duration::from_secs(60);
 
 /// A Job and its pods.
@@ -52,7 +52,7 @@ pub(super) struct Entry {
     /// Its pods, oldest first.
     pods: Vec<SeenPod>,
     published: Option<Published>,
-    /// The present stall, and since when it lasts.
+    /// The present stall, and when it began.
     stall: Option<(Stall, Timestamp)>,
     /// Until when it ran, as far as was seen here.
     ran_until: Option<Timestamp>,
@@ -147,11 +147,11 @@ impl Entry {
 
     // --- the state of its run
 
-    /// The state, if it is another than the published one: it is published now.
+    /// The state of its run, if it differs from the published one. The caller must publish it.
     pub(super) fn take_change(&mut self, now: Timestamp) -> Option<RunState> {
         let phase = self.phase(now)?;
-        // An end is published once. What is seen of it later is less, because pods go before their
-        // Jobs.
+        // An end is published once. Later views of it show less, because pods are deleted before
+        // their Jobs.
         if self.has_ended() {
             return None;
         }
@@ -227,8 +227,8 @@ impl Entry {
         })
     }
 
-    /// When the run ended, where its Job is over and only a pod is left whose deletion is long
-    /// overdue.
+    /// When the run ended, if its Job was stopped or is gone, and its only live pod should have
+    /// been deleted long ago.
     pub(super) fn abandoned_at(&self, now: Timestamp) -> Option<Timestamp> {
         let over_at = match &self.job.stopped {
             Some(stopped) => Timestamp(stopped.at),
@@ -261,7 +261,7 @@ impl Entry {
         }
     }
 
-    /// How the service itself ended; none where each of its pods was evicted first.
+    /// How the service itself ended; none if each of its pods was evicted before that.
     fn own_end(&self) -> Option<&RunEnd> {
         let was_kept = |seen: &&SeenPod| !self.job.evicted_pods.contains(&seen.pod.uid);
         self.pods.iter().rev().filter(was_kept).find_map(SeenPod::own_end)
@@ -301,8 +301,8 @@ impl Entry {
 
     // --- what must be done
 
-    /// Adds the actions on it. Returns when its events were last read, if they should be read again:
-    /// the table decides for how many Jobs that is done.
+    /// Adds the actions on it. If its Kubernetes events should be read again, returns when they
+    /// were last read: the table decides for which Jobs that is done.
     pub(super) fn actions(
         &mut self,
         uid: Uuid,
@@ -339,7 +339,7 @@ impl Entry {
         self.should_read_events(now).then_some(self.events_read_at)
     }
 
-    /// The evicted pods that are not on record as such.
+    /// The evicted pods that the Job's annotation does not list yet.
     fn unrecorded_evictions(&self) -> impl Iterator<Item = Uuid> {
         self.pods
             .iter()
@@ -354,7 +354,7 @@ impl Entry {
         !is_over && self.stop_cause(queue_timeout, now).is_some()
     }
 
-    /// Why it must be stopped, where it will not end by itself.
+    /// Why it must be stopped; none while it may still make progress.
     fn stop_cause(&mut self, queue_timeout: Duration, now: Timestamp) -> Option<Cause> {
         let evictions = self.job.evicted_pods.len();
         if evictions > MAX_EVICTIONS {
@@ -414,7 +414,7 @@ impl Entry {
         let running =
             self.live_pod().is_some_and(|it| matches!(it.state, PodState::Running { .. }));
         let ended = self.pods.iter().filter_map(SeenPod::ran_until).max();
-        // Nothing shows when a pod ended that was evicted before this replica started.
+        // The time is not known at which a pod ended that was evicted before this replica started.
         let is_unseen = self.ran_until.or(ended).is_none() && !self.job.evicted_pods.is_empty();
         if running || is_unseen {
             self.ran_until = Some(now);
@@ -423,7 +423,7 @@ impl Entry {
         [self.ran_until, ended].into_iter().flatten().fold(launched, Timestamp::max)
     }
 
-    /// Whether it has been admitted for a while, and neither runs nor shows why not.
+    /// Whether it has been admitted for a while, does not run, and does not show why.
     fn should_read_events(&self, now: Timestamp) -> bool {
         let waits = match self.live_pod().map(|pod| &pod.state) {
             Some(PodState::Waiting { stall, .. }) => stall.is_none(),
@@ -454,7 +454,7 @@ impl SeenPod {
         }
     }
 
-    /// Until when it ran at least; none where it never did.
+    /// A time until which it ran at least; none if it never ran.
     fn ran_until(&self) -> Option<Timestamp> {
         match &self.pod.state {
             PodState::Ended { end, .. } => end.started.map(|_| end.at),
@@ -463,7 +463,7 @@ impl SeenPod {
         }
     }
 
-    /// Whether the cluster evicted it, or a queue that takes back what it gave.
+    /// Whether the cluster evicted it, or its queue suspended its Job again.
     fn was_evicted(&self, suspended: bool) -> bool {
         match &self.pod.state {
             PodState::Ended { disrupted: true, .. } => true,

@@ -1,16 +1,16 @@
 //! The Jobs that were removed from the table because their runs are settled.
 //!
-//! A watch lags behind our own calls, and the answer to a call may be used long after it was made:
-//! both can still show a Job that is settled. Its uid is never used again, so it is remembered until
-//! nothing older can arrive.
+//! A watch lags behind our own calls, and the answer to a call may be used long after it was made.
+//! Both can still show a Job that is settled. The uid of a Job is never used again, so it is
+//! remembered until no outdated version of the Job can arrive.
 
 use crate::event::Timestamp;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// For how long the answer to a call may still show a Job after the watch showed that it is settled. A
-/// launch uses its answer after it has created up to 11 Secrets, at 20 s a call.
+/// For how long the answer to a call may still show a Job after the watch showed that it is
+/// settled. A launch uses its answer after it has created up to 11 Secrets, at 20 s a call.
 const ANSWER_AGE: Duration = Duration::from_secs(300);
 
 /// The uids of removed Jobs.
@@ -22,7 +22,7 @@ pub(super) struct RemovedJobs {
 /// Whether the watch can still show versions from before the removal.
 #[derive(Clone, Copy, Debug)]
 enum WatchPosition {
-    /// It can. `listing` holds if a list of all Jobs was begun since the removal: it ends this.
+    /// It can. `listing`: a list of all Jobs has begun since the removal, and will end this.
     Behind { listing: bool },
     /// Since this time it cannot.
     Past(Timestamp),
@@ -31,7 +31,7 @@ enum WatchPosition {
 // === impl RemovedJobs ===
 
 impl RemovedJobs {
-    /// A Job is removed. `left_watch` holds if the watch has shown that already.
+    /// A Job is removed. `left_watch`: the watch has already shown that it is deleted or settled.
     pub(super) fn insert(&mut self, uid: Uuid, left_watch: bool, now: Timestamp) {
         let position = match left_watch {
             true => WatchPosition::Past(now),
