@@ -34,7 +34,7 @@ impl Backoff {
         self.longest.min(self.first.saturating_mul(factor))
     }
 
-    /// Begins anew with the first pause.
+    /// Starts again with the first pause.
     pub(crate) fn reset(&mut self) {
         self.tries = 0;
     }

@@ -1,7 +1,7 @@
 //! Who answers a question: a run of ours or an external service.
 //!
-//! An external service is one that somebody started by hand (`octue twined service start`). It has
-//! a subscription of its own, which is named like the revision.
+//! An external service is one that a person started with `octue twined service start`. It has a
+//! subscription of its own, which has the name of the revision.
 
 mod external;
 use crate::event::Sruid;
@@ -34,7 +34,7 @@ pub struct Router {
 pub(crate) enum Answerer {
     /// A run of ours.
     Runner,
-    /// An external service, by a subscription of this name.
+    /// An external service, which receives the question by the subscription of this name.
     External(String),
     /// Nobody. These revisions of the service exist.
     Nobody(Vec<String>),
@@ -86,7 +86,7 @@ impl Router {
                 false => Answerer::Runner,
             });
         }
-        // Looked up anew, because the parent gets an exception where there is none.
+        // Not from the cache, because the parent gets an exception if there is no subscription.
         let exists = self.admin.has_subscription(&subscription).await;
         if exists.map_err(RoutingError::Subscription)? {
             return Ok(Answerer::External(subscription));

@@ -75,8 +75,8 @@ pub trait Runner: Debug + Send + Sync {
 #[async_trait]
 pub trait Coordinator: Debug + Send + Sync {
     /// Claims the duty to report how a run ended; `report` is the uuid of the report. One of the
-    /// daemons gets the claim, and may claim again. A daemon that has seen another's claim for 30
-    /// s, with the report still not on record, takes the claim over.
+    /// daemons gets the claim, and may renew it by another call. If a daemon has seen the claim of
+    /// another for 30 s, and the report is still not on record, it takes the claim over.
     async fn claim_report(&self, _run: RunId, _report: Uuid) -> Result<Claim, RunnerError> {
         Ok(Claim::Ours)
     }
@@ -88,7 +88,7 @@ pub trait Coordinator: Debug + Send + Sync {
     }
 }
 
-/// Whose duty a report is.
+/// Which daemon must publish a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
     /// Ours: publish it.
@@ -113,8 +113,8 @@ pub struct LaunchRequest<'a> {
     pub run: RunId,
     /// Which revision answers.
     pub recipient: &'a SruidBuf,
-    /// The question that asked this one, if any. (If it runs here it waits for this one, so this
-    /// one must not wait for its end.)
+    /// The question that asked this one, if any. (If it runs here, it waits for this one. So this
+    /// one must not wait until it has ended.)
     pub parent_question: Option<Uuid>,
     /// All attributes of the question, as they came.
     pub attributes: &'a HashMap<String, String>,
@@ -127,7 +127,7 @@ pub struct LaunchRequest<'a> {
 pub struct RunState {
     /// Names the run.
     pub run: RunId,
-    /// The attempt of the runner's own, from 0: see [`Runner::relaunch`].
+    /// The number of the attempt, from 0: see [`Runner::relaunch`].
     pub attempt: u32,
     /// The attributes of its question, as they came: a report is made from them.
     pub attributes: Arc<HashMap<String, String>>,
@@ -147,7 +147,7 @@ pub enum RunPhase {
         /// For the parent's log: what it waits for. Empty where that is not known.
         why: String,
     },
-    /// It is admitted and does not run yet: its machine, image or files are not ready.
+    /// It is admitted and does not run yet: its node, image or files are not ready.
     Starting {
         /// When it was launched.
         since: Timestamp,
@@ -161,7 +161,7 @@ pub enum RunPhase {
         /// When it started to run.
         since: Timestamp,
     },
-    /// Nothing of it is left.
+    /// It has ended, and no process or pod of it is left.
     Ended(RunEnd),
     /// Its end has been dealt with, by this or another daemon: there is nothing more to do.
     Settled,
@@ -203,7 +203,7 @@ pub enum EndReason {
     Image,
     /// A secret, a configuration or a volume that it needs does not exist.
     Volume,
-    /// No machine of the cluster can take it.
+    /// No node of the cluster can take it.
     Unschedulable,
     /// Its queue does not exist, or can never admit it.
     Queue,
@@ -213,7 +213,7 @@ pub enum EndReason {
     Deadline,
     /// It waited for longer than its queue timeout.
     Waited,
-    /// It was evicted more often than it is started again.
+    /// It was evicted more often than the runner replaces it.
     Evicted,
     /// It was cancelled.
     Cancelled,

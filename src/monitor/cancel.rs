@@ -46,7 +46,7 @@ const PAGE: u32 = 500;
 /// another process appends to it.
 const READ_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// How many comparisons are under way at once. On a start there is one for each run that exists.
+/// How many comparisons are under way at once. At the start there is one for each existing run.
 const CONCURRENT: usize = 128;
 
 /// Compares live runs with cancellations.

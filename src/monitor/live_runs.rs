@@ -159,7 +159,7 @@ impl LiveRuns {
         self.runs.range(first..=last).map(|(run, live)| (*run, &*live.question))
     }
 
-    /// What is due now, about `limit` at most. The rest is due the next time.
+    /// What is due now, about `limit` notifications at most. The rest is returned by the next call.
     pub(super) fn due(&mut self, now: Timestamp, limit: usize) -> Vec<Due> {
         let mut due = Vec::new();
         for (run, live) in &mut self.runs {
@@ -372,7 +372,7 @@ mod tests {
         live.observe(&queued("30 before it"), at(119));
         assert!(due(&mut live, 119).is_empty(), "it was logged before");
 
-        // After an hour every six minutes, beside the heartbeats.
+        // After an hour, every six minutes. Heartbeats come too.
         live.observe(&queued("29 before it"), at(3600));
         assert_eq!(due(&mut live, 3600), ["heartbeat", "log_record"]);
         live.observe(&queued("28 before it"), at(3601));

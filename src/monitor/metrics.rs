@@ -118,7 +118,7 @@ impl Outcome {
         }
     }
 
-    /// A result on record is an answer. Else the reason of the end decides.
+    /// A run with a result on record has answered. Otherwise the reason of its end decides.
     fn new(reason: EndReason, record: &RunRecord) -> Self {
         if record.answered {
             return Self::Answered;

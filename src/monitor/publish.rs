@@ -23,7 +23,7 @@ pub(super) const GRACE: Duration = Duration::from_millis(200);
 pub(super) const BACKOFF: Backoff =
     Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
 
-/// After how long a fence that did not come on record is published again.
+/// The time after which a fence that is not on record is published again.
 const REPUBLISH_FENCE: Duration = Duration::from_secs(30);
 
 /// How often the view is read although this process appended nothing to it: another process may
@@ -60,7 +60,7 @@ impl Monitor {
     }
 
     /// Handles the eviction of a run that gets another pod. If its terminal event is on record, the
-    /// run is ended, because it needs not run again. Otherwise its parent is notified.
+    /// run is ended, because it need not run again. Otherwise its parent is notified.
     pub(super) async fn handle_eviction(self: Arc<Self>, eviction: Eviction) {
         let Eviction { run, attempt: number, question, times } = eviction;
         let attempt = Attempt { run, number, question: &question };

@@ -29,7 +29,7 @@ const PAGE: u32 = 500;
 /// How many questions are checked concurrently. Each may wait long for its fence.
 const CONCURRENT: usize = 16;
 
-/// Why a question could not be judged. The next sweep tries again.
+/// Why a question could not be checked. The next sweep tries again.
 #[derive(Debug, thiserror::Error)]
 enum SweepError {
     #[error("failed to find out who answers the question")]

@@ -1,4 +1,5 @@
-//! Acts on an event that is on record, and retries for as long as that makes sense.
+//! Acts on an event that is on record. A launch that fails because the runner, the registry or
+//! Pub/Sub is unavailable is retried for up to [`GIVE_UP_AFTER`].
 //!
 //! A question that was cancelled before its launch is refused where the view already has the
 //! cancellation. Where it does not, the question is launched, and the monitor ends its run.
@@ -52,7 +53,7 @@ impl Pipeline {
                 self.launch_until_done(&question).instrument(span).await
             }
             Action::Cancel => {
-                // The monitor compares it with the runs.
+                // The monitor compares it with the live runs, and ends those that it cancels.
                 let attributes = &event.attributes;
                 let (question, sender) =
                     (attributes.question_uuid, attributes.sender.as_str().to_owned());

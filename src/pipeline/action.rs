@@ -16,7 +16,7 @@ pub enum Action<'e> {
 // === impl Action ===
 
 impl<'e> Action<'e> {
-    /// Every kind is written out, so that a new one does not compile until somebody decides.
+    /// Every kind is written out, so that a new one does not compile until its action is chosen.
     pub fn for_event(event: &Event<'e>) -> Self {
         match &event.kind {
             Kind::Question(inputs) => Self::Launch(run_id(event), *inputs),

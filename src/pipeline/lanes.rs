@@ -14,7 +14,7 @@ pub(super) struct Lanes<T> {
     lanes: Mutex<HashMap<String, VecDeque<T>>>,
 }
 
-/// Takes from a lane.
+/// The one worker of a lane.
 #[derive(Debug)]
 pub(super) struct Worker<'a, T> {
     lanes: &'a Lanes<T>,

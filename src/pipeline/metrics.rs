@@ -125,7 +125,7 @@ impl Metrics {
         }
     }
 
-    /// An event was handled, so many seconds after it was published.
+    /// An event was handled, this many seconds after it was published.
     pub(super) fn age(&self, kind: &'static str, seconds: f64) {
         if let Some(histogram) = self.age.get(kind) {
             histogram.record(seconds);

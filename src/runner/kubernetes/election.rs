@@ -19,8 +19,9 @@
 //! holder that was paused believes for some milliseconds after it wakes that it leads: the work of
 //! the leader must tolerate two leaders, or check [`Leadership::is_leading_now`].
 //!
-//! Why not `kube-lease-manager`: its holder goes on leading when it cannot renew, it waits up to 30
-//! s after an error, trusts the clocks of all hosts, and takes over without a version.
+//! Why not `kube-lease-manager`: its holder goes on leading when it cannot renew. It waits for up
+//! to 30 s after an error, trusts the clocks of all hosts, and takes over without checking the
+//! version of the Lease.
 
 use crate::chain::Chain;
 use crate::runner::kubernetes::api::{ApiClient, ApiError};

@@ -54,7 +54,7 @@ impl JobWriter {
         self.patch(&job.name, &json!({ "spec": passed_deadline() })).await
     }
 
-    /// Marks the end of a Job as dealt with, and forgets the Job. A Job that is gone is no error.
+    /// Marks a Job as settled, and forgets it. A Job that is gone is no error.
     pub(super) async fn mark_settled(&self, job: &ObservedJob) -> Result<(), ApiError> {
         let patch = json!({ "metadata": { "labels": { label::SETTLED: "true" } } });
         self.forget(job, self.patch(&job.name, &patch).await)

@@ -8,9 +8,9 @@
 //!                               └─ another client's ─► name conflict
 //! ```
 //!
-//! The reference is the deployment that `twined` replaces: both may run at the same time. A create
-//! that timed out may have been done: the question is held, and the next try finds the Job. Labels
-//! are compared, never specs, because Kueue and Autopilot change specs.
+//! The reference is the deployment that `twined` replaces, which may have created a Job for the
+//! same question. A create that timed out may have been done: the question is held, and the next
+//! try finds the Job. Labels are compared, never specs, because Kueue and Autopilot change specs.
 
 use crate::chain::Chain;
 use crate::event::Timestamp;

@@ -1,4 +1,4 @@
-//! Puts into the state what Kueue reports of the Jobs that wait in its queues.
+//! Writes to the state what Kueue reports of the Jobs that wait in its queues.
 
 use crate::runner::kubernetes::kueue::Kueue;
 use crate::runner::kubernetes::state::ClusterState;

@@ -1,5 +1,5 @@
-//! Carries out the actions of the table, for example stops a run that makes no progress. The table
-//! returns an action again until it shows that the action was done.
+//! Carries out the actions of the table: for example, it stops a run that makes no progress. The
+//! table returns an action again until the Job shows that the action was done.
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
@@ -153,7 +153,8 @@ impl Reconciler {
         let live_pod = || self.state.table(|table| table.live_pod_name(job.uid).map(str::to_owned));
         let mut pod = live_pod();
         if pod.is_none() {
-            // The pod of an adopted Job may have been seen before the Job, and forgotten.
+            // An adopted Job may be older than its table entry: the watch showed its pod before,
+            // and the pod was forgotten.
             self.list_pods(job).await?;
             pod = live_pod();
         }

@@ -7,11 +7,11 @@
 //! without a running descendant than the limit.
 //!
 //! *No deadlock.* Suppose that every run waits for a child, so that none ends by itself. Let `x` be
-//! the run that was admitted last. At that time, fewer runs than the limit were running, not counting
-//! the ancestors of `x`. Since then runs have only ended. So fewer runs than the limit are running
-//! now, not counting `x` and its ancestors. But `x` and its ancestors are the ancestors of the child
-//! that `x` waits for, so that child can be admitted. It is in the tree of `x`, and `x` was also the
-//! last run admitted in its tree, so the argument holds for both limits at once.
+//! the run that was admitted last. At that time, fewer runs than the limit were running, not
+//! counting the ancestors of `x`. Since then runs have only ended. So fewer runs than the limit are
+//! running now, not counting `x` and its ancestors. But `x` and its ancestors are the ancestors of
+//! the child that `x` waits for, so that child can be admitted. It is in the tree of `x`, and `x`
+//! was also the last run admitted in its tree, so the argument holds for both limits at once.
 //!
 //! # The limit of a service
 //!
@@ -33,10 +33,10 @@
 //! # The order
 //!
 //! Inside a tree, Jobs are admitted in the order of their launches. Between trees, the tree comes
-//! first that has the fewest runs, not counting the ancestors of its next Job. If these are equal, a
-//! Job whose parent runs comes first, because its parent is idle until then; then the Job that was
-//! launched first. An admission never frees a limit for a Job that was held before it in the same
-//! pass, so each Job is decided once: O(n log n), and a step for each ancestor.
+//! first that has the fewest runs, not counting the ancestors of its next Job. If these are equal,
+//! a Job whose parent runs comes first, because its parent is idle until then; then the Job that
+//! was launched first. An admission never frees a limit for a Job that was held before it in the
+//! same pass, so each Job is decided once: O(n log n), and a step for each ancestor.
 
 mod cycles;
 #[cfg(test)]
@@ -208,7 +208,7 @@ impl<'a> Occupancy<'a> {
             queues.entry(job.tree).or_default().push(job);
         }
         for queue in queues.values_mut() {
-            // The next one is the last.
+            // In reverse: the next Job is popped from the end.
             queue.sort_unstable_by_key(|job| Reverse((job.launched, job.question)));
         }
         let mut heads: BinaryHeap<Reverse<(Rank, Uuid)>> = queues

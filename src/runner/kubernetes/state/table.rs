@@ -250,7 +250,7 @@ impl Table {
         }
     }
 
-    /// Why a Job makes no progress, as its events report.
+    /// Why a Job makes no progress, as its Kubernetes events report.
     pub(crate) fn set_event_stall(&mut self, uid: Uuid, stall: Option<Stall>) {
         if let Some(entry) = self.entries.get_mut(&uid) {
             entry.event_stall = stall;

@@ -130,7 +130,7 @@ impl<'a> HeldNodes<'a> {
     }
 }
 
-/// The running Jobs of each node's parent. Counts the children of each run.
+/// For each node, the running Jobs of its parent. Also counts the children of each run, in `waits`.
 fn running_parents(occupancy: &Occupancy<'_>, nodes: &mut [Node<'_>]) -> Vec<Vec<usize>> {
     let mut runs: HashMap<Uuid, Vec<usize>> = HashMap::new();
     for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.runs) {

@@ -193,7 +193,7 @@ impl World {
         ancestors
     }
 
-    /// How many run beside the ancestors of a Job.
+    /// How many Jobs run, not counting the ancestors of a Job.
     fn beside(&self, job: &GatedJob, counts: impl Fn(&GatedJob) -> bool) -> u32 {
         let ancestors = self.ancestors(job);
         let beside = |other: &&GatedJob| counts(other) && !ancestors.contains(&other.question);

@@ -35,7 +35,7 @@ pub(super) struct Entry {
     pub(super) is_gone: bool,
     /// Whether the watch showed that it is deleted or settled.
     pub(super) left_watch: bool,
-    /// When to look for the Job, where a list of all Jobs left it out.
+    /// When to look up the Job, if a list of all Jobs left it out.
     pub(super) find_after: Option<Timestamp>,
     /// Whether its pods were listed after its end.
     pub(super) pods_looked_up: bool,
@@ -45,9 +45,9 @@ pub(super) struct Entry {
     pub(super) waits_for: String,
     /// Why its queue will never admit it.
     pub(super) refusal: Option<Cause>,
-    /// Why it makes no progress, as its events report.
+    /// Why it makes no progress, as its Kubernetes events report.
     pub(super) event_stall: Option<Stall>,
-    /// When its events were last read.
+    /// When its Kubernetes events were last read.
     pub(super) events_read_at: Timestamp,
     /// Its pods, oldest first.
     pods: Vec<SeenPod>,
@@ -106,7 +106,7 @@ impl Entry {
             }
             return;
         }
-        // Events about a previous pod do not hold for the next.
+        // Kubernetes events about a previous pod do not hold for the next.
         self.event_stall = None;
         self.pods.push(SeenPod { pod, is_gone: false });
         self.pods.sort_by_key(|seen| seen.pod.created);
@@ -409,7 +409,7 @@ impl Entry {
         cause
     }
 
-    /// Since when it waits: since its launch, or since its last eviction.
+    /// The time since which it waits: its launch, or its last eviction.
     fn waits_since(&mut self, now: Timestamp) -> Timestamp {
         let running =
             self.live_pod().is_some_and(|it| matches!(it.state, PodState::Running { .. }));
