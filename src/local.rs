@@ -78,7 +78,8 @@ pub(crate) async fn start(
 
     let admin = Admin::new(&connection);
     // An emulator that was given may still be starting.
-    let set_up = retry_at_start(async || admin.ensure_subscribed(SUBSCRIPTION, &topic).await);
+    let set_up =
+        retry_at_start(async || admin.ensure_topic_and_subscription(&topic, SUBSCRIPTION).await);
     let events = data.events();
     let (set_up, stores) = tokio::join!(set_up, builder.open_stores(&events, None));
     set_up.map_err(DaemonError::Topic)?;

@@ -24,7 +24,7 @@ use crate::pipeline::disposition::{Disposition, HandleError};
 use crate::pipeline::in_flight::{InFlightLimit, InFlightPermit};
 use crate::pipeline::lanes::Lanes;
 use crate::pipeline::metrics::{InFlightGauge, Metrics};
-use crate::pubsub::subscriber::Flow;
+use crate::pubsub::subscriber::FlowControl;
 use crate::pubsub::{Delivery, Message};
 use crate::retry::Backoff;
 use crate::routing::ExternalServices;
@@ -72,7 +72,11 @@ struct InFlight {
 
 impl Pipeline {
     /// A pipeline that works until `stop`, with no more in flight than `flow`.
-    pub fn new(dependencies: Dependencies, flow: Flow, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        dependencies: Dependencies,
+        flow: FlowControl,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         let Dependencies { view, publisher, .. } = &dependencies;
         let external = ExternalServices::new(Arc::clone(view), publisher.clone(), stop.clone());
         Arc::new(Self {

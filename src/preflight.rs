@@ -39,6 +39,23 @@ pub struct PreflightIdentity {
     pub is_daemon: bool,
 }
 
+/// The rights on one resource, and which of them an account lacks.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckedRights<'a> {
+    /// The name of the check.
+    pub(crate) name: &'a str,
+    /// All rights that are needed.
+    pub(crate) rights: &'a [&'a str],
+    /// Those that are missing.
+    pub(crate) missing: &'a [&'a str],
+    /// What does not work without them; `None` if nothing works.
+    pub(crate) loss: Option<&'a str>,
+    /// Commands with which a person checks the rights of the daemon's account.
+    pub(crate) review: String,
+    /// Commands that grant the rights.
+    pub(crate) grant: String,
+}
+
 // === impl PreflightCheck ===
 
 impl PreflightCheck {
@@ -107,6 +124,31 @@ impl PreflightIdentity {
                 format!("{account} is not the daemon's account, whose rights cannot be seen"),
                 "run this command as the daemon's account, or use the commands below",
             ),
+        }
+    }
+}
+
+// === impl CheckedRights ===
+
+impl CheckedRights<'_> {
+    /// Judges the rights of an account.
+    pub(crate) fn judge(self, identity: &PreflightIdentity) -> PreflightCheck {
+        let Self { name, rights, missing, loss, review, grant } = self;
+        let PreflightIdentity { name: account, is_daemon } = identity;
+        if !is_daemon {
+            let found = match missing.is_empty() {
+                true => format!("{account} may: {}", rights.join(", ")),
+                false => format!("{account} may not: {}", missing.join(", ")),
+            };
+            return PreflightCheck::unknown(name, found, review);
+        }
+        if missing.is_empty() {
+            return PreflightCheck::ok(name, rights.join(", "));
+        }
+        let found = format!("missing: {}", missing.join(", "));
+        match loss {
+            Some(loss) => PreflightCheck::warn(name, format!("{found}; {loss}"), grant),
+            None => PreflightCheck::fail(name, found, grant),
         }
     }
 }

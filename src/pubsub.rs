@@ -1,17 +1,17 @@
-//! Messages on the wire: Google Pub/Sub, and an emulator of it for a laptop.
+//! Messages on the wire: clients of Google Pub/Sub, and an emulator of it for a laptop.
 //!
-//! There is no trait here: the wire is the seam. In local mode the same client talks to the
-//! emulator in its own process.
+//! There is no trait here, because the wire is the interface: in local mode the same clients use the
+//! emulator in their own process.
 
 pub mod admin;
 pub mod emulator;
-pub mod look;
+pub mod preflight;
 pub mod publisher;
 pub mod subscriber;
 mod transport;
 use crate::chain::Chain;
 use crate::event::Timestamp;
-pub use admin::{Admin, Wanted};
+pub use admin::{Admin, SubscriptionSpec};
 use bytes::Bytes;
 use google_cloud_auth::credentials::{
     Builder as DefaultCredentials, Credentials, anonymous, impersonated,
@@ -28,17 +28,18 @@ use tonic::Code;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use transport::Transport;
 
-/// The largest message that we try to publish, in bytes: above the 10 MB that Pub/Sub takes, so
-/// that its own words say so. (Pub/Sub's quotas page, "Message size".)
+/// The largest message that we try to publish, in bytes. It is above Pub/Sub's limit of 10 MB, so that
+/// the error is Pub/Sub's own. (Pub/Sub's quotas page, "Message size".)
 const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 
-/// How long one call may take. Pub/Sub's own clients give a publish 60 s in all; we try again.
+/// The timeout of one call. Pub/Sub's own clients allow 60 s for a publish with all retries; we retry
+/// ourselves.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Google's Pub/Sub, wherever in the world its topics are kept.
-const GOOGLE: &str = "https://pubsub.googleapis.com";
+/// The global endpoint of Google's Pub/Sub.
+const GOOGLE_ENDPOINT: &str = "https://pubsub.googleapis.com";
 
-/// Where a network's Pub/Sub is, and as whom we speak to it.
+/// The endpoint of a network's Pub/Sub, and the credentials for it.
 #[derive(Clone, Debug)]
 pub struct Connection {
     channel: Channel,
@@ -47,36 +48,36 @@ pub struct Connection {
     project: String,
 }
 
-/// The generated clients, over what adds our credentials to each call.
-type Publishing = PublisherClient<Transport>;
-type Subscribing = SubscriberClient<Transport>;
+// The generated clients.
+type GrpcPublisher = PublisherClient<Transport>;
+type GrpcSubscriber = SubscriberClient<Transport>;
 
-/// A message as it was received.
+/// A received message.
 #[derive(Clone, Debug, Default)]
 pub struct Message {
-    /// Its bytes.
+    /// The payload.
     pub data: Bytes,
-    /// Its attributes.
+    /// The attributes.
     pub attributes: HashMap<String, String>,
-    /// Pub/Sub's id of it.
+    /// The id that Pub/Sub gave it.
     pub id: String,
-    /// Its ordering key; empty where it has none.
+    /// The ordering key; empty if it has none.
     pub ordering_key: String,
-    /// When Pub/Sub took it; none where it does not say.
+    /// When it was published; `None` if Pub/Sub does not report that.
     pub published: Option<Timestamp>,
 }
 
-/// A message and the duty to answer for it.
+/// A message with its receipt.
 #[derive(Debug)]
 pub struct Delivery {
-    /// What was delivered.
+    /// The message.
     pub message: Message,
-    /// The duty.
+    /// The duty to acknowledge it.
     pub receipt: Receipt,
 }
 
-/// The duty to answer for one delivery. Dropped unanswered it is a nack, so a panic, a cancelled
-/// task and a forgotten branch all end in redelivery, never in loss.
+/// The duty to acknowledge one delivery. A receipt that is dropped is a nack, so a panic, a cancelled
+/// task and a forgotten branch end in redelivery, never in loss.
 #[derive(Debug)]
 #[must_use = "a receipt that is not acked is redelivered"]
 pub struct Receipt(Handler);
@@ -93,41 +94,40 @@ pub struct CallError {
     source: Box<dyn Error + Send + Sync>,
 }
 
-/// Why there is no connection to be had.
+/// Why a connection could not be configured.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// It is no address.
-    #[error("`{address}` is no address of a Pub/Sub emulator: expected HOST:PORT")]
+    /// The address of the emulator is invalid.
+    #[error("invalid address of a Pub/Sub emulator `{address}`: expected HOST:PORT")]
     Address {
-        /// What was given.
+        /// The address.
         address: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         #[source]
         source: tonic::transport::Error,
     },
-    /// Our token would go there for all to read.
-    #[error("`{endpoint}` is no endpoint of Google's Pub/Sub: expected https://HOST")]
-    Plain {
-        /// What was given.
+    /// The endpoint has no TLS: anybody could read our token.
+    #[error("invalid endpoint of Google's Pub/Sub `{endpoint}`: expected https://HOST")]
+    NoTls {
+        /// The endpoint.
         endpoint: String,
     },
-    /// It is no endpoint, or this host trusts nobody.
+    /// The endpoint is invalid, or this host has no certificates of authorities.
     #[error(
-        "failed to prepare for TLS with Pub/Sub at `{endpoint}`: it must be https://HOST, and \
-         this host must have the certificates of authorities (where they are elsewhere, \
-         `SSL_CERT_FILE` names them)"
+        "failed to configure TLS for Pub/Sub at `{endpoint}`: it must be https://HOST, and \
+         this host must have the certificates of authorities (`SSL_CERT_FILE` names another file)"
     )]
     Endpoint {
-        /// What was given.
+        /// The endpoint.
         endpoint: String,
-        /// What is wrong with it.
+        /// What failed.
         #[source]
         source: tonic::transport::Error,
     },
-    /// There is a file of credentials, and it is of no use.
+    /// The file of credentials is missing or invalid.
     #[error(
         "failed to read Google's application default credentials: see that \
-         `GOOGLE_APPLICATION_CREDENTIALS` names a file of them, or run `gcloud auth \
+         `GOOGLE_APPLICATION_CREDENTIALS` names their file, or run `gcloud auth \
          application-default login`"
     )]
     Credentials(#[source] google_cloud_auth::build_errors::Error),
@@ -136,7 +136,7 @@ pub enum ConnectError {
 // === impl Connection ===
 
 impl Connection {
-    /// The emulator at `HOST:PORT`, seen from `project`. Connects when first used.
+    /// The emulator at `HOST:PORT`, with the topics of `project`. Connects when first used.
     pub fn emulator(address: &str, project: &str) -> Result<Self, ConnectError> {
         let endpoint = format!("http://{address}");
         let to = Endpoint::from_shared(endpoint.clone())
@@ -144,40 +144,39 @@ impl Connection {
         Ok(Self::over(to, anonymous::Builder::new().build(), endpoint, project))
     }
 
-    /// Google's own Pub/Sub, as whom the application default credentials say. Connects when first
-    /// used, and is to be made in a tokio runtime: a task of the credentials keeps their token
-    /// fresh.
+    /// Google's Pub/Sub, with application default credentials. Connects when first used. Call this in a
+    /// tokio runtime: a task of the credentials renews their token.
     ///
-    /// Where no file of credentials is found they are asked of Google's metadata server, so that
-    /// nobody has any is told by the first call: [`Admin::check`].
+    /// Without a file of credentials, tokens come from Google's metadata server. If there is none, the
+    /// first call fails: [`Admin::check`].
     pub fn google(project: &str) -> Result<Self, ConnectError> {
-        Self::google_at(GOOGLE, project)
+        Self::google_at(GOOGLE_ENDPOINT, project)
     }
 
-    /// As [`Self::google`], by another door than the usual: a region's
-    /// (`https://europe-west1-pubsub.googleapis.com`) or one of a private network.
+    /// As [`Self::google`], at another endpoint: that of a region
+    /// (`https://europe-west1-pubsub.googleapis.com`) or of a private network.
     pub fn google_at(endpoint: &str, project: &str) -> Result<Self, ConnectError> {
         if !endpoint.starts_with("https://") {
-            return Err(ConnectError::Plain { endpoint: endpoint.to_owned() });
+            return Err(ConnectError::NoTls { endpoint: endpoint.to_owned() });
         }
-        let wrong = |source| ConnectError::Endpoint { endpoint: endpoint.to_owned(), source };
+        let failed = |source| ConnectError::Endpoint { endpoint: endpoint.to_owned(), source };
         let to = Endpoint::from_shared(endpoint.to_owned())
             .and_then(|to| to.tls_config(ClientTlsConfig::new().with_enabled_roots()))
-            .map_err(wrong)?;
+            .map_err(failed)?;
         let credentials =
             DefaultCredentials::default().build().map_err(ConnectError::Credentials)?;
         Ok(Self::over(to, credentials, endpoint.to_owned(), project))
     }
 
-    /// The same, in the name of a service account. That we may not speak in it is told by the first
-    /// call.
+    /// This connection, with tokens of a service account. If we may not impersonate it, the first call
+    /// fails.
     pub fn as_account(&self, account: &str) -> Result<Self, ConnectError> {
         let ours = self.credentials.clone();
-        let theirs = impersonated::Builder::from_source_credentials(ours)
+        let impersonated = impersonated::Builder::from_source_credentials(ours)
             .with_target_principal(account)
             .build()
             .map_err(ConnectError::Credentials)?;
-        Ok(Self { credentials: theirs, ..self.clone() })
+        Ok(Self { credentials: impersonated, ..self.clone() })
     }
 
     fn over(to: Endpoint, credentials: Credentials, endpoint: String, project: &str) -> Self {
@@ -185,8 +184,7 @@ impl Connection {
             .connect_timeout(CALL_TIMEOUT)
             .timeout(CALL_TIMEOUT)
             .tcp_nodelay(true)
-            // Of a call that is not answered: a connection that died without a word is found out
-            // before the call is made again.
+            // A dead connection is found within the timeout of a call, so a retry uses a new one.
             .http2_keep_alive_interval(CALL_TIMEOUT / 2)
             .keep_alive_timeout(CALL_TIMEOUT / 2)
             .connect_lazy();
@@ -221,7 +219,7 @@ impl Connection {
 // === impl Receipt ===
 
 impl Receipt {
-    /// Tells Pub/Sub that this message is dealt with.
+    /// Acknowledges the message.
     pub fn ack(self) {
         self.0.ack();
     }
@@ -230,28 +228,27 @@ impl Receipt {
 // === impl CallError ===
 
 impl CallError {
-    /// Whether what was named does not exist.
+    /// Whether the topic or subscription does not exist.
     pub fn is_not_found(&self) -> bool {
         self.code == Code::NotFound
     }
 
-    /// Whether what was asked is wrong in itself.
+    /// Whether the request is invalid.
     pub fn is_refused(&self) -> bool {
         self.code == Code::InvalidArgument
     }
 
-    /// Whether we lack the right to it, or the credentials to prove it.
+    /// Whether we lack the right, or valid credentials.
     pub fn is_denied(&self) -> bool {
         matches!(self.code, Code::PermissionDenied | Code::Unauthenticated)
     }
 
-    /// Whether the call may succeed when it is made again. A right that is missing may be granted
-    /// meanwhile, and no event is to be given up for it.
+    /// Whether a retry may succeed. A missing right may be granted meanwhile, so it costs no event.
     pub fn is_transient(&self) -> bool {
         !matches!(self.code, Code::InvalidArgument | Code::NotFound | Code::AlreadyExists)
     }
 
-    /// The error with its causes, for a log.
+    /// The error with its causes.
     pub fn chain(&self) -> String {
         Chain(self).to_string()
     }

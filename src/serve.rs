@@ -147,7 +147,7 @@ async fn subscribe(connection: &Connection, settings: &ServeSettings) -> Result<
     let subscribed = retry_at_start(async || match pubsub {
         PubsubChoice::Google => admin.ensure_subscription(subscription, topic, "").await,
         PubsubChoice::Emulator(_) | PubsubChoice::OwnEmulator(_) => {
-            admin.ensure_subscribed(subscription, topic).await
+            admin.ensure_topic_and_subscription(topic, subscription).await
         }
     });
     subscribed.await.map_err(DaemonError::Subscriptions)

@@ -8,7 +8,7 @@ use crate::cli::{
 };
 use crate::event::encode::Ask;
 use crate::event::{Event, Kind, Sruid, SruidBuf, Timestamp, decode};
-use crate::pubsub::subscriber::Flow;
+use crate::pubsub::subscriber::FlowControl;
 use crate::pubsub::{Admin, CallError, Delivery, Publisher, Subscriber};
 use crate::sdk::PERSON;
 use serde::Deserialize;
@@ -229,7 +229,7 @@ async fn lose(admin: &Admin, answers: &str) -> AskError {
 async fn receive(place: &Place, answers: &str, show: &mut impl FnMut(&Event<'_>)) -> Outcome {
     let stop = CancellationToken::new();
     let (sender, mut deliveries) = mpsc::channel::<Delivery>(64);
-    let subscriber = Subscriber::new(&place.connection, answers, Flow::default()).await;
+    let subscriber = Subscriber::new(&place.connection, answers, FlowControl::default()).await;
     let subscriber = subscriber.expect("a client of an emulator needs nothing that can be missing");
     let receiving = subscriber.run(sender, stop.clone());
     // What comes after the end is taken too: the stream ends only when nothing of it is in hand.

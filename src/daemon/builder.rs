@@ -10,8 +10,8 @@ use crate::http::{self, Router};
 use crate::monitor::Monitor;
 use crate::pipeline::Pipeline;
 use crate::pubsub::emulator::{self, Emulator};
-use crate::pubsub::subscriber::Flow;
-use crate::pubsub::{Admin, CallError, Connection, Publisher, Subscriber};
+use crate::pubsub::subscriber::FlowControl;
+use crate::pubsub::{Admin, CallError, Connection, Publisher, Subscriber, SubscriptionSpec};
 use crate::registry::ServiceRegistry;
 use crate::request_guard::HostName;
 use crate::retry::{Backoff, retry};
@@ -116,11 +116,12 @@ impl DaemonBuilder {
         let DaemonParts { addresses, subscription, stores, runner, registry, .. } = parts;
         let Addresses { connection, topic, .. } = &addresses;
         let stop = tasks.stop();
-        let flow = Flow::default();
+        let flow = FlowControl::default();
         let admin = Admin::new(connection);
         let subscriber = Subscriber::new(connection, &subscription, flow).await;
         let subscriber = subscriber.map_err(DaemonError::Subscribe)?;
-        let subscriber = subscriber.restoring(admin.clone(), &subscription, topic);
+        let spec = SubscriptionSpec::all_messages(topic, &subscription);
+        let subscriber = subscriber.recreating(admin.clone(), spec, None);
         // A subscription exists for a service that a person runs by hand. It must win over a registry
         // that takes every allowed revision to exist, and over a folder.
         let router = routing::Router::new(registry, admin, true);

@@ -5,9 +5,8 @@ use super::replica_directory::ReplicaDirectory;
 use super::{DaemonError, retry_at_start};
 use crate::event::Timestamp;
 use crate::pipeline::view_feed::{self, ViewFeed};
-use crate::pubsub::admin::Wanted;
-use crate::pubsub::subscriber::Flow;
-use crate::pubsub::{Admin, Connection, Subscriber};
+use crate::pubsub::subscriber::FlowControl;
+use crate::pubsub::{Admin, Connection, Subscriber, SubscriptionSpec};
 use crate::store::sqlite::{self, Keep, SqliteStore};
 use crate::store::{EventLog, History, LayeredView, View};
 use crate::tasks::Tasks;
@@ -22,7 +21,7 @@ use tracing::{error, warn};
 const VIEW_LIMITS: Keep = Keep { age: Duration::from_secs(2 * 24 * 3600), bytes: 512 << 20 };
 
 /// How much may be in flight on its way into the view. It is only stored, which is fast.
-const VIEW_FLOW: Flow = Flow { messages: 1_000, bytes: 16 * 1024 * 1024 };
+const VIEW_FLOW: FlowControl = FlowControl { messages: 1_000, bytes: 16 * 1024 * 1024 };
 
 /// The view of a replica that shares its subscription with others.
 #[derive(Clone, Debug)]
@@ -145,14 +144,14 @@ async fn follow(
     recent: &SqliteStore,
 ) -> Result<watch::Receiver<Timestamp>, DaemonError> {
     let admin = Admin::new(view.connection);
-    let wanted = Wanted::view_of(view.topic, &view.subscription);
-    let subscribed = retry_at_start(async || admin.subscribe(&wanted).await).await;
+    let spec = SubscriptionSpec::for_view(view.topic, &view.subscription);
+    let subscribed = retry_at_start(async || admin.subscribe(&spec).await).await;
     // It may exist, from a killed replica of our name. What it received before is not in our view.
     subscribed.map_err(DaemonError::Subscriptions)?;
-    let (made, since) = watch::channel(Timestamp::now());
-    let subscriber = Subscriber::new(view.connection, &wanted.name, VIEW_FLOW).await;
+    let (created, since) = watch::channel(Timestamp::now());
+    let subscriber = Subscriber::new(view.connection, &spec.name, VIEW_FLOW).await;
     let subscriber = subscriber.map_err(DaemonError::Subscribe)?;
-    let subscriber = subscriber.restoring_as(admin, wanted, made);
+    let subscriber = subscriber.recreating(admin, spec, Some(created));
     let feed = ViewFeed::new(Arc::new(recent.clone()), tasks.stop());
     let (sender, deliveries) = mpsc::channel(view_feed::BATCH);
     tasks.spawn("view's subscriber", subscriber.run(sender, tasks.stop()));

@@ -4,7 +4,7 @@
 //! while the messages of the previous one are still in flight here.
 
 use crate::pubsub::Message;
-use crate::pubsub::subscriber::Flow;
+use crate::pubsub::subscriber::FlowControl;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -27,7 +27,7 @@ pub(super) struct InFlightPermit {
 
 impl InFlightLimit {
     /// The limit that a flow sets.
-    pub(super) fn new(flow: Flow) -> Self {
+    pub(super) fn new(flow: FlowControl) -> Self {
         let all_bytes = u32::try_from(flow.bytes).unwrap_or(u32::MAX);
         let messages = usize::try_from(flow.messages).unwrap_or_default().max(1);
         Self {
@@ -66,7 +66,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_over_the_limit_waits_until_another_is_done() {
-        let limit = InFlightLimit::new(Flow { messages: 2, bytes: 100 });
+        let limit = InFlightLimit::new(FlowControl { messages: 2, bytes: 100 });
         let first = limit.acquire(&message(60)).await;
         assert!(limit.acquire(&message(60)).now_or_never().is_none(), "too many bytes");
         let second = limit.acquire(&message(40)).await;

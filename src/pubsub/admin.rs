@@ -1,6 +1,6 @@
-//! Topics and subscriptions: made, looked for, deleted.
+//! Creates, finds and deletes topics and subscriptions.
 
-use crate::pubsub::{CallError, Connection, Publishing, Subscribing};
+use crate::pubsub::{CallError, Connection, GrpcPublisher, GrpcSubscriber};
 use google_cloud_googleapis::pubsub::v1::publisher_client::PublisherClient;
 use google_cloud_googleapis::pubsub::v1::subscriber_client::SubscriberClient;
 use google_cloud_googleapis::pubsub::v1::{
@@ -10,45 +10,45 @@ use google_cloud_googleapis::pubsub::v1::{
 use std::time::Duration;
 use tonic::Code;
 
-/// How a subscription is to be, where it is not there.
+/// A subscription to create.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct SubscriptionSpec {
     /// Its name.
     pub name: String,
     /// The name of its topic.
     pub topic: String,
-    /// Which messages it gets; empty: all.
+    /// The filter of its messages; all messages if it is empty.
     pub filter: String,
-    /// When what was not acked comes again. The client extends leases, so it only matters where the
-    /// daemon dies.
+    /// The time after which an unacknowledged message is redelivered. The client extends leases, so it
+    /// matters only if the daemon dies.
     pub ack_deadline: Duration,
-    /// How long it may go unused before Pub/Sub deletes it, at least a day; none: for ever.
+    /// The time without use after which Pub/Sub deletes it, at least a day. `None`: never.
     pub expires: Option<Duration>,
-    /// For how long messages wait in it; none: Pub/Sub's own seven days. It must be shorter than
-    /// the time after which it expires.
+    /// How long it keeps messages; must be shorter than `expires`. `None`: Pub/Sub's default, seven
+    /// days.
     pub retention: Option<Duration>,
 }
 
-/// Makes and looks for topics and subscriptions. Cheap to clone.
+/// Manages topics and subscriptions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Admin {
     connection: Connection,
-    topics: Publishing,
-    subscriptions: Subscribing,
+    topics: GrpcPublisher,
+    subscriptions: GrpcSubscriber,
 }
 
-// === impl Wanted ===
+// === impl SubscriptionSpec ===
 
-impl Wanted {
-    /// The least that Pub/Sub takes.
+impl SubscriptionSpec {
+    /// The minimum of Pub/Sub.
     const ACK_DEADLINE: Duration = Duration::from_secs(10);
-    /// The least that Pub/Sub takes.
+    /// The minimum of Pub/Sub for expiration.
     const A_DAY: Duration = Duration::from_secs(24 * 3600);
-    /// A replica that was away for so long is better started anew.
+    /// A replica that was away for longer is better started again.
     const HALF_A_DAY: Duration = Duration::from_secs(12 * 3600);
 
-    /// All of a topic, and for as long as Pub/Sub keeps a subscription by itself, 31 days.
-    pub fn all_of(topic: &str, name: &str) -> Self {
+    /// All messages of a topic. It expires after Pub/Sub's default, 31 days.
+    pub fn all_messages(topic: &str, name: &str) -> Self {
         Self {
             name: name.to_owned(),
             topic: topic.to_owned(),
@@ -59,12 +59,13 @@ impl Wanted {
         }
     }
 
-    /// All of a topic for one replica's view, which may die without a word: gone in a day.
-    pub fn view_of(topic: &str, name: &str) -> Self {
+    /// All messages of a topic, for the view of one replica. It expires in a day, because a replica that
+    /// is killed cannot delete it.
+    pub fn for_view(topic: &str, name: &str) -> Self {
         Self {
             expires: Some(Self::A_DAY),
             retention: Some(Self::HALF_A_DAY),
-            ..Self::all_of(topic, name)
+            ..Self::all_messages(topic, name)
         }
     }
 }
@@ -81,17 +82,16 @@ impl Admin {
         }
     }
 
-    /// Makes sure that a topic exists.
+    /// Creates a topic if it does not exist.
     pub async fn ensure_topic(&self, topic: &str) -> Result<(), CallError> {
         let name = self.connection.topic(topic);
         let request = Topic { name: name.clone(), ..Topic::default() };
-        let made = self.topics.clone().create_topic(request).await;
-        self.made("create topic", &name, made).map(drop)
+        let result = self.topics.clone().create_topic(request).await;
+        self.created("create topic", &name, result).map(drop)
     }
 
-    /// Makes sure that an ordered subscription of a topic exists.
-    ///
-    /// One that exists is left as it is, whatever its filter.
+    /// Creates a subscription if none of its name exists. One that exists is left as it is, whatever its
+    /// filter.
     pub async fn ensure_subscription(
         &self,
         subscription: &str,
@@ -99,14 +99,16 @@ impl Admin {
         filter: &str,
     ) -> Result<(), CallError> {
         let filter = filter.to_owned();
-        let wanted = Wanted { filter, ..Wanted::all_of(topic, subscription) };
-        self.subscribe(&wanted).await.map(drop)
+        let spec =
+            SubscriptionSpec { filter, ..SubscriptionSpec::all_messages(topic, subscription) };
+        self.subscribe(&spec).await.map(drop)
     }
 
-    /// Makes sure that a subscription exists; true where it did not. It keeps the order of messages
-    /// of one key, and gets what is published from then on. One that exists is left as it is.
-    pub async fn subscribe(&self, wanted: &Wanted) -> Result<bool, CallError> {
-        let Wanted { name, topic, filter, ack_deadline, expires, retention } = wanted;
+    /// Creates a subscription if none of its name exists, and returns whether it did. It keeps the order
+    /// of messages with one key, and receives what is published from then on. One that exists is left
+    /// as it is.
+    pub async fn subscribe(&self, spec: &SubscriptionSpec) -> Result<bool, CallError> {
+        let SubscriptionSpec { name, topic, filter, ack_deadline, expires, retention } = spec;
         let name = self.connection.subscription(name);
         let request = Subscription {
             name: name.clone(),
@@ -114,35 +116,37 @@ impl Admin {
             filter: filter.clone(),
             ack_deadline_seconds: i32::try_from(ack_deadline.as_secs()).unwrap_or(i32::MAX),
             enable_message_ordering: true,
-            // Without a time it never expires; without a policy Pub/Sub has its own.
+            // A policy without a time means never; no policy means the default of Pub/Sub.
             expiration_policy: Some(ExpirationPolicy { ttl: expires.map(duration) }),
             message_retention_duration: retention.map(duration),
             ..Subscription::default()
         };
-        let made = self.subscriptions.clone().create_subscription(request).await;
-        self.made("create subscription", &name, made)
+        let result = self.subscriptions.clone().create_subscription(request).await;
+        self.created("create subscription", &name, result)
     }
 
-    /// Makes sure that a topic and a subscription to all of it exist.
-    pub async fn ensure_subscribed(
+    /// Creates a topic and a subscription to all its messages, unless they exist.
+    pub async fn ensure_topic_and_subscription(
         &self,
-        subscription: &str,
         topic: &str,
+        subscription: &str,
     ) -> Result<(), CallError> {
-        self.ensure(&Wanted::all_of(topic, subscription)).await.map(drop)
+        let spec = SubscriptionSpec::all_messages(topic, subscription);
+        self.subscribe_with_topic(&spec).await.map(drop)
     }
 
-    /// Makes sure that a subscription and its topic exist; true where the subscription did not.
+    /// Creates a subscription and its topic, unless they exist, and returns whether it created the
+    /// subscription.
     ///
-    /// Asks for no right that it does not need: a topic is made only where it is missing, and a
-    /// subscription that is there will do for who may not make one.
-    pub async fn ensure(&self, wanted: &Wanted) -> Result<bool, CallError> {
-        match self.subscribe(wanted).await {
+    /// Needs no more rights than necessary: it creates the topic only if it is missing, and an existing
+    /// subscription suffices without the right to create one.
+    pub async fn subscribe_with_topic(&self, spec: &SubscriptionSpec) -> Result<bool, CallError> {
+        match self.subscribe(spec).await {
             Err(error) if error.is_not_found() => {
-                self.ensure_topic(&wanted.topic).await?;
-                self.subscribe(wanted).await
+                self.ensure_topic(&spec.topic).await?;
+                self.subscribe(spec).await
             }
-            Err(error) if error.is_denied() => match self.has_subscription(&wanted.name).await {
+            Err(error) if error.is_denied() => match self.has_subscription(&spec.name).await {
                 Ok(true) => Ok(false),
                 Ok(false) | Err(_) => Err(error),
             },
@@ -161,7 +165,7 @@ impl Admin {
         }
     }
 
-    /// Whether a subscription exists. One whose name Pub/Sub does not take cannot.
+    /// Whether a subscription exists. One with an invalid name cannot.
     pub async fn has_subscription(&self, subscription: &str) -> Result<bool, CallError> {
         let name = self.connection.subscription(subscription);
         let request = GetSubscriptionRequest { subscription: name.clone() };
@@ -174,7 +178,7 @@ impl Admin {
         }
     }
 
-    /// Deletes a subscription; one that is gone is success.
+    /// Deletes a subscription. Succeeds if it does not exist.
     pub async fn delete_subscription(&self, subscription: &str) -> Result<(), CallError> {
         let name = self.connection.subscription(subscription);
         let request = DeleteSubscriptionRequest { subscription: name.clone() };
@@ -185,7 +189,7 @@ impl Admin {
         }
     }
 
-    /// Succeeds if Pub/Sub answers at all.
+    /// Succeeds if Pub/Sub answers.
     pub async fn check(&self) -> Result<(), CallError> {
         let project = format!("projects/{}", self.connection.project);
         let request =
@@ -196,14 +200,14 @@ impl Admin {
         }
     }
 
-    /// Whether it was not there.
-    fn made<T>(
+    /// Whether a call created something that did not exist before.
+    fn created<T>(
         &self,
         verb: &'static str,
         name: &str,
-        made: Result<T, tonic::Status>,
+        result: Result<T, tonic::Status>,
     ) -> Result<bool, CallError> {
-        match made {
+        match result {
             Ok(_) => Ok(true),
             Err(status) if status.code() == Code::AlreadyExists => Ok(false),
             Err(status) => Err(self.connection.error(verb, name, status)),

@@ -1,12 +1,12 @@
-//! Publishes what we say ourselves.
+//! Publishes our own events.
 //!
-//! A generated client and one call a message, not the official `Publisher`: that keeps a task and
-//! two channels for every ordering key it ever saw, and our keys are the uuids of questions. Who
-//! publishes two messages of one question waits for the first before the second, which keeps their
+//! It makes one call a message with a generated client. The official `Publisher` keeps a task and two
+//! channels for every ordering key that it ever saw, and our keys are the uuids of questions. Callers
+//! that publish two messages of one question wait for the first before the second, which keeps their
 //! order.
 
 use crate::event::Outgoing;
-use crate::pubsub::{CallError, Connection, LARGEST_MESSAGE, Publishing};
+use crate::pubsub::{CallError, Connection, GrpcPublisher, LARGEST_MESSAGE};
 use crate::retry::Backoff;
 use google_cloud_googleapis::pubsub::v1::publisher_client::PublisherClient;
 use google_cloud_googleapis::pubsub::v1::{PublishRequest, PubsubMessage};
@@ -15,15 +15,15 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// The pauses between tries: the first, and the longest. An asker waits for what we publish, so
-/// the longest is short beside his patience of 6 minutes.
+/// The pauses between tries: the first, and the longest. A parent waits for what we publish, by default
+/// at most 6 minutes without a heartbeat.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// Publishes to one topic. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     connection: Connection,
-    client: Publishing,
+    client: GrpcPublisher,
     topic: String,
     metrics: Metrics,
 }
@@ -36,7 +36,7 @@ struct Metrics {
 // === impl Publisher ===
 
 impl Publisher {
-    /// A publisher to the topic of this name.
+    /// A publisher to a topic.
     pub fn new(connection: &Connection, topic: &str) -> Self {
         Self {
             connection: connection.clone(),
@@ -47,7 +47,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes one message. On record with Pub/Sub when it returns.
+    /// Publishes one message. Pub/Sub has stored it when this returns.
     pub async fn publish(&self, message: Outgoing) -> Result<(), CallError> {
         let Outgoing { data, attributes, ordering_key } = message;
         let message = PubsubMessage { data, attributes, ordering_key, ..Default::default() };
@@ -61,14 +61,18 @@ impl Publisher {
         }
     }
 
-    /// Publishes one message, and tries again for as long as it takes. False where `stop` came
-    /// first, or where Pub/Sub will never take it, which is logged.
+    /// Publishes one message, and retries until it succeeds. False if `stop` came first, or if Pub/Sub
+    /// will never accept the message, which is logged.
     pub async fn publish_until(&self, message: Outgoing, stop: &CancellationToken) -> bool {
         let mut backoff = BACKOFF;
         loop {
             let Err(error) = self.publish(message.clone()).await else { return true };
-            warn!(question = message.ordering_key, error = error.chain(), "failed to publish");
-            // A topic that is not there may come back; a message that is refused never fits.
+            warn!(
+                question = message.ordering_key,
+                error = error.chain(),
+                "failed to publish a message"
+            );
+            // A missing topic may be created again; a refused message never becomes valid.
             if !error.is_transient() && !error.is_not_found() {
                 return false;
             }
@@ -83,7 +87,7 @@ impl Publisher {
 
 impl Metrics {
     fn new() -> Self {
-        describe_counter!("twined_publish_errors_total", "Messages that could not be published");
+        describe_counter!("twined_publish_errors_total", "Failed calls that publish a message");
         let errors = counter!("twined_publish_errors_total");
         errors.absolute(0);
         Self { errors }

@@ -1,13 +1,13 @@
-//! Receives messages: the official client, with its stream in a task of its own.
+//! Receives messages with the official client.
 //!
-//! A stream that says nothing for a while is given up for a new one, of a client of its own: it may
-//! be dead, and nobody would tell. (Seen: a connection that is half open; and the client itself,
-//! which after an outage sometimes never opened its stream again.) What a stream brought is answered
-//! through it all the same, also after it was given up.
+//! A stream that brings nothing for a while is replaced by a new one, of a new client: it may be dead
+//! without an error. (Observed: a half-open connection; and the client itself, which after an outage
+//! sometimes never opened its stream again.) The messages of a replaced stream are still answered
+//! through it.
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
-use crate::pubsub::{Admin, Connection, Delivery, Message, Receipt, Wanted};
+use crate::pubsub::{Admin, Connection, Delivery, Message, Receipt, SubscriptionSpec};
 use crate::retry::Backoff;
 use google_cloud_pubsub::client::Subscriber as Client;
 use google_cloud_pubsub::subscriber::handler::Handler;
@@ -18,24 +18,22 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-/// The longest that a delivery is held and its lease extended. What cannot be handled for so long
-/// is given back.
+/// The longest time for which the lease of a delivery is extended. After that it is redelivered.
 const LONGEST_LEASE: Duration = Duration::from_secs(24 * 3600);
 
-/// How soon a delivery comes again to the next daemon when this one dies. The client extends
-/// leases while we live, so the least that Pub/Sub takes serves best.
+/// The time after which a delivery is redelivered when this daemon dies. While it lives the client
+/// extends leases, so this is the minimum of Pub/Sub.
 const LEASE: Duration = Duration::from_secs(10);
 
-/// The pauses before a stream that has ended for good is opened again.
+/// The pauses before an ended stream is replaced.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
-/// After how long of silence a stream is given up. Where nothing is published that costs one call
-/// each time.
+/// A stream that is silent for so long is replaced. On a quiet topic that costs one call each time.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// How much may be in hand at once: the bound of the daemon's memory.
+/// How much may be in flight at once, which bounds the daemon's memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Flow {
+pub struct FlowControl {
     /// Messages.
     pub messages: i64,
     /// Bytes of messages.
@@ -47,43 +45,44 @@ pub struct Flow {
 pub struct Subscriber {
     connection: Connection,
     subscription: String,
-    flow: Flow,
-    restores: Option<Restores>,
+    flow: FlowControl,
+    recreation: Option<Recreation>,
 }
 
-/// What makes a subscription, and its topic, that are gone.
+/// How to create the subscription and its topic again.
 #[derive(Debug)]
-struct Restores {
+struct Recreation {
     admin: Admin,
-    wanted: Wanted,
-    /// Told when a subscription was made: messages that were published before are not in it.
-    made: Option<watch::Sender<Timestamp>>,
+    spec: SubscriptionSpec,
+    /// Set to the time when a subscription was created: it lacks the messages published before.
+    created: Option<watch::Sender<Timestamp>>,
 }
 
 /// How a stream ended.
-enum Ended {
-    /// It said nothing for a while.
+enum StreamEnd {
+    /// It was silent for [`SILENCE`].
     Silent,
-    /// It is gone, or nobody wants it any more.
+    /// The stream failed, or its deliveries are no longer received.
     Lost {
-        /// Whether anything came.
+        /// Whether it brought any message.
         any: bool,
     },
 }
 
-/// Why there is no subscriber.
+/// Why a subscriber could not be created.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to make a Pub/Sub client for {endpoint}")]
+#[error("failed to create a Pub/Sub client for {endpoint}")]
 pub struct SubscriberError {
     endpoint: String,
     #[source]
     source: google_cloud_gax::client_builder::Error,
 }
 
-// === impl Flow ===
+// === impl FlowControl ===
 
-impl Default for Flow {
-    /// 10,000 messages, which is 1.5 times as fast as the client's own 1,000, and 64 MiB.
+impl Default for FlowControl {
+    /// 10,000 messages, with which it is 1.5 times as fast as with the client's default of 1,000, and
+    /// 64 MiB.
     fn default() -> Self {
         Self { messages: 10_000, bytes: 64 * 1024 * 1024 }
     }
@@ -92,16 +91,16 @@ impl Default for Flow {
 // === impl Subscriber ===
 
 impl Subscriber {
-    /// A subscriber to the subscription of this name. Nothing is received before [`Self::run`].
+    /// A subscriber of a subscription. It receives nothing before [`Self::run`].
     pub async fn new(
         connection: &Connection,
         subscription: &str,
-        flow: Flow,
+        flow: FlowControl,
     ) -> Result<Self, SubscriberError> {
         let subscription = connection.subscription(subscription);
         let connection = connection.clone();
-        let subscriber = Self { connection, subscription, flow, restores: None };
-        // What is wrong with how it is made is told at once.
+        let subscriber = Self { connection, subscription, flow, recreation: None };
+        // A faulty configuration fails here, and not in each stream.
         Box::pin(subscriber.client()).await?;
         Ok(subscriber)
     }
@@ -117,58 +116,53 @@ impl Subscriber {
             .map_err(|source| SubscriberError { endpoint: endpoint.clone(), source })
     }
 
-    /// Has it make the subscription and its topic anew where they are gone: somebody deleted them,
-    /// or an emulator was restarted, which knows neither.
-    pub fn restoring(mut self, admin: Admin, subscription: &str, topic: &str) -> Self {
-        let wanted = Wanted::all_of(topic, subscription);
-        self.restores = Some(Restores { admin, wanted, made: None });
-        self
-    }
-
-    /// As [`Self::restoring`], with a subscription of another kind; and tells `made` when one is
-    /// made anew, for what was published while there was none is lost to it.
-    pub fn restoring_as(
+    /// Creates the subscription and its topic again when they are missing: somebody deleted them, or an
+    /// emulator was restarted.
+    ///
+    /// `created` is set to the time of each creation: messages that were published while there was no
+    /// subscription are not received. Without it their loss is logged as an error.
+    pub fn recreating(
         mut self,
         admin: Admin,
-        wanted: Wanted,
-        made: watch::Sender<Timestamp>,
+        spec: SubscriptionSpec,
+        created: Option<watch::Sender<Timestamp>>,
     ) -> Self {
-        self.restores = Some(Restores { admin, wanted, made: Some(made) });
+        self.recreation = Some(Recreation { admin, spec, created });
         self
     }
 
-    /// Sends every delivery to `deliveries`, until `stop`, or until nobody takes them. When it
-    /// returns, the acks of all receipts that were answered have been sent.
+    /// Sends every delivery to `deliveries`, until `stop`, or until the receiver is closed. When it
+    /// returns, all acknowledgements have been sent.
     pub async fn run(self, deliveries: mpsc::Sender<Delivery>, stop: CancellationToken) {
         let mut backoff = BACKOFF;
-        // Streams that are over, until all that they brought is answered.
-        let mut over = JoinSet::new();
+        // Streams that have ended, until all their deliveries are answered.
+        let mut ended = JoinSet::new();
         while !stop.is_cancelled() && !deliveries.is_closed() {
-            while over.try_join_next().is_some() {}
-            match self.stream(&deliveries, &stop, &mut over).await {
-                Ended::Silent => continue,
-                Ended::Lost { any: true } => backoff.reset(),
-                Ended::Lost { any: false } => {}
+            while ended.try_join_next().is_some() {}
+            match self.stream(&deliveries, &stop, &mut ended).await {
+                StreamEnd::Silent => continue,
+                StreamEnd::Lost { any: true } => backoff.reset(),
+                StreamEnd::Lost { any: false } => {}
             }
-            // Where it is stopped, the loop ends.
+            // After a stop the loop ends.
             backoff.wait_unless(&stop).await;
         }
-        while over.join_next().await.is_some() {}
+        while ended.join_next().await.is_some() {}
     }
 
-    /// One stream, to its end.
+    /// Runs one stream to its end.
     async fn stream(
         &self,
         deliveries: &mpsc::Sender<Delivery>,
         stop: &CancellationToken,
-        over: &mut JoinSet<()>,
-    ) -> Ended {
+        ended: &mut JoinSet<()>,
+    ) -> StreamEnd {
         let subscription = &self.subscription;
         let client = match Box::pin(self.client()).await {
             Ok(client) => client,
             Err(error) => {
-                warn!(subscription, error = %Chain(&error), "failed to open a stream of messages");
-                return Ended::Lost { any: false };
+                warn!(subscription, error = %Chain(&error), "failed to open a message stream");
+                return StreamEnd::Lost { any: false };
             }
         };
         let stream = client
@@ -180,19 +174,19 @@ impl Subscriber {
             .set_shutdown_behavior(ShutdownBehavior::WaitForProcessing)
             .build();
         let shutdown = stream.shutdown_token();
-        // The stream goes at the end of this, before its shutdown is over: what is given back
-        // would otherwise come again to it, and stay there for the time of a lease.
+        // The stream is dropped before its shutdown is complete. Otherwise Pub/Sub could redeliver
+        // messages to it, which would be stuck there for the time of a lease.
         let receiving = Box::pin(self.receive(stream, deliveries));
-        let ended = stop.run_until_cancelled(receiving).await;
-        over.spawn(async move { shutdown.shutdown().await });
-        ended.unwrap_or(Ended::Lost { any: true })
+        let end = stop.run_until_cancelled(receiving).await;
+        ended.spawn(async move { shutdown.shutdown().await });
+        end.unwrap_or(StreamEnd::Lost { any: true })
     }
 
     async fn receive(
         &self,
         mut stream: MessageStream,
         deliveries: &mpsc::Sender<Delivery>,
-    ) -> Ended {
+    ) -> StreamEnd {
         let subscription = &self.subscription;
         let mut any = false;
         loop {
@@ -200,47 +194,41 @@ impl Subscriber {
                 Ok(Some(Ok((message, handler)))) => {
                     any = true;
                     if deliveries.send(delivery(message, handler)).await.is_err() {
-                        return Ended::Lost { any };
+                        return StreamEnd::Lost { any };
                     }
                 }
                 Ok(Some(Err(error))) => {
-                    warn!(subscription, error = %Chain(&error), "lost the stream of messages");
-                    if let Some(restores) = &self.restores {
-                        restores.restore().await;
+                    warn!(subscription, error = %Chain(&error), "message stream failed");
+                    if let Some(recreation) = &self.recreation {
+                        recreation.recreate_if_missing().await;
                     }
                 }
-                Ok(None) => return Ended::Lost { any },
-                Err(_) => return Ended::Silent,
+                Ok(None) => return StreamEnd::Lost { any },
+                Err(_) => return StreamEnd::Silent,
             }
         }
     }
 }
 
-// === impl Restores ===
+// === impl Recreation ===
 
-impl Restores {
-    async fn restore(&self) {
-        let Self { admin, wanted, made } = self;
-        match admin.ensure(wanted).await {
-            Ok(true) => {
-                let Some(made) = made else {
-                    error!(
-                        subscription = wanted.name,
-                        "the subscription was gone, and is made anew: what was published meanwhile \
-                         is not kept"
-                    );
-                    return;
-                };
-                warn!(subscription = wanted.name, "subscribed anew");
-                made.send_replace(Timestamp::now());
+impl Recreation {
+    async fn recreate_if_missing(&self) {
+        let Self { admin, spec, created } = self;
+        let subscription = &spec.name;
+        match (admin.subscribe_with_topic(spec).await, created) {
+            (Ok(true), Some(created)) => {
+                warn!(subscription, "subscription was missing: created again");
+                created.send_replace(Timestamp::now());
             }
-            Ok(false) => {}
-            Err(error) => {
-                warn!(
-                    subscription = wanted.name,
-                    error = error.chain(),
-                    "failed to subscribe anew"
-                );
+            (Ok(true), None) => error!(
+                subscription,
+                "subscription was missing: created again, without the messages published meanwhile"
+            ),
+            (Ok(false), _) => {}
+            (Err(error), _) => {
+                let error = error.chain();
+                warn!(subscription, error, "failed to create the subscription again");
             }
         }
     }

@@ -1,5 +1,4 @@
-//! What carries the calls of the generated clients: a channel, and the credentials that go with
-//! each call.
+//! The transport of the generated clients: a channel that adds credentials to each call.
 
 use crate::chain::Chain;
 use crate::pubsub::CALL_TIMEOUT;
@@ -13,7 +12,7 @@ use tonic::codegen::http::{Extensions, HeaderMap, Request, Response};
 use tonic::codegen::{Service, StdError};
 use tonic::transport::Channel;
 
-/// A channel that says who we are. Cheap to clone.
+/// A channel with credentials. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
     channel: Channel,
@@ -38,29 +37,29 @@ impl Service<Request<Body>> for Transport {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // The one that is ready is taken; its clone has to become so.
+        // `poll_ready` made this channel ready, and not its clone, so this call uses the channel itself.
         let clone = self.channel.clone();
         let mut channel = std::mem::replace(&mut self.channel, clone);
         let credentials = self.credentials.clone();
         Box::pin(async move {
-            // Theirs win, as in Google's own clients.
+            // Headers of the credentials win, as in Google's own clients.
             request.headers_mut().extend(headers(&credentials).await?);
             channel.call(request).await.map_err(Into::into)
         })
     }
 }
 
-/// A token that is fresh, and what else says who we are; none for an emulator.
+/// The headers of the credentials, with a valid token; none for an emulator.
 async fn headers(credentials: &Credentials) -> Result<HeaderMap, Status> {
     let headers = tokio::time::timeout(CALL_TIMEOUT, credentials.headers(Extensions::new()));
     match headers.await {
         Ok(Ok(CacheableResource::New { data, .. })) => Ok(data),
-        // Only who brings a tag is told so.
+        // Only a request with a tag gets this answer, and ours has none.
         Ok(Ok(CacheableResource::NotModified)) => Ok(HeaderMap::new()),
         Ok(Err(error)) => {
-            let words = Chain(&error);
-            Err(Status::unauthenticated(format!("no token of Google's to be had: {words}")))
+            let error = Chain(&error);
+            Err(Status::unauthenticated(format!("failed to get a token from Google: {error}")))
         }
-        Err(_) => Err(Status::unauthenticated("no token of Google's came in time")),
+        Err(_) => Err(Status::unauthenticated("failed to get a token from Google: timed out")),
     }
 }

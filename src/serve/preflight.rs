@@ -4,7 +4,8 @@ use crate::chain::Chain;
 use crate::config::{PubsubChoice, ServeSettings, ServicesArgs, google_credentials};
 use crate::daemon::retry_at_start;
 use crate::preflight::{PreflightCheck, PreflightIdentity};
-use crate::pubsub::{Admin, Connection, look};
+use crate::pubsub::preflight::{PubsubRequirements, check_pubsub};
+use crate::pubsub::{Admin, Connection};
 use crate::runner::kubernetes::preflight::{self, ClusterFindings, ClusterRequirements};
 use crate::sdk::{services, variables};
 use crate::serve::{Choice, kubernetes as jobs};
@@ -81,7 +82,7 @@ async fn pubsub(
         // The checks below report an emulator that never answers.
         let _ = retry_at_start(async || admin.check().await).await;
     }
-    look::look(connection, look::Wanted { topic, subscription, project, google }).await
+    check_pubsub(connection, PubsubRequirements { topic, subscription, project, google }).await
 }
 
 /// The account of the credentials that Google's clients find. Without a file of credentials it is the

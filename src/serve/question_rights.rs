@@ -1,10 +1,11 @@
-//! Checks what the pods of questions may do. A service without the rights on its topic dies without a
-//! word. The daemon itself needs none of these rights.
+//! Checks what the pods of questions may do. A service without the rights on its topic exits
+//! without a log. The daemon itself needs none of these rights.
 
 use crate::config::{KubernetesSettings, PubsubChoice, RunnerSettings, ServeSettings};
 use crate::preflight::PreflightCheck;
 use crate::pubsub::Connection;
-use crate::pubsub::look::{grant_role, questions};
+use crate::pubsub::preflight::grant_commands;
+use crate::pubsub::preflight::questions::check_question_rights;
 
 /// Stands for an account in lines to copy.
 const ACCOUNT: &str = "ACCOUNT";
@@ -21,7 +22,7 @@ pub(super) async fn check(
         return vec![PreflightCheck::ok(name, "not needed for an emulator")];
     }
     let on_pubsub = match (account, runner) {
-        (Some(account), _) => questions::look(connection, topic, project, account).await,
+        (Some(account), _) => check_question_rights(connection, topic, project, account).await,
         (None, RunnerSettings::Process(_)) => {
             let found = "those of the file GOOGLE_APPLICATION_CREDENTIALS";
             return vec![PreflightCheck::unknown(name, found, "")];
@@ -41,7 +42,7 @@ fn unknown_account(project: &str, kubernetes: &KubernetesSettings) -> PreflightC
             "give it with `--question-account`; it is an annotation:\n\
              kubectl get serviceaccount {service_account} -n {namespace} -o yaml\n\
              to grant the rights:\n{}",
-            grant_role(project, ACCOUNT)
+            grant_commands(project, ACCOUNT)
         ),
     )
 }

@@ -19,10 +19,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use twined::event::encode::{Body, Outgoing};
 use twined::event::{Sruid, Timestamp, decode, encode};
-use twined::pubsub::admin::Wanted;
-use twined::pubsub::look::questions;
-use twined::pubsub::subscriber::Flow;
-use twined::pubsub::{Admin, Connection, Publisher, Subscriber};
+use twined::pubsub::preflight::questions::check_question_rights;
+use twined::pubsub::subscriber::FlowControl;
+use twined::pubsub::{Admin, Connection, Publisher, Subscriber, SubscriptionSpec};
 use twined::runner::kubernetes::job::JobDefaults;
 use twined::runner::kubernetes::settings::{NetworkSettings, ServiceFields};
 use twined::runner::kubernetes::{KubernetesOptions, KubernetesRunner};
@@ -106,14 +105,14 @@ async fn pubsub_round_trip(endpoint: &str) {
     let connection = Connection::google_at(endpoint, PROJECT).unwrap();
     let admin = Admin::new(&connection);
     admin.ensure_topic(TOPIC).await.unwrap();
-    assert!(admin.subscribe(&Wanted::view_of(TOPIC, "a-view")).await.unwrap());
+    assert!(admin.subscribe(&SubscriptionSpec::for_view(TOPIC, "a-view")).await.unwrap());
     let publisher = Publisher::new(&connection, TOPIC);
     let message =
         Outgoing { data: b"{}".into(), attributes: HashMap::new(), ordering_key: String::new() };
     publisher.publish(message).await.unwrap();
     let (sender, mut deliveries) = mpsc::channel(1);
     let stop = CancellationToken::new();
-    let subscriber = Subscriber::new(&connection, "a-view", Flow::default()).await.unwrap();
+    let subscriber = Subscriber::new(&connection, "a-view", FlowControl::default()).await.unwrap();
     let mut tasks = JoinSet::new();
     tasks.spawn(subscriber.run(sender, stop.clone()));
 
@@ -142,7 +141,7 @@ async fn pubsub_check(endpoint: &str, count: usize) {
 async fn question_rights(endpoint: &str, account: &str) {
     let connection = Connection::google_at(endpoint, PROJECT).unwrap();
     Admin::new(&connection).ensure_topic(TOPIC).await.unwrap();
-    let check = questions::look(&connection, TOPIC, PROJECT, account).await;
+    let check = check_question_rights(&connection, TOPIC, PROJECT, account).await;
     println!("{}", serde_json::to_string(&check).unwrap());
 }
 

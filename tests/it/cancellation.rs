@@ -26,7 +26,7 @@ use twined::monitor::Monitor;
 use twined::pipeline::Pipeline;
 use twined::pipeline::view_feed::{self, ViewFeed};
 use twined::pubsub::emulator::{Emulator, Options};
-use twined::pubsub::subscriber::Flow;
+use twined::pubsub::subscriber::FlowControl;
 use twined::pubsub::{Admin, Connection, Delivery, Publisher, Subscriber};
 use twined::registry::Listed;
 use twined::routing::Router;
@@ -410,7 +410,7 @@ impl World {
     ) -> mpsc::Receiver<Delivery> {
         let name = format!("{topic}-{name}");
         Admin::new(connection).ensure_subscription(&name, topic, filter).await.unwrap();
-        let subscriber = Subscriber::new(connection, &name, Flow::default()).await.unwrap();
+        let subscriber = Subscriber::new(connection, &name, FlowControl::default()).await.unwrap();
         let (sender, deliveries) = mpsc::channel(view_feed::BATCH);
         self.tasks.spawn(subscriber.run(sender, CancellationToken::new()));
         deliveries
@@ -510,7 +510,7 @@ impl World {
             true => Dependencies { cancellations: Arc::default(), ..dependencies.clone() },
             false => dependencies.clone(),
         };
-        let pipeline = Pipeline::new(of_pipeline, Flow::default(), stop.clone());
+        let pipeline = Pipeline::new(of_pipeline, FlowControl::default(), stop.clone());
         self.tasks.spawn(pipeline.run(deliveries));
         self.tasks.spawn(Monitor::new(dependencies, stop).run());
     }

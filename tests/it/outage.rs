@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use twined::pubsub::emulator::{Emulator, Options};
-use twined::pubsub::subscriber::Flow;
+use twined::pubsub::subscriber::FlowControl;
 use twined::pubsub::{Admin, Connection, Delivery, Publisher, Subscriber};
 use uuid::Uuid;
 
@@ -45,9 +45,10 @@ async fn a_stream_with_a_dead_connection_is_opened_again() {
     tasks.spawn(async move {
         let _ = Emulator::new(Options::default()).serve(pubsub, std::future::pending()).await;
     });
-    Admin::new(&direct).ensure_subscribed("a-subscription", "a-topic").await.unwrap();
+    Admin::new(&direct).ensure_topic_and_subscription("a-topic", "a-subscription").await.unwrap();
     let publisher = Publisher::new(&direct, "a-topic");
-    let subscriber = Subscriber::new(&proxied, "a-subscription", Flow::default()).await.unwrap();
+    let subscriber =
+        Subscriber::new(&proxied, "a-subscription", FlowControl::default()).await.unwrap();
     let (sender, mut deliveries) = mpsc::channel(1);
     tasks.spawn(subscriber.run(sender, CancellationToken::new()));
     let mut is_delivered = async |asked: Uuid| {

@@ -17,7 +17,7 @@ use twined::event::encode::{Ask, Body};
 use twined::event::{Outgoing, RunId, Sruid, SruidBuf, Timestamp, decode};
 use twined::pipeline::Pipeline;
 use twined::pubsub::emulator::{Emulator, Options};
-use twined::pubsub::subscriber::Flow;
+use twined::pubsub::subscriber::FlowControl;
 use twined::pubsub::{Admin, Connection, Delivery, Message, Publisher, Subscriber};
 use twined::registry::Listed;
 use twined::routing::Router;
@@ -216,9 +216,9 @@ impl World {
     pub async fn work_until<T>(&self, done: impl Future<Output = T>) -> T {
         let stop = CancellationToken::new();
         let dependencies = self.dependencies(&self.runner);
-        let pipeline = Pipeline::new(dependencies, Flow::default(), stop.clone());
+        let pipeline = Pipeline::new(dependencies, FlowControl::default(), stop.clone());
         let subscriber =
-            Subscriber::new(&self.connection, SUBSCRIPTION, Flow::default()).await.unwrap();
+            Subscriber::new(&self.connection, SUBSCRIPTION, FlowControl::default()).await.unwrap();
         let (sender, deliveries) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         tasks.spawn(subscriber.run(sender, stop.clone()));
@@ -256,7 +256,8 @@ impl World {
     pub async fn wire(&self) -> Wire {
         let name = format!("wire-{}", Uuid::new_v4());
         Admin::new(&self.connection).ensure_subscription(&name, TOPIC, "").await.unwrap();
-        let subscriber = Subscriber::new(&self.connection, &name, Flow::default()).await.unwrap();
+        let subscriber =
+            Subscriber::new(&self.connection, &name, FlowControl::default()).await.unwrap();
         let (sender, mut deliveries) = mpsc::channel(1);
         let published = watch::Sender::new(Vec::new());
         let recorded = published.clone();

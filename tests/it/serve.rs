@@ -167,7 +167,7 @@ fn two_replicas_share_the_work_and_one_may_go() {
 }
 
 #[test]
-fn a_subscription_that_somebody_deleted_is_made_anew_and_said() {
+fn a_deleted_subscription_is_created_again_and_its_loss_is_logged() {
     let root = world();
     let replica = Replica::first(root.path());
     let subscription = format!("twined.daemon.{DEFAULT_TOPIC}");
@@ -177,7 +177,7 @@ fn a_subscription_that_somebody_deleted_is_made_anew_and_said() {
     });
 
     let said = replica.logged(
-        "the subscription was gone, and is made anew: what was published meanwhile is not kept",
+        "subscription was missing: created again, without the messages published meanwhile",
     );
 
     assert_eq!((&said["severity"], &said["subscription"]), (&"ERROR".into(), &subscription.into()));
@@ -297,7 +297,7 @@ fn the_doctor_finds_a_good_network_good_and_leaves_nothing() {
     let json = in_folder(root.path(), &doctor).args(["--output", "json"]).output().unwrap();
 
     assert_eq!(table.status.code(), Some(0), "{}", words(&table));
-    assert!(words(&table).contains("[ok]    making subscriptions"), "{}", words(&table));
+    assert!(words(&table).contains("[ok]    creating subscriptions"), "{}", words(&table));
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["ok"], true);
     let checks = json["checks"].as_array().unwrap();
@@ -315,7 +315,7 @@ fn the_doctor_asks_a_daemon_that_runs_with_the_same_settings() {
 
     assert_eq!(output.status.code(), Some(0), "{}", words(&output));
     let words = words(&output);
-    let subscription = "[ok]    subscription twined.daemon.main.octue.twined.services: it is there";
+    let subscription = "[ok]    subscription twined.daemon.main.octue.twined.services: it exists";
     assert!(words.contains(subscription), "{words}");
 }
 

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use twined::pubsub::subscriber::Flow;
+use twined::pubsub::subscriber::FlowControl;
 use twined::pubsub::{Delivery, Subscriber};
 use uuid::Uuid;
 
@@ -28,7 +28,7 @@ async fn a_replica_that_drains_acks_what_is_done_and_gives_back_the_rest() {
     for _ in 0..40 {
         network.publisher.publish(question(Uuid::new_v4())).await.unwrap();
     }
-    let mut first = Replica::start(&network, Flow::default()).await;
+    let mut first = Replica::start(&network, FlowControl::default()).await;
     let (mut done, mut held) = (HashSet::new(), Vec::new());
     for number in 0..20 {
         let delivery = first.next().await;
@@ -51,7 +51,7 @@ async fn a_replica_that_drains_acks_what_is_done_and_gives_back_the_rest() {
     while first.task.join_next().await.is_some() {}
     assert!(start.elapsed() < AT_ONCE, "the drain took {:?}", start.elapsed());
 
-    let mut second = Replica::start(&network, Flow::default()).await;
+    let mut second = Replica::start(&network, FlowControl::default()).await;
     let mut again = HashSet::new();
     while again.len() < 40 - done.len() {
         let delivery = second.next().await;
@@ -66,7 +66,7 @@ async fn a_replica_that_drains_acks_what_is_done_and_gives_back_the_rest() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_holds_no_more_than_its_flow_and_leaves_the_rest_to_others() {
     let network = World::new(0, None, 0).await;
-    let flow = Flow { messages: 10, ..Flow::default() };
+    let flow = FlowControl { messages: 10, ..FlowControl::default() };
     let mut first = Replica::start(&network, flow).await;
     for _ in 0..30 {
         network.publisher.publish(question(Uuid::new_v4())).await.unwrap();
@@ -74,7 +74,7 @@ async fn a_replica_holds_no_more_than_its_flow_and_leaves_the_rest_to_others() {
     let held = first.next().await;
 
     // The first answers for nothing, so the others have what it may not hold.
-    let mut second = Replica::start(&network, Flow::default()).await;
+    let mut second = Replica::start(&network, FlowControl::default()).await;
     for _ in 0..20 {
         second.next().await.receipt.ack();
     }
@@ -84,7 +84,7 @@ async fn a_replica_holds_no_more_than_its_flow_and_leaves_the_rest_to_others() {
 // === impl Replica ===
 
 impl Replica {
-    async fn start(network: &World, flow: Flow) -> Self {
+    async fn start(network: &World, flow: FlowControl) -> Self {
         let subscriber = Subscriber::new(&network.connection, SUBSCRIPTION, flow).await.unwrap();
         let (sender, deliveries) = mpsc::channel(1);
         let stop = CancellationToken::new();

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use twined::event::{Outgoing, RunId, Timestamp, decode};
 use twined::pipeline::view_feed::{self, ViewFeed};
-use twined::pubsub::subscriber::Flow;
-use twined::pubsub::{Admin, Subscriber, Wanted};
+use twined::pubsub::subscriber::FlowControl;
+use twined::pubsub::{Admin, Subscriber, SubscriptionSpec};
 use twined::store::sqlite::{Keep, Options, SqliteStore};
 use twined::store::{
     EventLog, EventQuery, History, LayeredView, ReadError, RejectedQuery, Row, RunRecord,
@@ -30,8 +30,8 @@ const STRANGER: &str = "octue/stranger:1.0.0";
 #[tokio::test]
 async fn a_view_has_every_published_event_and_acks_messages_that_are_none() {
     let network = World::new(0, None, 0).await;
-    let wanted = Wanted::view_of("a-topic", "a-view");
-    Admin::new(&network.connection).subscribe(&wanted).await.unwrap();
+    let spec = SubscriptionSpec::for_view("a-topic", "a-view");
+    Admin::new(&network.connection).subscribe(&spec).await.unwrap();
     let view = Disk::new();
     let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
 
@@ -59,8 +59,8 @@ async fn a_delivery_is_retried_while_the_view_fails_and_dropped_when_it_is_refus
     let (refused, kept) = (question(Uuid::new_v4()), question(Uuid::new_v4()));
     let poison = refused.attributes["uuid"].parse().unwrap();
     let network = World::new(3, Some(poison), 0).await;
-    let wanted = Wanted::view_of("a-topic", "a-view");
-    Admin::new(&network.connection).subscribe(&wanted).await.unwrap();
+    let spec = SubscriptionSpec::for_view("a-topic", "a-view");
+    Admin::new(&network.connection).subscribe(&spec).await.unwrap();
     let uuid = kept.attributes["question_uuid"].parse().unwrap();
 
     // In one batch, if they come together.
@@ -75,8 +75,8 @@ async fn a_delivery_is_retried_while_the_view_fails_and_dropped_when_it_is_refus
 #[tokio::test]
 async fn a_view_that_stops_while_it_fails_returns_its_deliveries() {
     let network = World::new(usize::MAX, None, 0).await;
-    let wanted = Wanted::view_of("a-topic", "a-view");
-    Admin::new(&network.connection).subscribe(&wanted).await.unwrap();
+    let spec = SubscriptionSpec::for_view("a-topic", "a-view");
+    Admin::new(&network.connection).subscribe(&spec).await.unwrap();
     let uuid = Uuid::new_v4();
     publish(&network, question(uuid)).await;
     let follows = follow(&network, Arc::clone(&network.store) as Arc<dyn EventLog>).await;
@@ -97,13 +97,14 @@ async fn a_view_that_stops_while_it_fails_returns_its_deliveries() {
 async fn a_view_whose_subscription_was_deleted_begins_anew_with_another() {
     let network = World::new(0, None, 0).await;
     let admin = Admin::new(&network.connection);
-    let wanted = Wanted::view_of("a-topic", "a-view");
-    admin.subscribe(&wanted).await.unwrap();
+    let spec = SubscriptionSpec::for_view("a-topic", "a-view");
+    admin.subscribe(&spec).await.unwrap();
     let before = Timestamp::now();
     let (made, mut since) = watch::channel(before);
     let view = Disk::new();
-    let subscriber = Subscriber::new(&network.connection, "a-view", Flow::default()).await.unwrap();
-    let subscriber = subscriber.restoring_as(admin.clone(), wanted, made);
+    let subscriber =
+        Subscriber::new(&network.connection, "a-view", FlowControl::default()).await.unwrap();
+    let subscriber = subscriber.recreating(admin.clone(), spec, Some(made));
     let follows = follow_by(subscriber, view.shared());
     let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
     publish(&network, question(first)).await;
@@ -331,7 +332,7 @@ struct Follows {
 }
 
 async fn follow(network: &World, view: Arc<dyn EventLog>) -> Follows {
-    let subscriber = Subscriber::new(&network.connection, "a-view", Flow::default()).await;
+    let subscriber = Subscriber::new(&network.connection, "a-view", FlowControl::default()).await;
     follow_by(subscriber.unwrap(), view)
 }
 

@@ -1,6 +1,6 @@
 //! The rights of the daemon in its namespace, verb by verb.
 
-use crate::preflight::{PreflightCheck, PreflightIdentity};
+use crate::preflight::{CheckedRights, PreflightCheck, PreflightIdentity};
 use futures_util::future::join_all;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
@@ -130,25 +130,15 @@ impl Right {
     }
 
     fn judge(&self, namespace: &str, user: &ApiUser, missing: &[&str]) -> PreflightCheck {
-        let PreflightIdentity { name, is_daemon } = user.identity();
-        if !is_daemon {
-            let found = match missing.is_empty() {
-                true => format!("{name} may: {}", self.verbs.join(", ")),
-                false => format!("{name} may not: {}", missing.join(", ")),
-            };
-            return PreflightCheck::unknown(self.name(), found, self.review_command(namespace));
+        CheckedRights {
+            name: &self.name(),
+            rights: self.verbs,
+            missing,
+            loss: self.without,
+            review: self.review_command(namespace),
+            grant: self.grant_commands(namespace, user),
         }
-        if missing.is_empty() {
-            return PreflightCheck::ok(self.name(), self.verbs.join(", "));
-        }
-        let found = format!("missing: {}", missing.join(", "));
-        let remedy = self.grant_commands(namespace, user);
-        match self.without {
-            Some(without) => {
-                PreflightCheck::warn(self.name(), format!("{found}; {without}"), remedy)
-            }
-            None => PreflightCheck::fail(self.name(), found, remedy),
-        }
+        .judge(&user.identity())
     }
 
     /// A command that asks for the right as the daemon's account.
