@@ -90,7 +90,7 @@ def test_the_command_of_the_sdk_asks_a_question(network, tmp_path):
     with network.daemon():
         asked = subprocess.run(
             command,
-            env=network.environment_here(),
+            env=network.local_environment(),
             cwd=tmp_path,
             capture_output=True,
             text=True,
