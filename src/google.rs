@@ -1,7 +1,7 @@
-//! What Google's clients ask for off line.
+//! What Google's clients need to work without the internet.
 //!
-//! They insist on credentials, even in front of an emulator. A service account file with a key
-//! made on the spot satisfies them, where its `token_uri` answers on loopback:
+//! They require credentials even for an emulator. They accept a service account file with a key
+//! that was made here, if its `token_uri` answers on loopback:
 //!
 //! ```text
 //! GOOGLE_APPLICATION_CREDENTIALS ─► file (ServiceAccount::ensure)
@@ -9,7 +9,7 @@
 //! GCE_METADATA_HOST              ─► metadata                 the universe domain, nothing else
 //! ```
 //!
-//! The tokens open no door: nothing outside this machine knows the key.
+//! The tokens give no access to anything: no other machine knows the key.
 
 mod account;
 mod token;
@@ -33,12 +33,12 @@ pub struct Answer {
     pub body: String,
 }
 
-/// Answers a GET of `path`, as a metadata server that knows its universe domain alone.
+/// Answers a GET of `path` like a metadata server that knows only its universe domain.
 ///
-/// All else is 404, which Google's clients take for an answer: they ask no further, and sign with
-/// the key of the service account instead.
+/// Every other path gets a 404. Google's clients then send no more requests, and sign with the key
+/// of the service account instead.
 pub fn metadata(path: &str) -> Answer {
-    // Without this header a client takes the server for a stranger.
+    // Without this header a client does not accept the server as a metadata server.
     let flavor = ("metadata-flavor", "Google");
     let text = ("content-type", "application/text");
 

@@ -1,4 +1,4 @@
-//! What is served over HTTP: how the daemon is, what it counts, which revisions there are.
+//! The HTTP servers: probes, metrics, the registry, and what Google's clients request.
 
 pub mod admin;
 pub mod google;
@@ -10,15 +10,16 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// How long what was asked may take to be answered when the server stops. Half a request would
-/// otherwise hold it for ever.
+/// How long requests under way may take when the server stops. A client that has sent half a
+/// request would otherwise delay the stop for ever.
 const GRACE: Duration = Duration::from_millis(300);
 
 /// The only route that takes an HTML form, because Google's clients send one.
 const FORM_PATHS: &[&str] = &[google::TOKEN_PATH];
 
-/// Serves until `stop`, and then for a moment, until what was asked is answered. What a web page of
-/// another origin may send is refused; `allowed_hosts` are names of this server.
+/// Serves until `stop`, and then finishes the requests under way, for a moment at most. Requests
+/// that a web page of another origin may send are refused; `allowed_hosts` are names of this
+/// server.
 pub async fn serve(
     listener: TcpListener,
     router: Router,

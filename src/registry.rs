@@ -1,4 +1,4 @@
-//! The seam to what knows which service revisions exist.
+//! The interface to what knows which service revisions exist.
 
 pub mod allowed;
 pub mod listed;
@@ -9,7 +9,8 @@ pub use listed::Listed;
 use std::error::Error;
 use std::fmt::Debug;
 
-/// Knows which revisions of which services exist. "Not there" is an answer, not an error.
+/// Knows which revisions of which services exist. That one does not exist is an answer, not an
+/// error.
 #[async_trait]
 pub trait ServiceRegistry: Debug + Send + Sync {
     /// Whether this revision exists.
@@ -23,7 +24,7 @@ pub trait ServiceRegistry: Debug + Send + Sync {
     async fn revisions(&self, service: &str) -> Result<Vec<String>, RegistryError>;
 }
 
-/// The registry cannot tell now: try again.
+/// The registry gave no answer. Try again.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to reach the service registry")]
 pub struct RegistryError(#[source] pub Box<dyn Error + Send + Sync>);

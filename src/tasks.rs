@@ -1,7 +1,7 @@
 //! Supervises the tasks that live as long as the daemon.
 //!
-//! Every long-lived task is spawned here, under a name. When one ends early, all end, and the
-//! process with them: a daemon that has lost a task would look alive and do nothing.
+//! Every long-lived task is spawned here, with a name. When one ends early, all end, and the
+//! process with them: a daemon without one of its tasks would seem alive and do nothing.
 
 use std::future::Future;
 use std::time::Duration;

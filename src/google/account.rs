@@ -1,4 +1,4 @@
-//! A service account whose key was made here, and its file.
+//! A service account whose key is made on this machine, and its file.
 
 use std::{
     fs,
@@ -65,10 +65,10 @@ struct AccountFile {
 impl ServiceAccount {
     /// Finds the service account in the file `path`, or makes one there.
     ///
-    /// When it returns, the file fits `project_id` and `token_uri`, and only its owner may read
-    /// it. A key that is there is kept, for making one takes a tenth of a second of CPU; a file
-    /// that cannot be read as a service account is replaced. Blocks. Two processes that do this at
-    /// once leave the whole file of one of them.
+    /// When it returns, the file fits `project_id` and `token_uri`, and only its owner may read it.
+    /// An existing key is used again, because making one takes a tenth of a second of CPU. A file
+    /// that is not a service account is replaced. Blocks. If two processes do this at once, the
+    /// file of one of them remains, complete.
     pub fn ensure(path: &Path, project_id: &str, token_uri: &str) -> Result<Self, AccountError> {
         let old = fs::read(path).ok().and_then(|json| serde_json::from_slice(&json).ok());
         let kept = old.as_ref().and_then(|file: &AccountFile| key_of(&file.private_key));
@@ -92,17 +92,17 @@ impl ServiceAccount {
         Ok(account)
     }
 
-    /// Who the account is: `twined@<project>.iam.gserviceaccount.com`.
+    /// The account's address: `twined@<project>.iam.gserviceaccount.com`.
     pub fn email(&self) -> &str {
         &self.email
     }
 
-    /// Which key its tokens are signed with, as their header says.
+    /// The id of the key that signs its tokens, which their header names.
     pub(super) fn key_id(&self) -> &str {
         &self.key_id
     }
 
-    /// Signs `message` as the algorithm RS256 of JSON web tokens does.
+    /// Signs `message` with RS256, an algorithm of JSON web tokens.
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Unspecified> {
         let mut signed = vec![0; self.key.public_modulus_len()];
         let random = SystemRandom::new();
@@ -131,8 +131,8 @@ impl ServiceAccount {
     }
 }
 
-/// Whether the file `json` is a service account whose tokens come from `token_uri`. Google's clients
-/// follow other kinds of files to any URL, with any file of the user.
+/// Whether the file `json` is a service account whose tokens come from `token_uri`. Google's
+/// clients follow other kinds of files to any URL, with any file of the user.
 pub fn is_account_of(json: &[u8], token_uri: &str) -> bool {
     serde_json::from_slice(json).is_ok_and(|file: AccountFile| {
         file.r#type == "service_account" && file.token_uri == token_uri
@@ -153,8 +153,8 @@ fn key_of(text: &str) -> Option<KeyPair> {
     KeyPair::from_pkcs8(pem.contents()).ok()
 }
 
-/// Forty hexadecimal digits, as Google's key ids are; of the public key, so the same key has the
-/// same one.
+/// Forty hexadecimal digits, like Google's key ids. They are derived from the public key, so the
+/// same key has the same id.
 fn id_of(key: &KeyPair) -> String {
     let sum = digest::digest(&digest::SHA256, key.public_key().as_ref());
     sum.as_ref().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
@@ -162,13 +162,13 @@ fn id_of(key: &KeyPair) -> String {
 
 // === The file ===
 
-/// Writes beside `path` and renames, so that nobody reads half a file.
+/// Writes a file beside `path` and renames it, so that nobody reads half a file.
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let beside = path.with_extension(format!("{}.tmp", Uuid::new_v4()));
     let written = write_private(&beside, content).and_then(|()| fs::rename(&beside, path));
 
     if written.is_err() {
-        // It may not even have been made; the first error is the one to tell.
+        // The file may not exist. The first error is the one that is returned.
         let _ = fs::remove_file(&beside);
     }
     written

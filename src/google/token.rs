@@ -11,18 +11,18 @@ use super::{Answer, ServiceAccount};
 /// How long a token lasts, in seconds: an hour, as Google's do.
 const LIFETIME: i64 = 3600;
 
-/// Who signs Google's ID tokens. Clients that look at it want this one.
+/// The issuer of Google's ID tokens, which some clients check.
 const ISSUER: &str = "https://accounts.google.com";
 
-/// The account's number, which Google's clients want and nobody looks at.
+/// The account's number. Google's clients require one, and do not check it.
 pub(super) const SUBJECT: &str = "100000000000000000000";
 
-/// Nobody checks it, so it says what it is.
+/// Nobody checks the token, so its text can be a description.
 const ACCESS_TOKEN: &str = "twined-local-access-token";
 
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
-/// Why a request gets no token, in the words of RFC 6749.
+/// Why a request gets no token, with the error codes of RFC 6749.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("the form field `{0}` is missing")]
@@ -35,10 +35,10 @@ enum Refusal {
     Sign,
 }
 
-/// What is looked at in an assertion.
+/// The claims of an assertion that are used.
 #[derive(Deserialize)]
 struct Claims {
-    /// Whom an ID token is for; an access token is wanted where it is missing.
+    /// The audience of the ID token. Without it, the client requests an access token.
     target_audience: Option<String>,
 }
 
@@ -66,11 +66,12 @@ struct IdClaims<'a> {
 impl ServiceAccount {
     /// Answers a POST to the token endpoint, whose urlencoded body is `form`.
     ///
-    /// 200 with an ID token for the `target_audience` of the assertion, or with an access token
-    /// where it names none; 400 with `error` and `error_description` for what is no such request.
+    /// 200 with an ID token for the `target_audience` of the assertion, or with an access token if
+    /// it names none; 400 with `error` and `error_description` if the request is invalid.
     ///
-    /// The assertion's signature is not checked: whoever is on this machine may have a token, for
-    /// it opens no door elsewhere, and a process that still holds an older key goes on working.
+    /// The signature of the assertion is not checked. Every process of this machine may have a
+    /// token, because it gives access to nothing else. And a process with an older key continues to
+    /// work.
     pub fn grant(&self, form: &[u8], now: Timestamp) -> Answer {
         match self.token(form, now) {
             Ok(body) => answer(200, &body),

@@ -8,14 +8,14 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
-/// Whether the daemon is ready: it is when nothing holds that back, and no more once it drains.
+/// Whether the daemon is ready. It is ready when no [`Hold`] is left, until it drains.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     holds: Arc<Holds>,
     stop: CancellationToken,
 }
 
-/// Holds readiness back until it is dropped.
+/// Something that is not ready yet. The daemon is not ready until this is dropped.
 #[derive(Debug)]
 #[must_use = "what is not held is ready"]
 pub struct Hold {
@@ -23,7 +23,7 @@ pub struct Hold {
     what: &'static str,
 }
 
-/// What holds readiness back.
+/// The names of what is not ready yet.
 #[derive(Debug, Default)]
 struct Holds(Mutex<Vec<&'static str>>);
 
@@ -40,12 +40,12 @@ pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
 // === impl Readiness ===
 
 impl Readiness {
-    /// Ready until `stop`, but for what [`Self::hold`] holds back.
+    /// Ready until `stop`, except while a hold exists.
     pub fn new(stop: CancellationToken) -> Self {
         Self { holds: Arc::default(), stop }
     }
 
-    /// Holds it back, until `what` is ready.
+    /// The daemon is not ready until the hold is dropped. `what` is its name in the answer.
     pub fn hold(&self, what: &'static str) -> Hold {
         self.holds.all().push(what);
         Hold { holds: Arc::clone(&self.holds), what }
@@ -77,7 +77,7 @@ impl Drop for Hold {
 // === impl Holds ===
 
 impl Holds {
-    /// All of them. (A push or a removal leaves them whole, so a panic elsewhere spoils nothing.)
+    /// All names. A poisoned lock is no problem, because no change leaves them inconsistent.
     fn all(&self) -> MutexGuard<'_, Vec<&'static str>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

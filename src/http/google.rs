@@ -1,4 +1,4 @@
-//! What Google's clients ask for off line, on the network's own port.
+//! What Google's clients request, so that they work without the internet.
 
 use crate::google::{self, Answer, ServiceAccount};
 use axum::Router;
@@ -27,8 +27,8 @@ pub fn router(account: Account) -> Router {
         .with_state(account)
 }
 
-/// One JSON document, always the same, which names the file of the account: so not before that is
-/// there.
+/// A route that returns a constant JSON document. The document names the file of the account, so it
+/// is returned only when that file exists.
 pub fn document(path: &str, document: Value, account: Account) -> Router {
     let answer = async move |State(mut account): State<Account>| match account
         .wait_for(Option::is_some)
@@ -44,7 +44,7 @@ pub fn document(path: &str, document: Value, account: Account) -> Router {
 async fn token(State(mut account): State<Account>, form: Bytes) -> Response {
     match account.wait_for(Option::is_some).await.as_deref() {
         Ok(Some(account)) => respond(account.grant(&form, Timestamp::now())),
-        // Only where the network ends before the key was made.
+        // Only if the network ends before the key was made.
         Ok(None) | Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }

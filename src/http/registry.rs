@@ -22,7 +22,7 @@ struct Default {
     revision_tag: String,
 }
 
-/// The routes, to be nested where the endpoint is to be.
+/// The routes, relative to the endpoint of the registry.
 pub fn router(registry: Arc<dyn ServiceRegistry>) -> Router {
     Router::new().route("/{namespace}/{name}", get(find)).with_state(registry)
 }

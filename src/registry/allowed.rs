@@ -1,14 +1,13 @@
-//! A registry that was told nothing: whatever can be named is taken for existing.
+//! A registry without a list: every revision exists.
 
 use crate::event::Sruid;
 use crate::registry::{RegistryError, ServiceRegistry};
 use async_trait::async_trait;
 
-/// Takes every revision for existing. That an image is not there is then found by pulling it.
+/// Takes every revision to exist. A missing image is noticed when it is pulled.
 ///
-/// Revisions that the settings deny, too: if those did not exist, the asker would be told to look
-/// for a mistake in the name. The runner refuses them, with a `PermissionError` that names the
-/// setting.
+/// Revisions that the settings deny exist too: otherwise the exception would suggest a wrong name
+/// to the parent. The runner refuses them with a `PermissionError` that names the setting.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allowed;
 
@@ -20,7 +19,7 @@ impl ServiceRegistry for Allowed {
         Ok(true)
     }
 
-    /// Never: which is the default cannot be told from a name.
+    /// Always none: without a list, no revision is known to be the default.
     async fn default(&self, _service: &str) -> Result<Option<String>, RegistryError> {
         Ok(None)
     }

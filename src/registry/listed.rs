@@ -1,4 +1,4 @@
-//! A registry that was told all there is: the services of a laptop.
+//! A registry with a fixed list: the services that were found in folders.
 
 use crate::event::{Sruid, SruidBuf};
 use crate::registry::{RegistryError, ServiceRegistry};
