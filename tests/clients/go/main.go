@@ -1,6 +1,6 @@
-// Uses Google's Go client against the emulator at PUBSUB_EMULATOR_HOST, and prints a report as JSON.
-// The first argument is the name of the topic and of the subscription. The second, `grpc` or `rest`,
-// is the protocol of all calls except publishing and receiving, which are always gRPC.
+// Uses Google's Go client against the emulator at PUBSUB_EMULATOR_HOST, and prints a JSON report.
+// The first argument is the name of the topic and of the subscription. The second, `grpc` or
+// `rest`, is the protocol of all calls except publishing and receiving, which are always gRPC.
 // `tests/sdk/test_clients.py` runs the program and checks the report.
 package main
 
