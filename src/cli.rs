@@ -15,7 +15,7 @@ mod terminal;
 use crate::chain::Chain;
 use crate::config::{self, ConfigError};
 use crate::daemon::{DaemonError, ProcessHost};
-use crate::runner::process::{self, Service};
+use crate::runner::process::{self, ProcessService};
 use crate::telemetry::LogStyle;
 use clap::builder::Resettable;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -230,7 +230,7 @@ impl From<DaemonError> for Failure {
 }
 
 /// What this host gives to the questions of services that run as processes.
-fn process_host(services: Vec<Service>) -> Result<ProcessHost, Failure> {
+fn process_host(services: Vec<ProcessService>) -> Result<ProcessHost, Failure> {
     let program = config::own_program().map_err(Failure::failed)?;
     Ok(ProcessHost { services, inherited: config::environment(), program })
 }

@@ -9,7 +9,7 @@ use crate::config::{
 use crate::daemon::sdk_service;
 use crate::event::{Event, SruidBuf};
 use crate::local::{self, LocalSettings};
-use crate::runner::process::Service;
+use crate::runner::process::ProcessService;
 use crate::sdk::services;
 use crate::telemetry;
 use serde_json::value::RawValue;
@@ -116,16 +116,16 @@ fn note(start: Instant, line: &str) {
     terminal::note(&format!("{:>5} ms  {}", start.elapsed().as_millis(), line.trim_end()));
 }
 
-fn example() -> Result<Service, Failure> {
+fn example() -> Result<ProcessService, Failure> {
     let program = own_program().map_err(Failure::failed)?;
-    Ok(Service {
+    Ok(ProcessService {
         sruid: EXAMPLE.parse::<SruidBuf>().expect("a name of ours is right"),
         folder: std::env::temp_dir(),
         command: vec![program.into(), "example-service".into()],
     })
 }
 
-fn python_service(folder: &Path) -> Result<Service, Failure> {
+fn python_service(folder: &Path) -> Result<ProcessService, Failure> {
     let usage = |error| Failure::new(USAGE, error);
     let found = services::find(&[folder.to_owned()], "local").map_err(usage)?;
     let [found] = <[_; 1]>::try_from(found).map_err(|found: Vec<_>| {
@@ -136,7 +136,7 @@ fn python_service(folder: &Path) -> Result<Service, Failure> {
     Ok(sdk_service(found))
 }
 
-fn settings(service: Service) -> Result<LocalSettings, Failure> {
+fn settings(service: ProcessService) -> Result<LocalSettings, Failure> {
     // None of what the environment says of a network: nobody else is to find this one.
     let args = LocalArgs {
         services: ServicesArgs::default(),

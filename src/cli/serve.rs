@@ -5,7 +5,7 @@ use crate::cli::{Failure, INTERRUPTED, OK, Signals, USAGE, doctor, process_host,
 use crate::config::{self, LogFormat, RunnerSettings, ServeArgs, ServeSettings};
 use crate::daemon::{DaemonError, sdk_service};
 use crate::preflight::PreflightCheck;
-use crate::runner::process::Service;
+use crate::runner::process::ProcessService;
 use crate::sdk::services;
 use crate::serve;
 use crate::telemetry::{self, LogStyle};
@@ -81,7 +81,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     Ok(OK)
 }
 
-fn services(settings: &ServeSettings) -> Result<Vec<Service>, Failure> {
+fn services(settings: &ServeSettings) -> Result<Vec<ProcessService>, Failure> {
     let found = match &settings.runner {
         RunnerSettings::Process(args) => services::find(&args.services, &args.tag),
         RunnerSettings::Kubernetes(_) => Ok(Vec::new()),

@@ -2,7 +2,7 @@
 
 use super::DaemonError;
 use crate::runner::kubernetes::{KubernetesOptions, KubernetesRunner, KubernetesStartError};
-use crate::runner::process::{self, ProcessRunner, Service};
+use crate::runner::process::{self, ProcessRunner, ProcessService};
 use crate::runner::{Coordinator, Runner};
 use crate::sdk::ASK_LOCAL;
 use crate::sdk::services::LocalService;
@@ -24,7 +24,7 @@ pub(crate) enum DaemonRunner {
 #[derive(Debug)]
 pub(crate) struct ProcessHost {
     /// The services, with the command of each.
-    pub(crate) services: Vec<Service>,
+    pub(crate) services: Vec<ProcessService>,
     /// Our own environment, of which processes get the variables that every process needs.
     pub(crate) inherited: Vec<(OsString, OsString)>,
     /// Our own program.
@@ -69,7 +69,7 @@ impl DaemonRunner {
     ) -> Result<Self, DaemonError> {
         let ProcessSettings { runs, logs, max_runs, environment, passed, shim } = settings;
         let ProcessHost { services, inherited, program } = host;
-        let options = process::Options {
+        let options = process::ProcessRunnerOptions {
             runs,
             logs,
             max_runs,
@@ -110,7 +110,7 @@ impl DaemonRunner {
     pub(crate) async fn idle(&self) {
         match self {
             Self::Kubernetes(_) => {}
-            Self::Process(runner) => runner.idle().await,
+            Self::Process(runner) => runner.wait_until_idle().await,
         }
     }
 
@@ -125,7 +125,7 @@ impl DaemonRunner {
 }
 
 /// A service of the SDK in a folder, as the process runner runs it.
-pub(crate) fn sdk_service(found: LocalService) -> Service {
+pub(crate) fn sdk_service(found: LocalService) -> ProcessService {
     let LocalService { sruid, folder } = found;
-    Service { sruid, folder, command: ASK_LOCAL.map(OsString::from).into() }
+    ProcessService { sruid, folder, command: ASK_LOCAL.map(OsString::from).into() }
 }

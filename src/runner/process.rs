@@ -1,32 +1,33 @@
-//! Questions as child processes.
+//! Runs each question as a child process.
 //!
 //! ```text
-//! launch -> folder -> (its turn) -> supervisor -> child -> end.json -> states -> settle
-//!           durable                 outlives us
+//! launch -> folder -> (a free slot) -> supervisor -> child -> end.json -> states -> settle
+//!           durable                    outlives the daemon
 //! ```
 //!
-//! A run is a folder ([`folder`] says what is in it), and what waits is a folder too: on start the
-//! folders are what is. The child's parent is a small process of ours, the [`supervisor`], which
-//! outlives the daemon and records the end. No child is started twice for one run: the right to
-//! start it is a file that is made once.
+//! A run is a folder, whether it waits, runs or has ended: after a start, the folders are the state
+//! ([`run_folder`] lists their files). The parent process of the child is a supervisor, which outlives
+//! the daemon and records the end. A file that is created once claims the start of the child, so no
+//! child is started twice for one run.
 //!
-//! When a run has ended nothing of it is left: on Linux, not even a process that left the child's
-//! group for a session of its own. (Elsewhere the child's process group is ended, and if the
-//! supervisor itself is killed, nothing is.)
+//! When a run has ended, none of its processes is left: on Linux, not even one that left the child's
+//! process group and session. On other systems the process group alone is ended, and nothing is if
+//! the supervisor itself is killed.
 
-pub mod attend;
-pub mod command;
-pub mod environment;
-pub mod folder;
-pub mod kept;
-pub mod owner;
+mod child_command;
+mod end_cause;
+mod environment;
+mod folder_state;
+mod output_tail;
 #[cfg(target_os = "linux")]
-pub mod procfs;
-pub mod queue;
-pub mod record;
-pub mod supervisor;
-pub mod tail;
-pub mod verdict;
+mod procfs;
+mod queue;
+pub mod records;
+mod retained_logs;
+pub mod run_folder;
+mod run_task;
+mod scheduler;
+mod supervisor;
 
 use crate::chain::Chain;
 use crate::event::{RunId, SruidBuf, Timestamp};
@@ -35,11 +36,12 @@ use crate::runner::states::Mailbox;
 use crate::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError};
 use crate::sdk::arguments::QuestionFile;
 use async_trait::async_trait;
-use attend::{Context, Standing, blocking};
-use folder::{Folder, NEW, OLD, make_private, remove_all, run_of};
+use folder_state::StoredState;
 use futures_util::stream::BoxStream;
-use owner::{Command, Draft, Found, Owner};
-use record::Asked;
+use records::RunSpec;
+use run_folder::{NEW, OLD, RunFolder, make_private, remove_all, run_from_name};
+use run_task::{RunContext, blocking};
+use scheduler::{NewRun, Scheduler, SchedulerCommand, StoredRun};
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -52,68 +54,69 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-/// How long [`ProcessRunner::interrupt`] waits: the children's grace, and time for the records.
-const INTERRUPT: Duration = supervisor::GRACE.saturating_add(Duration::from_secs(5));
+/// How long [`ProcessRunner::interrupt`] waits: the children's grace period, and time for the
+/// records.
+const INTERRUPT_TIMEOUT: Duration = supervisor::GRACE_PERIOD.saturating_add(Duration::from_secs(5));
 
-/// The hidden command by which our own program is a supervisor.
+/// The hidden command of the program that runs a supervisor.
 const SUPERVISE: &str = "supervise";
 
-/// How often, and how many times, a folder in use is tried: a daemon that is restarted may find
-/// the one before it on its way out.
-const LOCK_EVERY: Duration = Duration::from_millis(50);
-const LOCK_TIMES: u32 = 20;
+/// How often, and how many times, a folder in use is tried: after a restart, the previous daemon may
+/// not have ended.
+const LOCK_INTERVAL: Duration = Duration::from_millis(50);
+const MAX_LOCK_ATTEMPTS: u32 = 20;
 
-/// A service that this runner can run.
+/// A service whose questions a [`ProcessRunner`] runs.
 #[derive(Clone, Debug)]
-pub struct Service {
-    /// Which revision it is.
+pub struct ProcessService {
+    /// The revision.
     pub sruid: SruidBuf,
-    /// Where its code is. Absolute.
+    /// The folder of its code, as an absolute path.
     pub folder: PathBuf,
-    /// What answers a question: a program and its first arguments, such as
-    /// `octue twined question ask-local`. The program is looked for in the folder's `.venv` and
-    /// `venv`, then on the child's path.
+    /// The program that answers a question, with its first arguments, for example
+    /// `octue twined question ask-local`. The program is searched for in the folder's `.venv` and
+    /// `venv`, then in the child's `PATH`.
     pub command: Vec<OsString>,
 }
 
 /// The settings of a [`ProcessRunner`].
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// Where the folders of runs are.
+pub struct ProcessRunnerOptions {
+    /// The folder with the folders of runs.
     pub runs: PathBuf,
-    /// Where the output of the last hundred runs that are settled is, as `<run>.log`.
+    /// The folder with the output of the last hundred settled runs, as `<run>.log`.
     pub logs: PathBuf,
-    /// How many questions run at once, not counting those asked by one that runs here.
+    /// How many questions run at once, without those whose parent question runs here.
     pub max_runs: usize,
-    /// The program to run as `<supervisor> supervise <folder>`: our own, absolute.
+    /// The absolute path of this program, started as `<supervisor> supervise <folder>`.
     pub supervisor: PathBuf,
-    /// Our own environment, of which children get [`environment::INHERITED`] and no more.
+    /// The daemon's environment, of which children inherit a few variables.
     pub inherited: Vec<(OsString, OsString)>,
-    /// What every child gets: the contract's and the network's. A service's `.env` cannot change
-    /// it.
+    /// The variables of the SDK's contract and of the network, for every child. They win over a
+    /// service's `.env`.
     pub environment: Vec<(String, String)>,
-    /// What the person passes on to every child. It wins over all else.
+    /// The variables of `--env` and `--env-file`, for every child. They win over all others.
     pub passed: Vec<(String, String)>,
-    /// A folder to put first on the path of Python.
+    /// A folder to put first in `PYTHONPATH`.
     pub shim: Option<PathBuf>,
 }
 
 /// Runs questions as child processes.
 ///
-/// When it is dropped or stopped, what runs runs on, and what waits waits for the next one.
+/// When it is dropped or stopped, active runs continue, and queued runs wait for the next runner.
 #[derive(Debug)]
 pub struct ProcessRunner {
-    /// Unbounded, yet never longer than the callers that wait for an answer.
-    commands: mpsc::UnboundedSender<Command>,
+    /// Unbounded; in fact limited by the number of callers, who wait for their answers.
+    commands: mpsc::UnboundedSender<SchedulerCommand>,
     /// The folder of runs.
     runs: PathBuf,
-    held: Mutex<Held>,
+    resources: Mutex<Resources>,
 }
 
-/// What a runner holds until it stops.
+/// The resources that a runner holds until it stops.
 #[derive(Debug, Default)]
-struct Held {
-    /// The owner's task alone; with it go all that it spawned.
+struct Resources {
+    /// The scheduler, which owns all other tasks.
     task: JoinSet<()>,
     /// The lock of the folder of runs.
     lock: Option<FolderLock>,
@@ -124,19 +127,19 @@ struct Held {
 pub enum StartError {
     /// A folder cannot be used.
     #[error("failed to use the folder of runs `{}`", .folder.display())]
-    Folder {
-        /// Which.
+    RunFolder {
+        /// The folder.
         folder: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Another runner has the folder.
+    /// Another runner uses the folder.
     #[error("the folder of runs `{}` is in use by another process", .0.display())]
     InUse(PathBuf),
 }
 
-/// The owner is gone: we are stopping.
+/// The scheduler has ended.
 #[derive(Debug, thiserror::Error)]
 #[error("the runner has stopped")]
 struct Stopped;
@@ -144,68 +147,73 @@ struct Stopped;
 // === impl ProcessRunner ===
 
 impl ProcessRunner {
-    /// Takes over the folder of runs: goes on with what runs, starts what waits, and tells what
-    /// has ended and is not settled.
+    /// Takes over the folder of runs: follows the active runs, starts the queued ones, and reports
+    /// those that have ended and are not settled.
     ///
     /// # Errors
     ///
-    /// Where the folder cannot be used, or another runner uses it. A folder in it that is no
-    /// run's, or not readable, is left alone with a warning.
-    pub async fn start(mut options: Options, services: Vec<Service>) -> Result<Self, StartError> {
+    /// If the folder cannot be used, or another runner uses it. A run whose folder cannot be read is
+    /// left out with a warning.
+    pub async fn start(
+        mut options: ProcessRunnerOptions,
+        services: Vec<ProcessService>,
+    ) -> Result<Self, StartError> {
         let lock = lock(&options.runs).await?;
         let runs = options.runs.clone();
-        let (runs, found) = blocking(move || scan(&runs)).await?;
+        let (runs, stored) = blocking(move || scan(&runs)).await?;
         options.runs.clone_from(&runs);
         let services =
             services.into_iter().map(|service| (service.sruid.to_string(), service)).collect();
 
-        let owner = Owner::new(Arc::new(Context { options, services }), found);
-        let (commands, told) = mpsc::unbounded_channel();
+        let scheduler = Scheduler::new(Arc::new(RunContext { options, services }), stored);
+        let (commands, received) = mpsc::unbounded_channel();
         let mut task = JoinSet::new();
-        task.spawn(owner.run(told));
-        Ok(Self { commands, runs, held: Mutex::new(Held { task, lock: Some(lock) }) })
+        task.spawn(scheduler.run(received));
+        let resources = Mutex::new(Resources { task, lock: Some(lock) });
+        Ok(Self { commands, runs, resources })
     }
 
-    /// Starts nothing more, and ends all that runs, with `EndReason::Interrupted`; returns when
-    /// nothing is left of it, or after 8 s. What waits stays as it is.
+    /// Starts no further run, and ends the active ones with `EndReason::Interrupted`. Returns when no
+    /// process of them is left, or after 8 s. Queued runs stay queued.
     ///
-    /// For a network that stops with all that its children talk to.
+    /// For a network that stops with its emulator, which its children need.
     pub async fn interrupt(&self) {
         let (reply, done) = oneshot::channel();
-        if self.commands.send(Command::Interrupt(reply)).is_ok()
-            && tokio::time::timeout(INTERRUPT, done).await.is_err()
+        if self.commands.send(SchedulerCommand::Interrupt(reply)).is_ok()
+            && tokio::time::timeout(INTERRUPT_TIMEOUT, done).await.is_err()
         {
-            warn!("not all runs ended in time");
+            warn!("some runs did not end within the grace period");
         }
     }
 
-    /// Returns when nothing runs, and all that has ended is settled. What waits may wait on.
-    pub async fn idle(&self) {
+    /// Waits until no run is active, and every run that has ended is settled. Runs may be queued.
+    pub async fn wait_until_idle(&self) {
         let (reply, done) = oneshot::channel();
-        if self.commands.send(Command::Idle(reply)).is_ok() {
-            // Where the owner is gone, nothing is left that could become idle.
+        if self.commands.send(SchedulerCommand::Idle(reply)).is_ok() {
+            // A scheduler that has ended has no active runs.
             let _ = done.await;
         }
     }
 
-    /// Lets go of all runs; what runs runs on. The streams of states end. Dropping it does the
-    /// same, but does not wait for it.
+    /// Stops the runner. Active runs continue; the streams of states end. A drop does the same
+    /// without waiting for it.
     pub async fn stop(&self) {
-        let _ = self.commands.send(Command::Stop);
-        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
-        let Held { mut task, lock } = held;
+        let _ = self.commands.send(SchedulerCommand::Stop);
+        let mut resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
+        let Resources { mut task, lock } = std::mem::take(&mut *resources);
+        drop(resources);
         while task.join_next().await.is_some() {}
         drop(lock);
     }
 
-    async fn ask<T>(
+    async fn send<T>(
         &self,
         verb: &'static str,
         question: Uuid,
-        command: impl FnOnce(owner::Reply<T>) -> Command,
+        command: impl FnOnce(scheduler::Reply<T>) -> SchedulerCommand,
     ) -> Result<T, RunnerError> {
         let (reply, answer) = oneshot::channel();
-        // A command that nobody takes drops its reply, which is seen below.
+        // An undelivered command drops its reply, and `answer` fails.
         let _ = self.commands.send(command(reply));
         let stopped = || RunnerError::Unavailable { verb, question, source: Box::new(Stopped) };
         answer.await.unwrap_or_else(|_| Err(stopped()))
@@ -215,43 +223,43 @@ impl ProcessRunner {
 #[async_trait]
 impl Runner for ProcessRunner {
     async fn launch(&self, launch: LaunchRequest<'_>) -> Result<(), RunnerError> {
-        let draft = Box::new(Draft::of(&launch, Timestamp::now()));
-        self.ask("launch", launch.run.question, |reply| Command::Launch(draft, reply)).await
+        let new = Box::new(NewRun::from_request(&launch, Timestamp::now()));
+        self.send("launch", launch.run.question, |reply| SchedulerCommand::Launch(new, reply)).await
     }
 
     async fn cancel(&self, question: Uuid) -> Result<bool, RunnerError> {
-        self.ask("cancel", question, |reply| Command::Cancel(question, reply)).await
+        self.send("cancel", question, |reply| SchedulerCommand::Cancel(question, reply)).await
     }
 
     async fn has(&self, run: RunId) -> Result<bool, RunnerError> {
-        Ok(Folder::of(&self.runs, run).path().is_dir())
+        Ok(RunFolder::new(&self.runs, run).path().is_dir())
     }
 
     async fn settle(&self, run: RunId) -> Result<(), RunnerError> {
-        self.ask("settle", run.question, |reply| Command::Settle(run, reply)).await
+        self.send("settle", run.question, |reply| SchedulerCommand::Settle(run, reply)).await
     }
 
     fn states(&self) -> BoxStream<'static, RunState> {
         let mailbox = Arc::new(Mailbox::default());
-        if self.commands.send(Command::Listen(Arc::clone(&mailbox))).is_err() {
+        if self.commands.send(SchedulerCommand::Listen(Arc::clone(&mailbox))).is_err() {
             mailbox.close();
         }
         mailbox.stream()
     }
 }
 
-/// The runs of a process runner have one daemon.
+/// The runs of a process runner belong to one daemon.
 impl Coordinator for ProcessRunner {}
 
-// === impl Draft ===
+// === impl NewRun ===
 
-impl Draft {
-    /// A copy of what is to be run, of which the inputs go to a file of their own.
-    fn of(launch: &LaunchRequest<'_>, now: Timestamp) -> Self {
+impl NewRun {
+    /// The specification of a run, and the file with its inputs.
+    fn from_request(launch: &LaunchRequest<'_>, now: Timestamp) -> Self {
         let LaunchRequest { run, recipient, parent_question, attributes, inputs } = *launch;
         let QuestionFile { bytes: question, input_values, input_manifest } =
             QuestionFile::new(inputs);
-        let asked = Asked {
+        let spec = RunSpec {
             sequence: 0,
             launched: now.0,
             recipient: recipient.to_string(),
@@ -260,66 +268,67 @@ impl Draft {
             input_values,
             input_manifest,
         };
-        Self { run, asked, question }
+        Self { run, spec, question }
     }
 }
 
-/// The folder of the run that this process is to supervise; none where it is started for anything
-/// else. For a program's first look at its arguments.
+/// The folder of the run to supervise, if these are the arguments of a supervisor.
 pub fn supervisor_folder(mut arguments: impl Iterator<Item = OsString>) -> Option<PathBuf> {
     let command = arguments.nth(1)?;
     (command == SUPERVISE).then(|| arguments.next()).flatten().map(PathBuf::from)
 }
 
-/// Takes the folder of runs for ourselves: two runners would start each other's runs.
+/// Locks the folder of runs: two runners would start each other's runs.
 async fn lock(runs: &Path) -> Result<FolderLock, StartError> {
-    let fail = |source| StartError::Folder { folder: runs.to_owned(), source };
+    let fail = |source| StartError::RunFolder { folder: runs.to_owned(), source };
     make_private(runs).map_err(fail)?;
-    for _ in 0..LOCK_TIMES {
+    for _ in 0..MAX_LOCK_ATTEMPTS {
         match FolderLock::acquire(&runs.join(".lock")) {
             Ok(lock) => return Ok(lock),
-            Err(LockError::InUse { .. }) => tokio::time::sleep(LOCK_EVERY).await,
+            Err(LockError::InUse { .. }) => tokio::time::sleep(LOCK_INTERVAL).await,
             Err(LockError::Io(err)) => return Err(fail(err)),
         }
     }
     Err(StartError::InUse(runs.to_owned()))
 }
 
-/// Clears away what a crash left half done, and looks at the rest. Blocks.
-fn scan(runs: &Path) -> Result<(PathBuf, Vec<Found>), StartError> {
-    let fail = |source| StartError::Folder { folder: runs.to_owned(), source };
-    // A supervisor is told a path that holds wherever it is.
+/// Removes the incomplete folders that a crash left, and reads the others. Blocks.
+fn scan(runs: &Path) -> Result<(PathBuf, Vec<StoredRun>), StartError> {
+    let fail = |source| StartError::RunFolder { folder: runs.to_owned(), source };
+    // A supervisor has another working directory.
     let runs = fs::canonicalize(runs).map_err(fail)?;
-    let mut found = Vec::new();
+    let mut stored = Vec::new();
     for entry in fs::read_dir(&runs).map_err(fail)? {
         let name = entry.map_err(fail)?.file_name();
         let Some(name) = name.to_str() else { continue };
         if name.starts_with(NEW) || name.starts_with(OLD) {
-            clear(&runs.join(name));
-        } else if let Some(run) = run_of(name) {
-            found.extend(find(&runs, run));
+            remove_incomplete(&runs.join(name));
+        } else if let Some(run) = run_from_name(name) {
+            stored.extend(read_run(&runs, run));
         } else {
-            debug!(%name, "no folder of a run");
+            debug!(%name, "file in the folder of runs ignored: its name is not a run's");
         }
     }
-    found.sort_unstable_by_key(|found| found.asked.sequence);
-    Ok((runs, found))
+    stored.sort_unstable_by_key(|stored| stored.spec.sequence);
+    Ok((runs, stored))
 }
 
-fn clear(path: &Path) {
+fn remove_incomplete(path: &Path) {
     if let Err(err) = remove_all(path) {
-        warn!(path = %path.display(), error = %Chain(&err), "failed to clear away");
+        warn!(path = %path.display(), error = %Chain(&err), "failed to remove incomplete folder of a run");
     }
 }
 
-fn find(runs: &Path, run: RunId) -> Option<Found> {
-    let folder = Folder::of(runs, run);
-    let look = || {
-        let asked = folder.asked()?;
-        let standing = Standing::of(&folder, &asked.recipient)?;
-        Ok(Found { run, asked, standing })
+fn read_run(runs: &Path, run: RunId) -> Option<StoredRun> {
+    let folder = RunFolder::new(runs, run);
+    let read = || {
+        let spec = folder.spec()?;
+        let state = StoredState::read(&folder, &spec.recipient)?;
+        Ok(StoredRun { run, spec, state })
     };
-    look()
-        .map_err(|err: io::Error| warn!(%run, error = %Chain(&err), "left alone an odd folder"))
+    read()
+        .inspect_err(|err: &io::Error| {
+            warn!(%run, error = %Chain(err), "run ignored: failed to read its folder");
+        })
         .ok()
 }

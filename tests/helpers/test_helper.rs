@@ -33,9 +33,9 @@ use uuid::Uuid;
 #[path = "../it/runner_contract.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
 mod runner_contract;
-#[path = "../it/runner_process/world.rs"]
+#[path = "../it/runner_process/test_network.rs"]
 #[expect(dead_code, reason = "the tests use the rest")]
-mod world;
+mod test_network;
 
 const PROJECT: &str = "a-project";
 const TOPIC: &str = "a-topic";
@@ -89,14 +89,14 @@ async fn append_events(file: &Path, question: u128, count: usize) {
         .await;
 }
 
-/// Launches a crowd of questions as processes, and then waits to be killed.
+/// Launches forty questions as processes, and then waits to be killed.
 async fn run_processes(folder: &Path, supervisor: PathBuf) {
-    let world = world::World::at(folder, supervisor).slots(20);
-    let runner = world.start().await;
-    for ask in world::crowd() {
+    let network = test_network::TestNetwork::at(folder, supervisor).slots(20);
+    let runner = network.start().await;
+    for ask in test_network::forty_questions() {
         ask.launch(&runner).await.unwrap();
     }
-    std::fs::write(world.file("launched"), "all\n").unwrap();
+    std::fs::write(network.file("launched"), "all\n").unwrap();
     std::future::pending::<()>().await;
 }
 

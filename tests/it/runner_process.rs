@@ -1,4 +1,4 @@
-//! Questions as child processes: real ones, of the shell.
+//! Runs questions as child processes, which are scripts of the shell.
 
 use crate::gauge;
 use crate::runner_contract::{Ask, ENDLESS, GOOD, Watch, every_promise};
@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::time::Instant;
 use twined::event::{Inputs, RunId, Timestamp};
-use twined::runner::process::folder::{Folder, Life};
-use twined::runner::process::record::{Asked, How, Order, Plan};
+use twined::runner::process::records::{ChildCommand, Outcome, RunSpec, StopRequest};
+use twined::runner::process::run_folder::{RunFolder, SupervisorState};
 use twined::runner::process::{ProcessRunner, StartError};
 use twined::runner::{EndReason, RunPhase, Runner, RunnerError};
 use uuid::Uuid;
@@ -18,42 +18,43 @@ use uuid::Uuid;
 mod crashes;
 mod ends;
 mod inputs;
-mod world;
-use world::{WAITS, WAITS_SCRIPT, World, crowd, wait_until};
+mod test_network;
+use test_network::{TestNetwork, WAITS, WAITS_SCRIPT, forty_questions, wait_until};
 
 const TWINED: &str = env!("CARGO_BIN_EXE_twined");
 
-impl World {
+impl TestNetwork {
     fn new() -> Self {
         let temporary = tempfile::tempdir().unwrap();
-        let mut world = Self::at(temporary.path(), TWINED.into());
-        world.temporary = Some(temporary);
-        world
+        let mut network = Self::at(temporary.path(), TWINED.into());
+        network.temporary = Some(temporary);
+        network
     }
 }
 
-fn is_there(pid: Pid) -> bool {
+fn exists(pid: Pid) -> bool {
     test_kill_process(pid).is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_runner_keeps_every_promise() {
-    let world = World::new();
-    let runner = world.start().await;
+    let network = TestNetwork::new();
+    let runner = network.start().await;
     every_promise(&runner).await;
 
-    let left: Vec<_> = fs::read_dir(&world.options.runs).unwrap().collect();
-    assert_eq!(left.len(), 1, "only the lock: {left:?}");
+    let remaining: Vec<_> = fs::read_dir(&network.options.runs).unwrap().collect();
+    assert_eq!(remaining.len(), 1, "only the lock: {remaining:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn questions_take_turns_in_the_order_of_their_launches() {
-    let world =
-        World::new().slots(1).service("test/order:1.0", "basename $TWINED_RUN >> $WORLD/ran");
-    let runner = world.start().await;
+async fn questions_start_in_the_order_of_their_launches() {
+    let network = TestNetwork::new()
+        .slots(1)
+        .service("test/order:1.0", "basename $TWINED_RUN >> $NETWORK/ran");
+    let runner = network.start().await;
     let first = Ask::new(WAITS);
     first.launch(&runner).await.unwrap();
-    world.wait_for_lines("ran", 1).await;
+    network.wait_for_lines("ran", 1).await;
 
     let asks: Vec<_> = (0..5).map(|_| Ask::new("test/order:1.0")).collect();
     for ask in &asks {
@@ -63,7 +64,7 @@ async fn questions_take_turns_in_the_order_of_their_launches() {
     assert!(asks.iter().all(|ask| {
         now.get(&ask.run).is_none_or(|state| matches!(state.phase, RunPhase::Queued { .. }))
     }));
-    world.go();
+    network.go();
 
     let mut watch = Watch::new(&runner);
     for ask in &asks {
@@ -71,38 +72,38 @@ async fn questions_take_turns_in_the_order_of_their_launches() {
     }
     let expected: Vec<_> =
         [&first].into_iter().chain(&asks).map(|ask| ask.run.to_string()).collect();
-    assert_eq!(world.lines("ran"), expected);
+    assert_eq!(network.lines("ran"), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_question_asked_by_one_that_runs_does_not_wait_for_its_slot() {
-    let world = World::new().slots(1);
-    let runner = world.start().await;
+async fn a_question_whose_parent_runs_does_not_wait_for_a_slot() {
+    let network = TestNetwork::new().slots(1);
+    let runner = network.start().await;
     let parent = Ask::new(WAITS);
-    let stranger = Ask::new(GOOD);
+    let other = Ask::new(GOOD);
     let child = Ask { parent_question: Some(parent.run.question), ..Ask::new(ENDLESS) };
     let grandchild = Ask { parent_question: Some(child.run.question), ..Ask::new(GOOD) };
-    for ask in [&parent, &stranger, &child, &grandchild] {
+    for ask in [&parent, &other, &child, &grandchild] {
         ask.launch(&runner).await.unwrap();
     }
 
     let mut watch = Watch::new(&runner);
     watch.end(grandchild.run).await;
     watch.running(child.run).await;
-    assert!(matches!(watch.now(&runner).await[&stranger.run].phase, RunPhase::Queued { .. }));
+    assert!(matches!(watch.now(&runner).await[&other.run].phase, RunPhase::Queued { .. }));
 
-    // The child's end frees no slot, for it held none.
+    // The child's end frees no slot, because it held none.
     runner.cancel(child.run.question).await.unwrap();
     watch.end(child.run).await;
-    assert!(matches!(watch.now(&runner).await[&stranger.run].phase, RunPhase::Queued { .. }));
-    world.go();
-    watch.end(stranger.run).await;
+    assert!(matches!(watch.now(&runner).await[&other.run].phase, RunPhase::Queued { .. }));
+    network.go();
+    watch.end(other.run).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_network_that_stops_ends_what_runs_and_keeps_what_waits() {
-    let world = World::new().slots(1);
-    let runner = world.start().await;
+async fn a_network_that_stops_ends_active_runs_and_leaves_queued_ones() {
+    let network = TestNetwork::new().slots(1);
+    let runner = network.start().await;
     let (runs, waits) = (Ask::new(ENDLESS), Ask::new(GOOD));
     runs.launch(&runner).await.unwrap();
     waits.launch(&runner).await.unwrap();
@@ -117,7 +118,7 @@ async fn a_network_that_stops_ends_what_runs_and_keeps_what_waits() {
     runner.stop().await;
     assert!(matches!(waits.launch(&runner).await, Err(RunnerError::Unavailable { .. })));
 
-    let next = world.start().await;
+    let next = network.start().await;
     assert_eq!(Watch::new(&next).end(waits.run).await.reason, EndReason::Exited);
     assert_eq!(Watch::new(&next).end(runs.run).await.at, end.at);
 }
@@ -126,37 +127,37 @@ async fn a_network_that_stops_ends_what_runs_and_keeps_what_waits() {
 async fn the_gauge_of_live_runs_counts_the_processes() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let _guard = metrics::set_default_local_recorder(&recorder);
-    let world = World::new().slots(1);
-    let runner = world.start().await;
+    let network = TestNetwork::new().slots(1);
+    let runner = network.start().await;
     let (runs, waits) = (Ask::new(WAITS), Ask::new(WAITS));
     runs.launch(&runner).await.unwrap();
     waits.launch(&runner).await.unwrap();
     let _monitor = gauge::monitor(runner.states()).await;
 
     gauge::wait_for(&recorder, [1, 0, 1]).await;
-    world.go();
+    network.go();
     gauge::wait_for(&recorder, [0, 0, 0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_of_runs_has_one_runner() {
-    let world = World::new();
-    let runner = world.start().await;
-    let second = ProcessRunner::start(world.options.clone(), world.services.clone()).await;
+async fn two_runners_cannot_share_a_folder_of_runs() {
+    let network = TestNetwork::new();
+    let runner = network.start().await;
+    let second = ProcessRunner::start(network.options.clone(), network.services.clone()).await;
     assert!(matches!(second, Err(StartError::InUse(_))));
     drop(runner);
-    world.start().await;
+    network.start().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_cannot_be_written_down_is_unavailable() {
-    let world = World::new();
-    let runner = world.start().await;
-    fs::remove_dir_all(&world.options.runs).unwrap();
+async fn a_run_that_cannot_be_stored_is_unavailable() {
+    let network = TestNetwork::new();
+    let runner = network.start().await;
+    fs::remove_dir_all(&network.options.runs).unwrap();
     let ask = Ask::new(GOOD);
     let error = ask.launch(&runner).await.unwrap_err();
     assert!(matches!(error, RunnerError::Unavailable { verb: "launch", .. }), "{error:?}");
 
-    fs::create_dir(&world.options.runs).unwrap();
+    fs::create_dir(&network.options.runs).unwrap();
     assert_eq!(ask.end(&runner).await.reason, EndReason::Exited);
 }

@@ -1,25 +1,24 @@
-//! What is in a child's environment: clean, so that nothing of ours leaks into it.
+//! The environment of a child. It has no other variables of the daemon's environment than
+//! [`INHERITED`].
 //!
-//! Of two that name one variable the later wins:
+//! If two sources set a variable, the later one wins:
 //!
-//! 1. what a program needs of the person's own environment, [`INHERITED`] and no other;
+//! 1. the daemon's environment: the variables of [`INHERITED`];
 //! 2. the service's `.env`;
-//! 3. what the contract and the network give;
-//! 4. what the person passes on with `--env` and `--env-file`;
-//! 5. what a run cannot go without.
+//! 3. the SDK's contract and the network;
+//! 4. `--env` and `--env-file`;
+//! 5. what every run needs.
 //!
-//! The network wins over `.env`, as it does wherever `.env` files are read (a variable that is set
-//! stays): a real service's `.env` often names the credentials and the project of its real
-//! network, which must not take the child out of this one. Who passes a variable on by hand means
-//! it, and wins over both.
+//! The network wins over `.env`, because the `.env` of a service often names the credentials and the
+//! project of its production network. A variable of `--env` is set on purpose, and wins over both.
 
 use crate::sdk::variables;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// What is taken of our own environment; `LC_*` too.
-pub const INHERITED: [&str; 12] = [
+/// The variables that a child inherits from the daemon, with every `LC_*`.
+pub(super) const INHERITED: [&str; 12] = [
     "PATH",
     "HOME",
     "USER",
@@ -34,50 +33,50 @@ pub const INHERITED: [&str; 12] = [
     "CURL_CA_BUNDLE",
 ];
 
-/// Names the run's folder: what a process of a run is known by.
-pub const RUN: &str = "TWINED_RUN";
+/// The variable with the run's folder, by which the processes of a run are found.
+pub(super) const RUN: &str = "TWINED_RUN";
 
 const PATH: &str = "PATH";
 const PYTHONPATH: &str = "PYTHONPATH";
-/// Where programs are looked for when nobody says.
+/// The `PATH` of a child if no source sets one.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// A child's environment.
-pub type Environment = BTreeMap<OsString, OsString>;
+pub(super) type Environment = BTreeMap<OsString, OsString>;
 
-/// What a child's environment is made of.
+/// The sources of a child's environment.
 #[derive(Clone, Copy, Debug)]
-pub struct Sources<'a> {
-    /// Our own environment.
-    pub inherited: &'a [(OsString, OsString)],
+pub(super) struct EnvironmentSources<'a> {
+    /// The daemon's environment.
+    pub(super) inherited: &'a [(OsString, OsString)],
     /// The service's `.env`.
-    pub dotenv: &'a [(String, String)],
-    /// The contract's and the network's.
-    pub network: &'a [(String, String)],
+    pub(super) dotenv: &'a [(String, String)],
+    /// The variables of the SDK's contract and of the network.
+    pub(super) network: &'a [(String, String)],
     /// The service's revision tag.
-    pub tag: &'a str,
-    /// What the person passes on.
-    pub passed: &'a [(String, String)],
-    /// What is put first on Python's path.
-    pub shim: Option<&'a Path>,
+    pub(super) tag: &'a str,
+    /// The variables of `--env` and `--env-file`.
+    pub(super) passed: &'a [(String, String)],
+    /// The folder to put first in `PYTHONPATH`.
+    pub(super) shim: Option<&'a Path>,
     /// The run's folder.
-    pub run: &'a Path,
+    pub(super) run: &'a Path,
     /// The file with the question's inputs.
-    pub question: &'a Path,
+    pub(super) question: &'a Path,
 }
 
-// === impl Sources ===
+// === impl EnvironmentSources ===
 
-impl Sources<'_> {
-    /// Puts it together.
-    pub fn environment(&self) -> Environment {
+impl EnvironmentSources<'_> {
+    /// Merges the sources.
+    pub(super) fn merge(&self) -> Environment {
         let mut all = Environment::new();
         all.insert(PATH.into(), DEFAULT_PATH.into());
         all.extend(self.inherited.iter().filter(|(name, _)| is_inherited(name)).cloned());
         all.extend(owned(self.dotenv));
         all.extend(owned(self.network));
         all.insert(variables::SERVICE_REVISION_TAG.into(), self.tag.into());
-        // What is printed just before a kill is to be seen.
+        // Output printed just before a kill must not stay in a buffer.
         all.insert("PYTHONUNBUFFERED".into(), "1".into());
         all.extend(owned(self.passed));
         if let Some(shim) = self.shim {
@@ -89,14 +88,14 @@ impl Sources<'_> {
     }
 }
 
-/// Makes the child's own programs those of its virtual environment, as activating it would.
-pub fn activate(environment: &mut Environment, venv: &Path) {
+/// Activates a virtual environment.
+pub(super) fn activate(environment: &mut Environment, venv: &Path) {
     put_first(environment, PATH, &venv.join("bin"));
     environment.insert("VIRTUAL_ENV".into(), venv.into());
 }
 
-/// Where programs are looked for.
-pub fn path(environment: &Environment) -> &OsStr {
+/// The `PATH`.
+pub(super) fn path(environment: &Environment) -> &OsStr {
     environment.get(OsStr::new(PATH)).map_or(OsStr::new(DEFAULT_PATH), OsString::as_os_str)
 }
 
@@ -126,8 +125,8 @@ mod tests {
         pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
-    fn sources<'a>() -> Sources<'a> {
-        Sources {
+    fn sources<'a>() -> EnvironmentSources<'a> {
+        EnvironmentSources {
             inherited: &[],
             dotenv: &[],
             network: &[],
@@ -144,18 +143,18 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_ours_leaks() {
-        let ours: Vec<(OsString, OsString)> = [
+    fn no_other_variable_of_the_daemon_is_inherited() {
+        let inherited: Vec<(OsString, OsString)> = [
             ("HOME", "/home/me"),
             ("LC_TIME", "C"),
-            ("PYTHONPATH", "/ours"),
+            ("PYTHONPATH", "/daemon"),
             ("TWINED_DATA", "/data"),
             ("GOOGLE_APPLICATION_CREDENTIALS", "/real.json"),
         ]
         .map(|(name, value)| (name.into(), value.into()))
         .into();
 
-        let environment = Sources { inherited: &ours, ..sources() }.environment();
+        let environment = EnvironmentSources { inherited: &inherited, ..sources() }.merge();
 
         let names: Vec<_> = environment.keys().map(|name| name.to_str().unwrap()).collect();
         assert_eq!(
@@ -180,14 +179,14 @@ mod tests {
         let network = pairs(&[("B", "network"), ("C", "network")]);
         let passed = pairs(&[("C", "passed"), ("PYTHONUNBUFFERED", ""), ("TWINED_RUN", "passed")]);
 
-        let environment = Sources {
+        let environment = EnvironmentSources {
             inherited: &inherited,
             dotenv: &dotenv,
             network: &network,
             passed: &passed,
             ..sources()
         }
-        .environment();
+        .merge();
 
         for (name, value) in [
             ("LANG", "C"),
@@ -204,19 +203,19 @@ mod tests {
     }
 
     #[test]
-    fn the_shim_comes_first_on_the_path_of_python() {
+    fn the_shim_comes_first_in_pythonpath() {
         let shim = Some(Path::new("/shim"));
-        let alone = Sources { shim, ..sources() }.environment();
+        let alone = EnvironmentSources { shim, ..sources() }.merge();
         assert_eq!(get(&alone, PYTHONPATH), Some("/shim"));
 
         let dotenv = pairs(&[(PYTHONPATH, "src:lib")]);
-        let both = Sources { shim, dotenv: &dotenv, ..sources() }.environment();
+        let both = EnvironmentSources { shim, dotenv: &dotenv, ..sources() }.merge();
         assert_eq!(get(&both, PYTHONPATH), Some("/shim:src:lib"));
     }
 
     #[test]
     fn a_virtual_environment_is_activated() {
-        let mut environment = sources().environment();
+        let mut environment = sources().merge();
         activate(&mut environment, Path::new("/service/.venv"));
         assert_eq!(
             get(&environment, PATH),

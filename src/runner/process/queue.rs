@@ -1,9 +1,9 @@
-//! Which runs there are, and whose turn it is: pure.
+//! The runs that are not settled, and which of them starts next: pure.
 //!
-//! At most a given number hold a slot; the rest wait in the order of their launches. A question
-//! that was asked by one that runs here takes no slot and never waits: the one that asked it holds
-//! a slot until this one ends, so a tree deeper than the slots would never end. It is for the
-//! services to ask no more at once than the machine can do.
+//! The number of slots limits how many runs are active; the others wait in the order of their
+//! launches. A question whose parent question runs here takes no slot and does not wait: its parent
+//! holds a slot until it ends, so a tree with more levels than slots would never end. How many such
+//! questions run at once is up to the services.
 
 use crate::event::{RunId, Timestamp};
 use crate::runner::{RunEnd, RunPhase, RunState};
@@ -14,42 +14,41 @@ use uuid::Uuid;
 
 /// All runs that are not settled.
 #[derive(Debug)]
-pub struct Queue {
+pub(super) struct Queue {
     slots: usize,
-    held: usize,
+    used_slots: usize,
     paused: bool,
-    runs: BTreeMap<RunId, Entry>,
-    /// Those that wait for a slot, in the order of their launches.
+    runs: BTreeMap<RunId, QueuedRun>,
+    /// The runs that wait for a slot, by the order of their launches.
     waiting: BTreeMap<u64, RunId>,
-    /// Those that wait for none, in the order of their launches.
-    due: BTreeMap<u64, RunId>,
-    /// Those of `waiting` that were asked by a question, by that question.
+    /// The runs that can start without a slot, by the order of their launches.
+    startable: BTreeMap<u64, RunId>,
+    /// The runs in `waiting` that have a parent question, by that question.
     children: HashMap<Uuid, BTreeSet<u64>>,
 }
 
-/// A run.
+/// A run of the queue.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    /// The place in the order of launches.
-    pub sequence: u64,
+pub(super) struct QueuedRun {
+    /// The position in the order of launches.
+    pub(super) sequence: u64,
     /// When it was launched.
-    pub launched: Timestamp,
-    /// Which revision answers.
-    pub service: Arc<str>,
+    pub(super) launched: Timestamp,
+    /// The revision that answers.
+    pub(super) service: Arc<str>,
     /// The question that asked this one, if any.
-    pub parent_question: Option<Uuid>,
+    pub(super) parent_question: Option<Uuid>,
     /// The question's attributes.
-    pub attributes: Arc<HashMap<String, String>>,
-    /// How far it is.
-    pub stage: Stage,
+    pub(super) attributes: Arc<HashMap<String, String>>,
+    pub(super) stage: RunStage,
 }
 
-/// How far a run is.
+/// The stage of a run.
 #[derive(Clone, Debug)]
-pub enum Stage {
-    /// It waits for its turn.
+pub(super) enum RunStage {
+    /// It waits to be started.
     Waiting,
-    /// It waited, and its end is being recorded.
+    /// It waited, and its end is being recorded: it does not start.
     Withdrawn,
     /// It is being started.
     Starting {
@@ -60,7 +59,7 @@ pub enum Stage {
     Running {
         /// Whether it holds a slot.
         slot: bool,
-        /// Since when.
+        /// When its child was started.
         since: Timestamp,
     },
     /// It has ended.
@@ -70,139 +69,138 @@ pub enum Stage {
 // === impl Queue ===
 
 impl Queue {
-    /// None yet, with so many slots.
-    pub fn new(slots: usize) -> Self {
+    /// An empty queue with this number of slots.
+    pub(super) fn new(slots: usize) -> Self {
         Self {
             slots,
-            held: 0,
+            used_slots: 0,
             paused: false,
             runs: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            due: BTreeMap::new(),
+            startable: BTreeMap::new(),
             children: HashMap::new(),
         }
     }
 
-    /// Takes in a run.
-    pub fn insert(&mut self, run: RunId, entry: Entry) {
+    /// Adds a run.
+    pub(super) fn insert(&mut self, run: RunId, entry: QueuedRun) {
         let stage = entry.stage.clone();
-        self.runs.insert(run, Entry { stage: Stage::Withdrawn, ..entry });
-        self.set(run, stage);
+        self.runs.insert(run, QueuedRun { stage: RunStage::Withdrawn, ..entry });
+        self.set_stage(run, stage);
     }
 
-    /// The run, if it is here.
-    pub fn get(&self, run: RunId) -> Option<&Entry> {
+    pub(super) fn get(&self, run: RunId) -> Option<&QueuedRun> {
         self.runs.get(&run)
     }
 
-    /// The state of a run, as others see it.
-    pub fn state(&self, run: RunId) -> Option<RunState> {
+    /// The state of a run, for the listeners.
+    pub(super) fn state(&self, run: RunId) -> Option<RunState> {
         self.runs.get(&run).map(|entry| entry.state(run))
     }
 
-    /// The states of all runs, as others see them.
-    pub fn states(&self) -> impl Iterator<Item = RunState> {
+    /// The states of all runs, for the listeners.
+    pub(super) fn states(&self) -> impl Iterator<Item = RunState> {
         self.runs.iter().map(|(run, entry)| entry.state(*run))
     }
 
-    /// Starts nothing more.
-    pub fn pause(&mut self) {
+    /// Starts no further run.
+    pub(super) fn pause(&mut self) {
         self.paused = true;
     }
 
-    /// The run whose turn it is, which is then starting.
-    pub fn start_next(&mut self) -> Option<RunId> {
+    /// Takes the next run that can start, if any, and marks it as starting.
+    pub(super) fn start_next(&mut self) -> Option<RunId> {
         if self.paused {
             return None;
         }
-        let (run, slot) = match self.due.first_key_value() {
+        let (run, slot) = match self.startable.first_key_value() {
             Some((_, run)) => (*run, false),
-            None if self.held < self.slots => (*self.waiting.first_key_value()?.1, true),
+            None if self.used_slots < self.slots => (*self.waiting.first_key_value()?.1, true),
             None => return None,
         };
-        self.set(run, Stage::Starting { slot });
+        self.set_stage(run, RunStage::Starting { slot });
         Some(run)
     }
 
-    /// A run that is being started runs; false where it is further already.
-    pub fn started(&mut self, run: RunId, since: Timestamp) -> bool {
-        let Some(Stage::Starting { slot }) = self.get(run).map(|entry| &entry.stage) else {
+    /// Marks a starting run as running. Returns false, and changes nothing, in any other stage.
+    pub(super) fn started(&mut self, run: RunId, since: Timestamp) -> bool {
+        let Some(RunStage::Starting { slot }) = self.get(run).map(|entry| &entry.stage) else {
             return false;
         };
         let slot = *slot;
-        self.set(run, Stage::Running { slot, since });
+        self.set_stage(run, RunStage::Running { slot, since });
         true
     }
 
-    /// A run has ended.
-    pub fn ended(&mut self, run: RunId, end: RunEnd) {
-        self.set(run, Stage::Ended(end));
+    /// Marks a run as ended.
+    pub(super) fn ended(&mut self, run: RunId, end: RunEnd) {
+        self.set_stage(run, RunStage::Ended(end));
     }
 
-    /// Takes a run that waits out of the line; false where it does not wait.
-    pub fn withdraw(&mut self, run: RunId) -> bool {
-        let waits = matches!(self.get(run), Some(Entry { stage: Stage::Waiting, .. }));
+    /// Withdraws a waiting run. Returns false, and changes nothing, in any other stage.
+    pub(super) fn withdraw(&mut self, run: RunId) -> bool {
+        let waits = matches!(self.get(run), Some(QueuedRun { stage: RunStage::Waiting, .. }));
         if waits {
-            self.set(run, Stage::Withdrawn);
+            self.set_stage(run, RunStage::Withdrawn);
         }
         waits
     }
 
-    /// Puts a run that was withdrawn back in its place in the line.
-    pub fn reinstate(&mut self, run: RunId) {
-        if matches!(self.get(run), Some(Entry { stage: Stage::Withdrawn, .. })) {
-            self.set(run, Stage::Waiting);
+    /// Returns a withdrawn run to its position among the waiting runs.
+    pub(super) fn reinstate(&mut self, run: RunId) {
+        if matches!(self.get(run), Some(QueuedRun { stage: RunStage::Withdrawn, .. })) {
+            self.set_stage(run, RunStage::Waiting);
         }
     }
 
-    /// Forgets a run that has ended.
-    pub fn remove(&mut self, run: RunId) {
-        if matches!(self.get(run), Some(Entry { stage: Stage::Ended(_), .. })) {
+    /// Removes a run that has ended.
+    pub(super) fn remove(&mut self, run: RunId) {
+        if matches!(self.get(run), Some(QueuedRun { stage: RunStage::Ended(_), .. })) {
             self.runs.remove(&run);
         }
     }
 
     /// The runs of a question.
-    pub fn runs_of(&self, question: Uuid) -> impl Iterator<Item = (RunId, &Entry)> {
+    pub(super) fn runs_of(&self, question: Uuid) -> impl Iterator<Item = (RunId, &QueuedRun)> {
         let (first, last) = (RunId { question, retry: 0 }, RunId { question, retry: u32::MAX });
         self.runs.range(first..=last).map(|(run, entry)| (*run, entry))
     }
 
-    /// Whether a question runs here, or is being started.
-    pub fn is_active(&self, question: Option<Uuid>) -> bool {
+    /// Whether a run of the question is starting or running.
+    pub(super) fn is_active(&self, question: Option<Uuid>) -> bool {
         question.is_some_and(|question| {
             self.runs_of(question).any(|(_, entry)| entry.stage.is_active())
         })
     }
 
-    /// The runs that are being started or run.
-    pub fn active(&self) -> impl Iterator<Item = RunId> {
+    /// The runs that are starting or running.
+    pub(super) fn active(&self) -> impl Iterator<Item = RunId> {
         self.runs.iter().filter(|(_, entry)| entry.stage.is_active()).map(|(run, _)| *run)
     }
 
-    /// The one place where a run changes its stage, and with it all that is kept by stage.
-    fn set(&mut self, run: RunId, stage: Stage) {
+    /// Changes the stage of a run, and with it every index by stage. Nothing else does.
+    fn set_stage(&mut self, run: RunId, stage: RunStage) {
         let Some(entry) = self.runs.get_mut(&run) else { return };
         let (sequence, parent) = (entry.sequence, entry.parent_question);
-        let (waits, starts) = (matches!(stage, Stage::Waiting), stage.is_active());
-        self.held += usize::from(stage.holds_slot());
+        let (waits, starts) = (matches!(stage, RunStage::Waiting), stage.is_active());
+        self.used_slots += usize::from(stage.holds_slot());
         let before = std::mem::replace(&mut entry.stage, stage);
-        self.held -= usize::from(before.holds_slot());
+        self.used_slots -= usize::from(before.holds_slot());
 
-        if matches!(before, Stage::Waiting) {
-            self.leave_line(sequence, parent);
+        if matches!(before, RunStage::Waiting) {
+            self.dequeue(sequence, parent);
         }
         if waits {
-            self.join_line(run, sequence, parent);
+            self.enqueue(run, sequence, parent);
         }
         if starts {
             self.release_children(run.question);
         }
     }
 
-    fn join_line(&mut self, run: RunId, sequence: u64, parent: Option<Uuid>) {
+    fn enqueue(&mut self, run: RunId, sequence: u64, parent: Option<Uuid>) {
         if self.is_active(parent) {
-            self.due.insert(sequence, run);
+            self.startable.insert(sequence, run);
             return;
         }
         self.waiting.insert(sequence, run);
@@ -211,8 +209,8 @@ impl Queue {
         }
     }
 
-    fn leave_line(&mut self, sequence: u64, parent: Option<Uuid>) {
-        self.due.remove(&sequence);
+    fn dequeue(&mut self, sequence: u64, parent: Option<Uuid>) {
+        self.startable.remove(&sequence);
         self.waiting.remove(&sequence);
         if let Some(parent) = parent
             && let Occupied(mut siblings) = self.children.entry(parent)
@@ -227,33 +225,33 @@ impl Queue {
     fn release_children(&mut self, question: Uuid) {
         for sequence in self.children.remove(&question).unwrap_or_default() {
             if let Some(run) = self.waiting.remove(&sequence) {
-                self.due.insert(sequence, run);
+                self.startable.insert(sequence, run);
             }
         }
     }
 }
 
-// === impl Entry ===
+// === impl QueuedRun ===
 
-impl Entry {
+impl QueuedRun {
     fn state(&self, run: RunId) -> RunState {
         let launched = self.launched;
         let phase = match &self.stage {
-            Stage::Waiting | Stage::Withdrawn | Stage::Starting { .. } => {
+            RunStage::Waiting | RunStage::Withdrawn | RunStage::Starting { .. } => {
                 RunPhase::Queued { since: launched, why: String::new() }
             }
-            Stage::Running { since, .. } => RunPhase::Running { launched, since: *since },
-            Stage::Ended(end) => RunPhase::Ended(end.clone()),
+            RunStage::Running { since, .. } => RunPhase::Running { launched, since: *since },
+            RunStage::Ended(end) => RunPhase::Ended(end.clone()),
         };
         RunState { run, attempt: 0, attributes: Arc::clone(&self.attributes), evictions: 0, phase }
     }
 }
 
-// === impl Stage ===
+// === impl RunStage ===
 
-impl Stage {
-    /// Whether there is, or is about to be, a process.
-    pub fn is_active(&self) -> bool {
+impl RunStage {
+    /// Whether a process exists or is about to.
+    pub(super) fn is_active(&self) -> bool {
         matches!(self, Self::Starting { .. } | Self::Running { .. })
     }
 
@@ -271,14 +269,14 @@ mod tests {
         RunId { question: Uuid::from_u128(number), retry: 0 }
     }
 
-    fn entry(sequence: u64, parent: Option<u128>) -> Entry {
-        Entry {
+    fn entry(sequence: u64, parent: Option<u128>) -> QueuedRun {
+        QueuedRun {
             sequence,
             launched: Timestamp(0),
             service: "a/b:c".into(),
             parent_question: parent.map(Uuid::from_u128),
             attributes: Arc::default(),
-            stage: Stage::Waiting,
+            stage: RunStage::Waiting,
         }
     }
 
@@ -292,29 +290,29 @@ mod tests {
         }
     }
 
-    /// Runs 10, 11, … in this order, with so many slots.
+    /// A queue of the runs 10, 11, …, launched in this order.
     fn queue(slots: usize, runs: u64) -> Queue {
         let mut queue = Queue::new(slots);
-        // Taken in out of order, as after a restart.
+        // Added out of order, as after a restart.
         for n in (0..runs).rev() {
             queue.insert(run(10 + u128::from(n)), entry(n, None));
         }
         queue
     }
 
-    /// How many runs wait, and how many are starting.
+    /// The numbers of waiting and of starting runs.
     fn counts(queue: &Queue) -> (usize, usize) {
-        let count = |is_in: fn(&Stage) -> bool| {
+        let count = |is_in: fn(&RunStage) -> bool| {
             queue.runs.values().filter(|entry| is_in(&entry.stage)).count()
         };
         (
-            count(|stage| matches!(stage, Stage::Waiting | Stage::Withdrawn)),
-            count(|stage| matches!(stage, Stage::Starting { .. })),
+            count(|stage| matches!(stage, RunStage::Waiting | RunStage::Withdrawn)),
+            count(|stage| matches!(stage, RunStage::Starting { .. })),
         )
     }
 
     #[test]
-    fn runs_take_turns_in_the_order_of_their_launches() {
+    fn runs_start_in_the_order_of_their_launches() {
         let mut queue = queue(2, 4);
         assert_eq!(
             (queue.start_next(), queue.start_next(), queue.start_next()),
@@ -333,13 +331,13 @@ mod tests {
     }
 
     #[test]
-    fn a_question_asked_by_one_that_runs_takes_no_slot() {
+    fn a_question_whose_parent_runs_takes_no_slot() {
         let mut queue = queue(1, 2);
         queue.insert(run(20), entry(7, Some(10)));
         queue.insert(run(30), entry(8, Some(20)));
         queue.insert(run(40), entry(9, Some(999)));
 
-        // The whole tree of run 10, and nobody else.
+        // All of the tree of run 10, and no other run.
         let started: Vec<_> = std::iter::from_fn(|| queue.start_next()).collect();
         assert_eq!(started, [run(10), run(20), run(30)]);
 
@@ -354,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_withdrawn_does_not_start_unless_put_back() {
+    fn a_withdrawn_run_does_not_start_unless_reinstated() {
         let mut queue = queue(1, 3);
         assert!(queue.withdraw(run(10)));
         assert!(!queue.withdraw(run(10)));
@@ -367,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_has_ended_is_forgotten() {
+    fn only_ended_runs_are_removed() {
         let mut queue = queue(1, 1);
         queue.remove(run(10));
         assert!(queue.get(run(10)).is_some());
@@ -378,19 +376,19 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_starts_nothing() {
+    fn a_paused_queue_starts_nothing() {
         let mut queue = queue(5, 2);
         queue.pause();
         assert_eq!(queue.start_next(), None);
     }
 
     #[test]
-    fn the_runs_of_a_question_are_all_its_attempts() {
+    fn the_runs_of_a_question_include_its_retries() {
         let mut queue = queue(1, 1);
-        let again = RunId { retry: 3, ..run(10) };
-        queue.insert(again, entry(1, None));
+        let retry = RunId { retry: 3, ..run(10) };
+        queue.insert(retry, entry(1, None));
         let runs: Vec<_> = queue.runs_of(run(10).question).map(|(run, _)| run).collect();
-        assert_eq!(runs, [run(10), again]);
+        assert_eq!(runs, [run(10), retry]);
         assert_eq!(queue.runs_of(Uuid::nil()).count(), 0);
     }
 }

@@ -1,21 +1,22 @@
-//! The parent of a run's child: a small process of ours, which outlives the daemon.
+//! The supervisor: the parent process of a run's child. It outlives the daemon.
 //!
 //! ```text
-//! plan (stdin) -> order? -> started (once) -> child -> waits -> kills what is left -> end.json
+//! command (stdin) -> `stop`? -> `started` (once) -> child -> end -> SIGKILL to the rest -> end.json
 //! ```
 //!
-//! It holds the run's `life` (stdout) for as long as it lives. It has a session of its own, so
-//! that no terminal ends it, and takes in the orphans of its tree, so that none escapes it. It
-//! does nothing but wait, in plain threads: a runtime would only cost memory, once for each run.
+//! It keeps the run's `life` (its stdout) open until it ends. It has a session of its own, so that a
+//! terminal does not end it, and becomes the parent of orphans of its child, so that no process
+//! escapes it. It waits in plain threads, because an async runtime would cost memory for each run.
 
-pub mod output;
-pub mod tree;
+mod output_files;
+mod process_tree;
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
-use crate::runner::process::folder::Folder;
-use crate::runner::process::record::{Ending, How, Order, Plan};
-use output::Output;
+use crate::runner::process::records::{ChildCommand, EndRecord, Outcome, StopRequest};
+use crate::runner::process::run_folder::RunFolder;
+use output_files::OutputFiles;
+use process_tree::ProcessTree;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -25,183 +26,183 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 use tokio::time::Instant;
-use tree::Tree;
 
-/// How long a child may take to end by itself once it is told to: as a pod of a cluster.
-pub const GRACE: Duration = Duration::from_secs(3);
+/// How long a child may take to end after SIGTERM, like the grace period of a pod.
+pub(super) const GRACE_PERIOD: Duration = Duration::from_secs(3);
 
-/// How long to wait for the end of the output when all processes that we know of are gone. Where
-/// none can escape us it comes at once.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long to wait for the end of the output after the end of all known processes. On Linux, where
+/// no process escapes, the output ends with them.
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often, and how many times, a full disk is tried again for the record of the end.
-const RECORD_EVERY: Duration = Duration::from_secs(1);
-const RECORD_TIMES: u32 = 600;
+/// How often, and how many times, the record of the end is tried on a full disk.
+const RECORD_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_RECORD_ATTEMPTS: u32 = 600;
 
-/// Why a supervisor could not do its work.
+/// Why a supervisor failed.
 #[derive(Debug, thiserror::Error)]
 enum SuperviseError {
-    #[error("failed to read the plan")]
-    Plan(#[source] io::Error),
+    #[error("failed to read the child's command")]
+    Command(#[source] io::Error),
     #[error("failed to read or write the run's folder")]
     Folder(#[source] io::Error),
 }
 
-/// What happens while a child runs.
+/// An event in the life of a child.
 #[derive(Debug)]
-enum Happening {
-    /// A process of the tree has ended, and is to be taken note of.
-    Ended,
-    /// There may be an order.
+enum SupervisorEvent {
+    /// A process of the tree has ended, and is to be reaped.
+    ProcessEnded,
+    /// There may be a request to stop.
     Woken,
-    /// All of the output is in its file.
+    /// All output is in its files.
     OutputEnded,
 }
 
-/// What a supervisor has in hand while a child runs.
+/// Supervises a running child.
 #[derive(Debug)]
 struct Supervisor<'a> {
-    folder: &'a Folder,
-    tree: Tree,
-    happenings: Receiver<Happening>,
-    /// Lets the thread that waits for processes go on.
-    noted: Sender<()>,
-    order: Option<Order>,
-    /// When the grace ends.
+    folder: &'a RunFolder,
+    tree: ProcessTree,
+    events: Receiver<SupervisorEvent>,
+    /// Resumes the thread that waits for ended processes.
+    reaped: Sender<()>,
+    stop_request: Option<StopRequest>,
+    /// When the grace period ends, if it has begun.
     deadline: Option<Instant>,
     output_ended: bool,
 }
 
-/// Runs the child of a run, to its end and that of all its processes.
+/// Runs the child of a run, until all its processes have ended.
 ///
-/// For the hidden command of our own binary: it expects to be started by a runner.
+/// For the hidden command `supervise` of the program: a runner starts it.
 pub fn supervise(folder: &Path) -> ExitCode {
-    match run(&Folder::at(folder)) {
+    match run(&RunFolder::at(folder)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
-            // It goes to the run's folder. That it cannot be told is not to be told either.
+            // Stderr is `supervisor.log`. There is nowhere to report a failure to write it.
             let _ = writeln!(io::stderr(), "{}", Chain(&err));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(folder: &Folder) -> Result<(), SuperviseError> {
-    tree::detach();
-    let plan = read_plan(io::stdin()).map_err(SuperviseError::Plan)?;
+fn run(folder: &RunFolder) -> Result<(), SuperviseError> {
+    process_tree::detach();
+    let command = read_command(io::stdin()).map_err(SuperviseError::Command)?;
 
-    // Open before the look at the order: one that is given after the look wakes us.
-    let wakes = folder.wakes().map_err(SuperviseError::Folder)?;
-    if let Some(order) = folder.order().map_err(SuperviseError::Folder)? {
-        return folder.end(&Ending::ordered(order)).map_err(SuperviseError::Folder);
+    // Opened before `stop` is read: a later request wakes the supervisor.
+    let wake = folder.open_wake().map_err(SuperviseError::Folder)?;
+    if let Some(request) = folder.stop_request().map_err(SuperviseError::Folder)? {
+        let record = EndRecord::stopped_before_start(request);
+        return folder.record_end(&record).map_err(SuperviseError::Folder);
     }
-    if !folder.start(Timestamp::now().0).map_err(SuperviseError::Folder)? {
-        // Another one has it.
+    if !folder.claim_start(Timestamp::now().0).map_err(SuperviseError::Folder)? {
+        // Another supervisor has the run.
         return Ok(());
     }
-    let spawned = spawn(&plan, folder).map_err(|err| not_started(&plan, &err));
-    // It may hold a whole question, and we live as long as the child.
-    drop(plan);
-    let ending = match spawned {
-        Ok((child, output)) => Supervisor::new(folder, &child, wakes, output).wait(),
-        Err(why) => Ending::now(How::NotStarted(why)),
+    let spawned = spawn(&command, folder).map_err(|err| not_started(&command, &err));
+    // It may hold the inputs of a question, and a supervisor lives as long as the child.
+    drop(command);
+    let record = match spawned {
+        Ok((child, output)) => Supervisor::new(folder, &child, wake, output).wait(),
+        Err(why) => EndRecord::now(Outcome::NotStarted(why)),
     };
-    record(folder, &ending)
+    record_end(folder, &record)
 }
 
-/// A plan that was cut off belongs to a runner that died: it is refused, and nothing has begun.
-fn read_plan(mut from: impl Read) -> io::Result<Plan> {
+/// Reads the command. A truncated one is refused: its runner died, and no child has been started.
+fn read_command(mut from: impl Read) -> io::Result<ChildCommand> {
     let mut bytes = Vec::new();
     from.read_to_end(&mut bytes)?;
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-fn spawn(plan: &Plan, folder: &Folder) -> io::Result<(Child, io::PipeReader)> {
+fn spawn(command: &ChildCommand, folder: &RunFolder) -> io::Result<(Child, io::PipeReader)> {
     let (output, out) = io::pipe()?;
-    let child = Command::new(&plan.program)
-        .args(&plan.arguments)
+    let child = Command::new(&command.program)
+        .args(&command.arguments)
         .env_clear()
-        .envs(plan.environment.iter().map(|(name, value)| (name, value)))
-        .current_dir(&plan.folder)
+        .envs(command.environment.iter().map(|(name, value)| (name, value)))
+        .current_dir(&command.folder)
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
         .process_group(0)
         .spawn()?;
-    // For the person only.
-    let _ = folder.note_child(child.id());
-    // Whoever looks after runs may be away; then it reads the folder when it is back.
+    // The pid is for people only.
+    let _ = folder.record_pid(child.id());
+    // Without a daemon nobody reads this: the next one reads `started`.
     let _ = io::stdout().write_all(b"\n").and_then(|()| io::stdout().flush());
     Ok((child, output))
 }
 
-fn not_started(plan: &Plan, err: &io::Error) -> String {
-    let (program, folder) = (plan.program.display(), plan.folder.display());
+fn not_started(command: &ChildCommand, err: &io::Error) -> String {
+    let (program, folder) = (command.program.display(), command.folder.display());
     let hint = match err.kind() {
         io::ErrorKind::NotFound => {
-            "it, or the interpreter that its first line names, is not there; install it again"
+            "it, or the interpreter that its first line names, does not exist; install it again"
         }
-        io::ErrorKind::PermissionDenied => "it may not be executed: see `chmod +x`",
+        io::ErrorKind::PermissionDenied => "it is not executable: see `chmod +x`",
         io::ErrorKind::ArgumentListTooLong => {
-            "the question's attributes are longer than an argument may be"
+            "the question's attributes exceed the length limit of an argument"
         }
-        _ => "see whether it runs by hand",
+        _ => "try to run it in a shell",
     };
     format!("failed to execute `{program}` in `{folder}`: {err}; {hint}")
 }
 
-/// Records the end. It is all that is ever known of it, so a full disk is waited for.
-fn record(folder: &Folder, ending: &Ending) -> Result<(), SuperviseError> {
-    let (_held, never) = channel::<()>();
-    for _ in 1..RECORD_TIMES {
-        if folder.end(ending).is_ok() || !folder.path().exists() {
+/// Records the end. Nothing else knows of it, so this waits for space on a full disk.
+fn record_end(folder: &RunFolder, record: &EndRecord) -> Result<(), SuperviseError> {
+    let (_sender, never) = channel::<()>();
+    for _ in 1..MAX_RECORD_ATTEMPTS {
+        if folder.record_end(record).is_ok() || !folder.path().exists() {
             return Ok(());
         }
-        let _ = never.recv_timeout(RECORD_EVERY);
+        let _ = never.recv_timeout(RECORD_INTERVAL);
     }
-    folder.end(ending).map_err(SuperviseError::Folder)
+    folder.record_end(record).map_err(SuperviseError::Folder)
 }
 
 // === impl Supervisor ===
 
 impl<'a> Supervisor<'a> {
-    /// Starts the threads that wait: for processes, orders, and output.
-    fn new(folder: &'a Folder, child: &Child, wakes: File, output: io::PipeReader) -> Self {
-        let (told, happenings) = channel();
-        let (noted, go_on) = channel();
+    /// Starts the threads that wait for processes, requests and output.
+    fn new(folder: &'a RunFolder, child: &Child, wake: File, output: io::PipeReader) -> Self {
+        let (sender, events) = channel();
+        let (reaped, resume) = channel();
         let (newer, older) = folder.outputs();
 
-        let to = told.clone();
-        thread::spawn(move || wait_for_processes(&to, &go_on));
-        let to = told.clone();
-        thread::spawn(move || wait_for_wakes(&to, wakes));
+        let to = sender.clone();
+        thread::spawn(move || wait_for_processes(&to, &resume));
+        let to = sender.clone();
+        thread::spawn(move || wait_for_wakes(&to, wake));
         thread::spawn(move || {
-            Output::new(newer, older).keep(output);
-            let _ = told.send(Happening::OutputEnded);
+            OutputFiles::new(newer, older).write_all(output);
+            let _ = sender.send(SupervisorEvent::OutputEnded);
         });
         Self {
             folder,
-            tree: Tree::new(child),
-            happenings,
-            noted,
-            order: None,
+            tree: ProcessTree::new(child),
+            events,
+            reaped,
+            stop_request: None,
             deadline: None,
             output_ended: false,
         }
     }
 
-    /// Waits for the child's end and ends all that it left.
-    fn wait(mut self) -> Ending {
-        let how = loop {
+    /// Waits for the end of the child, and kills the processes that it left.
+    fn wait(mut self) -> EndRecord {
+        let outcome = loop {
             match self.next() {
-                Some(Happening::Ended) => {
-                    if let Some(how) = self.tree.note() {
-                        break how;
+                Some(SupervisorEvent::ProcessEnded) => {
+                    if let Some(outcome) = self.tree.reap() {
+                        break outcome;
                     }
-                    let _ = self.noted.send(());
+                    let _ = self.reaped.send(());
                 }
-                Some(Happening::Woken) => self.look(),
-                Some(Happening::OutputEnded) => self.output_ended = true,
+                Some(SupervisorEvent::Woken) => self.read_stop_request(),
+                Some(SupervisorEvent::OutputEnded) => self.output_ended = true,
                 None => {
                     self.tree.kill();
                     self.deadline = None;
@@ -209,62 +210,60 @@ impl<'a> Supervisor<'a> {
             }
         };
         let at = Timestamp::now().0;
-        self.tree.clear();
-        self.hear_out();
-        Ending { at, how, order: self.order }
+        self.tree.kill_remaining();
+        self.wait_for_output();
+        EndRecord { at, outcome, stop_request: self.stop_request }
     }
 
-    /// What happens next; none where the grace ends first.
-    fn next(&self) -> Option<Happening> {
+    /// The next event; none if the grace period ends first.
+    fn next(&self) -> Option<SupervisorEvent> {
         let Some(deadline) = self.deadline else {
-            let happening = self.happenings.recv();
-            return Some(
-                happening.expect("processes are waited for until the child's end is noted"),
-            );
+            let event = self.events.recv();
+            return Some(event.expect("a thread waits for processes until the child is reaped"));
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        self.happenings.recv_timeout(left).ok()
+        self.events.recv_timeout(left).ok()
     }
 
-    /// Obeys an order, the first time that there is one.
-    fn look(&mut self) {
-        if self.order.is_none()
-            && let Ok(Some(order)) = self.folder.order()
+    /// Follows the first request to stop.
+    fn read_stop_request(&mut self) {
+        if self.stop_request.is_none()
+            && let Ok(Some(request)) = self.folder.stop_request()
         {
-            self.order = Some(order);
-            self.tree.ask_to_end();
-            self.deadline = Some(Instant::now() + GRACE);
+            self.stop_request = Some(request);
+            self.tree.terminate();
+            self.deadline = Some(Instant::now() + GRACE_PERIOD);
         }
     }
 
-    /// Waits for the last of the output.
-    fn hear_out(&mut self) {
-        let deadline = Instant::now() + LAST_WORDS;
+    /// Waits for the end of the output.
+    fn wait_for_output(&mut self) {
+        let deadline = Instant::now() + OUTPUT_TIMEOUT;
         while !self.output_ended {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.happenings.recv_timeout(left) {
-                Ok(Happening::OutputEnded) => self.output_ended = true,
-                Ok(Happening::Ended | Happening::Woken) => {}
+            match self.events.recv_timeout(left) {
+                Ok(SupervisorEvent::OutputEnded) => self.output_ended = true,
+                Ok(SupervisorEvent::ProcessEnded | SupervisorEvent::Woken) => {}
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 }
 
-/// Tells of each end, and leaves it to the one who is told to take note of it: so no process is
-/// signalled by a number that is no longer its own.
-fn wait_for_processes(told: &Sender<Happening>, go_on: &Receiver<()>) {
-    while tree::wait_for_an_end() {
-        if told.send(Happening::Ended).is_err() || go_on.recv().is_err() {
+/// Sends an event for each process that has ended. The receiver reaps it, and it alone sends signals,
+/// so no signal reaches a later process with the same pid.
+fn wait_for_processes(to: &Sender<SupervisorEvent>, resume: &Receiver<()>) {
+    while process_tree::wait_for_an_end() {
+        if to.send(SupervisorEvent::ProcessEnded).is_err() || resume.recv().is_err() {
             return;
         }
     }
 }
 
-fn wait_for_wakes(told: &Sender<Happening>, mut wakes: File) {
-    // Once at first: for an order given between the look and the child.
-    while told.send(Happening::Woken).is_ok() {
-        if let Err(err) = wakes.read(&mut [0; 64])
+fn wait_for_wakes(to: &Sender<SupervisorEvent>, mut wake: File) {
+    // First without a wake: for a request made after `stop` was read and before the child.
+    while to.send(SupervisorEvent::Woken).is_ok() {
+        if let Err(err) = wake.read(&mut [0; 64])
             && err.kind() != io::ErrorKind::Interrupted
         {
             return;

@@ -1,16 +1,17 @@
-//! The output of runs that are settled, kept for the person: `<run>.log`, of the last hundred.
+//! The output of settled runs, retained for people as `<run>.log`: that of the last hundred.
 
 use crate::event::RunId;
-use crate::runner::process::folder::{Folder, absent_as_none, make_private, run_of};
+use crate::runner::process::run_folder::{RunFolder, absent_as_none, make_private, run_from_name};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-/// How many are kept: enough to find yesterday's, and at 16 MiB each no disk is filled.
-const KEPT: usize = 100;
+/// How many logs are retained: of 16 MiB each at most.
+const MAX_LOGS: usize = 100;
 
-/// Moves a run's output to the folder of logs, and removes the oldest there. Safe to do again.
-pub fn keep(logs: &Path, run: RunId, folder: &Folder) -> io::Result<()> {
+/// Moves a run's output to the folder of logs, and removes the oldest logs. Idempotent.
+pub(super) fn retain(logs: &Path, run: RunId, folder: &RunFolder) -> io::Result<()> {
     let (newer, older) = folder.outputs();
     make_private(logs)?;
     if older.exists() && newer.exists() {
@@ -18,27 +19,27 @@ pub fn keep(logs: &Path, run: RunId, folder: &Folder) -> io::Result<()> {
         io::copy(&mut File::open(&newer)?, &mut all)?;
         fs::remove_file(&newer)?;
     }
-    let whole = if older.exists() { older } else { newer };
-    absent_as_none(fs::rename(whole, logs.join(format!("{run}.log"))))?;
+    let output = if older.exists() { older } else { newer };
+    absent_as_none(fs::rename(output, logs.join(format!("{run}.log"))))?;
     prune(logs)
 }
 
 fn prune(logs: &Path) -> io::Result<()> {
-    let mut kept: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
+    let mut found: Vec<(SystemTime, PathBuf)> = Vec::new();
     for entry in fs::read_dir(logs)? {
         let entry = entry?;
         let name = entry.file_name();
-        // Only what we made is ours to remove.
-        let ours = name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(run_of);
-        if ours.is_some()
+        let run = name.to_str().and_then(|name| name.strip_suffix(".log")).and_then(run_from_name);
+        // Other files in the folder are not removed.
+        if run.is_some()
             && let Some(metadata) = absent_as_none(entry.metadata())?
         {
-            kept.push((metadata.modified()?, entry.path()));
+            found.push((metadata.modified()?, entry.path()));
         }
     }
-    kept.sort_unstable();
-    let surplus = kept.len().saturating_sub(KEPT);
-    for (_, path) in &kept[..surplus] {
+    found.sort_unstable();
+    let surplus = found.len().saturating_sub(MAX_LOGS);
+    for (_, path) in &found[..surplus] {
         absent_as_none(fs::remove_file(path))?;
     }
     Ok(())
@@ -55,26 +56,26 @@ mod tests {
     }
 
     #[test]
-    fn output_is_kept_whole_and_once() {
+    fn all_output_is_retained_once() {
         let data = tempfile::tempdir().unwrap();
         let logs = data.path().join("logs");
-        let folder = Folder::of(data.path(), run(1));
+        let folder = RunFolder::new(data.path(), run(1));
         fs::create_dir(folder.path()).unwrap();
-        keep(&logs, run(1), &folder).unwrap();
+        retain(&logs, run(1), &folder).unwrap();
         assert_eq!(fs::read_dir(&logs).unwrap().count(), 0);
 
         let (newer, older) = folder.outputs();
         fs::write(older, "one\n").unwrap();
         fs::write(newer, "two\n").unwrap();
-        keep(&logs, run(1), &folder).unwrap();
-        keep(&logs, run(1), &folder).unwrap();
+        retain(&logs, run(1), &folder).unwrap();
+        retain(&logs, run(1), &folder).unwrap();
 
         let log = logs.join(format!("{}.log", run(1)));
         assert_eq!(fs::read_to_string(log).unwrap(), "one\ntwo\n");
     }
 
     #[test]
-    fn the_oldest_go_and_what_is_not_ours_stays() {
+    fn the_oldest_logs_are_removed_and_other_files_stay() {
         let logs = tempfile::tempdir().unwrap();
         for number in 0..105 {
             let log = File::create(logs.path().join(format!("{}.log", run(number)))).unwrap();

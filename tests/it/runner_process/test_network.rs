@@ -1,4 +1,4 @@
-//! A folder with a process runner and its services.
+//! The folder of a network with a process runner, whose services are scripts.
 
 use crate::runner_contract::{Ask, BAD, DEADLINE, ENDLESS, GOOD};
 use rustix::process::Pid;
@@ -7,36 +7,36 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use twined::event::RunId;
-use twined::runner::process::folder::Folder;
-use twined::runner::process::{Options, ProcessRunner, Service};
+use twined::runner::process::run_folder::RunFolder;
+use twined::runner::process::{ProcessRunner, ProcessRunnerOptions, ProcessService};
 use uuid::Uuid;
 
-/// Appends the run's name to `$WORLD/ran`, then waits for `$WORLD/go`.
+/// Appends the run's name to `$NETWORK/ran`, then waits for the file `$NETWORK/go`.
 pub const WAITS: &str = "test/waits:1.0";
-pub const WAITS_SCRIPT: &str = "basename $TWINED_RUN >> $WORLD/ran
-    until [ -e $WORLD/go ]; do sleep 0.05; done";
+pub const WAITS_SCRIPT: &str = "basename $TWINED_RUN >> $NETWORK/ran
+    until [ -e $NETWORK/go ]; do sleep 0.05; done";
 
-/// A network's folder, with services that are scripts.
-pub struct World {
+/// The folder of a network, with services that are scripts.
+pub struct TestNetwork {
     pub folder: PathBuf,
-    pub options: Options,
-    pub services: Vec<Service>,
-    /// Removes the folder, where it is ours to remove.
+    pub options: ProcessRunnerOptions,
+    pub services: Vec<ProcessService>,
+    /// Removes the folder when it is dropped, if this test created it.
     pub temporary: Option<tempfile::TempDir>,
 }
 
-// === impl World ===
+// === impl TestNetwork ===
 
-impl World {
+impl TestNetwork {
     pub fn at(folder: &Path, supervisor: PathBuf) -> Self {
         let folder = folder.canonicalize().unwrap();
-        let options = Options {
+        let options = ProcessRunnerOptions {
             runs: folder.join("runs"),
             logs: folder.join("logs"),
             max_runs: 4,
             supervisor,
             inherited: std::env::vars_os().collect(),
-            environment: vec![("WORLD".to_owned(), folder.to_str().unwrap().to_owned())],
+            environment: vec![("NETWORK".to_owned(), folder.to_str().unwrap().to_owned())],
             passed: Vec::new(),
             shim: None,
         };
@@ -47,7 +47,7 @@ impl World {
             .service(WAITS, WAITS_SCRIPT)
     }
 
-    /// Adds a service whose every question runs a script of the shell.
+    /// Adds a service that runs a script of the shell for each question.
     pub fn service(self, sruid: &str, script: &str) -> Self {
         self.program(sruid, &["sh", "-c", script, "script"])
     }
@@ -56,7 +56,7 @@ impl World {
         let folder = self.folder.join("services").join(sruid.replace(['/', ':'], "-"));
         fs::create_dir_all(&folder).unwrap();
         let command = command.iter().map(Into::into).collect();
-        self.services.push(Service { sruid: sruid.parse().unwrap(), folder, command });
+        self.services.push(ProcessService { sruid: sruid.parse().unwrap(), folder, command });
         self
     }
 
@@ -74,15 +74,15 @@ impl World {
         ProcessRunner::start(self.options.clone(), self.services.clone()).await.unwrap()
     }
 
-    pub fn run_folder(&self, run: RunId) -> Folder {
-        Folder::of(&self.options.runs, run)
+    pub fn run_folder(&self, run: RunId) -> RunFolder {
+        RunFolder::new(&self.options.runs, run)
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// Lets all that waits for it go on.
+    /// Ends all runs of [`WAITS`].
     pub fn go(&self) {
         fs::write(self.file("go"), "").unwrap();
     }
@@ -92,7 +92,7 @@ impl World {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Waits for a file of so many lines, and gives them.
+    /// Waits until a file has `count` lines, and returns them.
     pub async fn wait_for_lines(&self, name: &str, count: usize) -> Vec<String> {
         wait_until(|| self.lines(name).len() >= count).await;
         self.lines(name)
@@ -104,18 +104,18 @@ impl World {
     }
 }
 
-/// Forty questions, always the same.
-pub fn crowd() -> impl Iterator<Item = Ask> {
+/// Forty questions, the same in each call.
+pub fn forty_questions() -> impl Iterator<Item = Ask> {
     (0..40).map(|n| {
         let run = RunId { question: Uuid::from_u128(0xc0ffee + n), retry: 0 };
         Ask { run, ..Ask::new(WAITS) }
     })
 }
 
-pub async fn wait_until(is_so: impl Fn() -> bool) {
+pub async fn wait_until(condition: impl Fn() -> bool) {
     let deadline = Instant::now() + DEADLINE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain");
+    while !condition() {
+        assert!(Instant::now() < deadline, "the condition was not met in time");
         sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,11 +1,11 @@
-//! What is to be executed for a run, read anew for each: a change of a service's code, `.env` or
-//! virtual environment is what its next question runs.
+//! The command of a run's child. It is determined anew for each run, so a change of a service's code,
+//! `.env` or virtual environment takes effect with its next question.
 
 use crate::dotenv::{self, DotenvError};
-use crate::runner::process::environment::{self, Environment, Sources};
-use crate::runner::process::folder::{Folder, absent_as_none};
-use crate::runner::process::record::{Asked, Plan};
-use crate::runner::process::{Options, Service};
+use crate::runner::process::environment::{self, Environment, EnvironmentSources};
+use crate::runner::process::records::{ChildCommand, RunSpec};
+use crate::runner::process::run_folder::{RunFolder, absent_as_none};
+use crate::runner::process::{ProcessRunnerOptions, ProcessService};
 use crate::sdk::arguments::{
     self, ARGUMENT_LIMIT, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION,
 };
@@ -16,68 +16,68 @@ use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Where a service's folder may have a virtual environment.
+/// The folders in which a service may have a virtual environment.
 const VENVS: [&str; 2] = [".venv", "venv"];
 
-/// Why there is nothing to execute: words for the asker, to follow "could not be started:".
+/// Why there is no command, for the parent: the end of "failed to start `<service>`: …".
 #[derive(Debug, thiserror::Error)]
-pub enum PlanError {
-    /// The service has no folder.
-    #[error("its folder `{}` is not there; put it back, or start the network without it", .0.display())]
+pub(super) enum CommandError {
+    /// The service's folder does not exist.
+    #[error("its folder `{}` does not exist; put it back, or start the network without it", .0.display())]
     NoFolder(PathBuf),
-    /// The `.env` is wrong.
+    /// A line of the `.env` is invalid.
     #[error(
         "line {line} of `{}` is not `NAME=value`; correct it, and ask again",
         .file.display()
     )]
     Dotenv {
-        /// Which file.
+        /// The file.
         file: PathBuf,
-        /// Which line of it, from 1.
+        /// The line, from 1.
         line: usize,
     },
-    /// The command names no program.
+    /// The command is empty.
     #[error("its command is empty")]
     NoCommand,
-    /// There is no such program.
+    /// The program was not found.
     #[error(
-        "there is no program `{}` in `{folder}/.venv/bin`, in `{folder}/venv/bin` or on the PATH \
-         `{}`; {}",
+        "program `{}` not found in `{folder}/.venv/bin`, in `{folder}/venv/bin` or in the PATH `{}`; \
+         {}",
         .program.display(),
         .path.display(),
         install(.program, .folder),
         folder = .folder.display(),
     )]
     NoProgram {
-        /// What the command names.
+        /// The program that the command names.
         program: PathBuf,
         /// The service's folder.
         folder: PathBuf,
-        /// Where else it was looked for.
+        /// The `PATH` that was searched.
         path: OsString,
     },
-    /// Something that is there cannot be read.
+    /// A file or folder cannot be read.
     #[error("failed to read `{}`", .path.display())]
     Read {
-        /// What.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// Plans a run: what to execute, where, and with what.
-pub fn plan(
-    options: &Options,
-    service: &Service,
-    folder: &Folder,
-    asked: &Asked,
-) -> Result<Plan, PlanError> {
+/// The command of a run.
+pub(super) fn child_command(
+    options: &ProcessRunnerOptions,
+    service: &ProcessService,
+    folder: &RunFolder,
+    spec: &RunSpec,
+) -> Result<ChildCommand, CommandError> {
     if !service.folder.is_dir() {
-        return Err(PlanError::NoFolder(service.folder.clone()));
+        return Err(CommandError::NoFolder(service.folder.clone()));
     }
-    let mut environment = Sources {
+    let mut environment = EnvironmentSources {
         inherited: &options.inherited,
         dotenv: &read_dotenv(&service.folder.join(".env"))?,
         network: &options.environment,
@@ -87,15 +87,15 @@ pub fn plan(
         run: folder.path(),
         question: &folder.question_file(),
     }
-    .environment();
-    let (name, fixed) = service.command.split_first().ok_or(PlanError::NoCommand)?;
+    .merge();
+    let (name, fixed) = service.command.split_first().ok_or(CommandError::NoCommand)?;
     let program = program(name, &service.folder, &mut environment)?;
 
     let path = folder.question_file();
-    let question = fs::read(&path).map_err(|source| PlanError::Read { path, source })?;
+    let question = fs::read(&path).map_err(|source| CommandError::Read { path, source })?;
     let mut arguments = fixed.to_vec();
-    arguments.extend(contract(asked, &question).into_iter().map(OsString::from));
-    Ok(Plan {
+    arguments.extend(contract_arguments(spec, &question).into_iter().map(OsString::from));
+    Ok(ChildCommand {
         service: service.sruid.to_string(),
         program,
         arguments,
@@ -104,14 +104,15 @@ pub fn plan(
     })
 }
 
-/// The arguments of the contract. What is too long for one is left to the question's file.
-fn contract(asked: &Asked, question: &[u8]) -> Vec<String> {
-    let attributes = arguments::attributes(&asked.attributes);
+/// The arguments of the SDK's contract. An input that is too long for an argument is in the
+/// question's file only.
+fn contract_arguments(spec: &RunSpec, question: &[u8]) -> Vec<String> {
+    let attributes = arguments::attributes(&spec.attributes);
     let mut arguments = vec![ATTRIBUTES_OPTION.to_owned(), attributes];
     for (option, range) in
-        [(VALUES_OPTION, &asked.input_values), (MANIFEST_OPTION, &asked.input_manifest)]
+        [(VALUES_OPTION, &spec.input_values), (MANIFEST_OPTION, &spec.input_manifest)]
     {
-        if let Some(text) = raw(question, range.clone())
+        if let Some(text) = input(question, range.clone())
             && text.len() <= ARGUMENT_LIMIT
         {
             arguments.extend([option.to_owned(), text.to_owned()]);
@@ -120,19 +121,19 @@ fn contract(asked: &Asked, question: &[u8]) -> Vec<String> {
     arguments
 }
 
-fn raw(question: &[u8], range: Option<Range<usize>>) -> Option<&str> {
+fn input(question: &[u8], range: Option<Range<usize>>) -> Option<&str> {
     std::str::from_utf8(question.get(range?)?).ok()
 }
 
-/// The file to execute: in the service's virtual environment, which is then activated, or on the
-/// child's own path.
+/// The file to execute: in the service's virtual environment, which is then activated, or in the
+/// child's `PATH`.
 fn program(
     name: &OsStr,
     folder: &Path,
     environment: &mut Environment,
-) -> Result<PathBuf, PlanError> {
+) -> Result<PathBuf, CommandError> {
     if name.as_encoded_bytes().contains(&b'/') {
-        // As a shell in the service's folder would take it; a missing one is told at its start.
+        // As a shell in the service's folder resolves it; the supervisor reports a missing one.
         return Ok(folder.join(name));
     }
     for venv in VENVS.map(|venv| folder.join(venv)) {
@@ -144,9 +145,9 @@ fn program(
     }
     let path = environment::path(environment);
     std::env::split_paths(path)
-        .map(|place| folder.join(place).join(name))
+        .map(|path| folder.join(path).join(name))
         .find(|program| is_executable(program))
-        .ok_or_else(|| PlanError::NoProgram {
+        .ok_or_else(|| CommandError::NoProgram {
             program: name.into(),
             folder: folder.to_owned(),
             path: path.to_owned(),
@@ -169,12 +170,12 @@ fn install(program: &Path, folder: &Path) -> String {
     }
 }
 
-/// The variables of a `.env`; none where there is no such file.
-fn read_dotenv(file: &Path) -> Result<Vec<(String, String)>, PlanError> {
-    let read = |source| PlanError::Read { path: file.to_owned(), source };
+/// The variables of a `.env`; none if it does not exist.
+fn read_dotenv(file: &Path) -> Result<Vec<(String, String)>, CommandError> {
+    let read = |source| CommandError::Read { path: file.to_owned(), source };
     let Some(bytes) = absent_as_none(fs::read(file)).map_err(read)? else { return Ok(Vec::new()) };
     dotenv::parse(&bytes).map_err(|error| match error {
-        DotenvError::Line(line) => PlanError::Dotenv { file: file.to_owned(), line },
+        DotenvError::Line(line) => CommandError::Dotenv { file: file.to_owned(), line },
         DotenvError::Text(source) => read(source),
     })
 }
@@ -186,8 +187,8 @@ mod tests {
 
     const QUESTION: &[u8] = br#"{"input_values":NaN,"input_manifest":{}}"#;
 
-    fn asked() -> Asked {
-        Asked {
+    fn spec() -> RunSpec {
+        RunSpec {
             sequence: 0,
             launched: 0,
             recipient: "a/b:c".to_owned(),
@@ -199,9 +200,9 @@ mod tests {
     }
 
     #[test]
-    fn inputs_are_arguments_as_they_came() {
+    fn inputs_are_passed_as_received() {
         assert_eq!(
-            contract(&asked(), QUESTION),
+            contract_arguments(&spec(), QUESTION),
             [
                 "--attributes",
                 r#"{"forward_logs":"1","retry_count":"0"}"#,
@@ -214,19 +215,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_given_or_too_long_is_no_argument() {
-        let none = Asked { input_values: None, input_manifest: None, ..asked() };
-        assert_eq!(contract(&none, b"{}").len(), 2);
+    fn missing_and_long_inputs_are_no_arguments() {
+        let none = RunSpec { input_values: None, input_manifest: None, ..spec() };
+        assert_eq!(contract_arguments(&none, b"{}").len(), 2);
 
         let long = vec![b'1'; ARGUMENT_LIMIT + 1];
-        let fits = Asked { input_values: Some(0..ARGUMENT_LIMIT), input_manifest: None, ..asked() };
-        assert_eq!(contract(&fits, &long).len(), 4);
-        let over = Asked { input_values: Some(0..ARGUMENT_LIMIT + 1), ..fits };
-        assert_eq!(contract(&over, &long).len(), 2);
+        let fits =
+            RunSpec { input_values: Some(0..ARGUMENT_LIMIT), input_manifest: None, ..spec() };
+        assert_eq!(contract_arguments(&fits, &long).len(), 4);
+        let over = RunSpec { input_values: Some(0..ARGUMENT_LIMIT + 1), ..fits };
+        assert_eq!(contract_arguments(&over, &long).len(), 2);
     }
 
     #[test]
-    fn a_wrong_dotenv_is_told_by_file_and_line_and_not_by_its_text() {
+    fn an_invalid_dotenv_is_reported_by_line_without_its_text() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(".env");
         assert!(read_dotenv(&file).unwrap().is_empty());
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_found_in_a_virtual_environment_first() {
+    fn a_virtual_environment_comes_before_the_path() {
         let folder = tempfile::tempdir().unwrap();
         let name = OsStr::new("sh");
         let mut environment = Environment::from([("PATH".into(), "/nowhere:/bin".into())]);
@@ -256,7 +258,7 @@ mod tests {
         let own = folder.path().join("venv/bin/sh");
         fs::create_dir_all(own.parent().unwrap()).unwrap();
         fs::write(&own, "").unwrap();
-        // It cannot be executed yet.
+        // It is not executable yet.
         assert_eq!(program(name, folder.path(), &mut environment).unwrap(), on_path);
         fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(program(name, folder.path(), &mut environment).unwrap(), own);
@@ -264,14 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_program_is_told_with_the_remedy() {
+    fn a_missing_program_is_reported_with_its_remedy() {
         let mut environment = Environment::from([("PATH".into(), "/nowhere".into())]);
         let error = program(OsStr::new("octue"), Path::new("/service"), &mut environment);
         assert_eq!(
             error.unwrap_err().to_string(),
-            "there is no program `octue` in `/service/.venv/bin`, in `/service/venv/bin` or on the \
-             PATH `/nowhere`; install it: `pip install octue`, or put a virtual environment that \
-             has it in `/service/.venv`"
+            "program `octue` not found in `/service/.venv/bin`, in `/service/venv/bin` or in the PATH \
+             `/nowhere`; install it: `pip install octue`, or put a virtual environment that has it \
+             in `/service/.venv`"
         );
     }
 }

@@ -1,16 +1,16 @@
-//! What a child prints, kept for the person: the last of it, so that no child fills the disk.
+//! The last output of a child, in files of a limited size.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 
-/// How much a file holds. There are two, the older of which goes when the newer is full: so the
-/// last 8 MiB are always there, and never more than 16 MiB.
+/// The size of a file. There are two, and the older one is replaced when the newer one is full: they
+/// hold the last 8 MiB at least, and 16 MiB at most.
 const FILE_BYTES: u64 = 8 * 1024 * 1024;
 
-/// The files that keep a child's output.
+/// The files of a child's output.
 #[derive(Debug)]
-pub struct Output {
+pub(super) struct OutputFiles {
     newer: PathBuf,
     older: PathBuf,
     file: Option<File>,
@@ -18,17 +18,17 @@ pub struct Output {
     limit: u64,
 }
 
-// === impl Output ===
+// === impl OutputFiles ===
 
-impl Output {
-    /// Nothing yet.
-    pub fn new(newer: PathBuf, older: PathBuf) -> Self {
+impl OutputFiles {
+    /// Creates the newer file.
+    pub(super) fn new(newer: PathBuf, older: PathBuf) -> Self {
         let file = File::create(&newer).ok();
         Self { newer, older, file, written: 0, limit: FILE_BYTES }
     }
 
-    /// Keeps all that comes, until there is no more.
-    pub fn keep(&mut self, mut from: impl Read) {
+    /// Writes all output, until it ends.
+    pub(super) fn write_all(&mut self, mut from: impl Read) {
         let mut buffer = vec![0; 16 * 1024];
         loop {
             match from.read(&mut buffer) {
@@ -40,7 +40,7 @@ impl Output {
         }
     }
 
-    /// A full disk costs the text, and not the child, which would wait for ever for us to read.
+    /// On a full disk the output is lost; the child goes on, as its output is still read.
     fn write(&mut self, bytes: &[u8]) {
         if self.written + bytes.len() as u64 > self.limit
             && fs::rename(&self.newer, &self.older).is_ok()
@@ -61,18 +61,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_is_kept_and_the_first_goes() {
+    fn the_last_output_replaces_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let (newer, older) = (folder.path().join("newer"), folder.path().join("older"));
-        let mut output = Output { limit: 4, ..Output::new(newer.clone(), older.clone()) };
+        let mut output = OutputFiles { limit: 4, ..OutputFiles::new(newer.clone(), older.clone()) };
 
-        output.keep(&b"ab"[..]);
-        output.keep(&b"cd"[..]);
+        output.write_all(&b"ab"[..]);
+        output.write_all(&b"cd"[..]);
         assert_eq!(fs::read(&newer).unwrap(), b"abcd");
         assert!(!older.exists());
 
-        output.keep(&b"efg"[..]);
-        output.keep(&b"hi"[..]);
+        output.write_all(&b"efg"[..]);
+        output.write_all(&b"hi"[..]);
         assert_eq!(
             (fs::read(&newer).unwrap(), fs::read(&older).unwrap()),
             ("hi".into(), "efg".into())

@@ -1,29 +1,29 @@
-//! The folder of a run: all that is known of it, safe from a crash at any point.
+//! The folder of a run: all that is known of it, consistent after a crash at any point.
 //!
-//! A folder is made whole under another name, and then given its own:
-//! `question-<uuid>` or `question-<uuid>-r<n>`. In it:
+//! A folder is completed under a temporary name, and then renamed to `question-<uuid>`, or
+//! `question-<uuid>-r<n>` for a retry. Its files:
 //!
-//! | name | made by | what it says |
+//! | name | written by | content |
 //! |---|---|---|
-//! | `run.json` | runner, before the name | what is to be run: an [`Asked`] |
-//! | `question.json` | runner, before the name | the inputs, as they came |
-//! | `life` | runner, before the name | a FIFO that the supervisor holds open for writing as long as it lives: whoever reads it sees the end, and a byte when the child runs |
-//! | `wake` | runner, before the name | a FIFO that the supervisor reads: a byte means, look at `stop` |
-//! | `stop` | runner | the run shall end: an [`Order`] |
-//! | `started` | supervisor, before the child | when it started; made once only, so no run starts twice. The second line is the child's pid |
-//! | `output`, `output.old` | supervisor | the last of what the child printed, for the person |
-//! | `supervisor.log` | supervisor | why a supervisor failed |
-//! | `end.json` | supervisor, or the runner where there is none | how it ended, when nothing of it is left: an [`Ending`] |
+//! | `run.json` | runner, before the rename | what to run: a [`RunSpec`] |
+//! | `question.json` | runner, before the rename | the inputs, as received |
+//! | `life` | runner, before the rename | a FIFO that the supervisor keeps open for writing until it ends; a reader gets a byte when the child runs, and the end of the file when the supervisor ends |
+//! | `wake` | runner, before the rename | a FIFO that the supervisor reads: a byte means that `stop` was written |
+//! | `stop` | runner | why the run is to be ended: a [`StopRequest`] |
+//! | `started` | supervisor, before it starts the child | when the child was started, then its pid; created once, so no child is started twice |
+//! | `output`, `output.old` | supervisor | the last output of the child, for people |
+//! | `supervisor.log` | supervisor | why the supervisor failed |
+//! | `end.json` | supervisor, or the runner if there is none | how the run ended, when no process of it is left: an [`EndRecord`] |
 //!
-//! So a folder with `end.json` has ended; one that somebody writes `life` of runs; one with
-//! `started` and nobody there is lost; any other waits.
+//! A run with `end.json` has ended. One whose `life` has a writer runs. One that has `started`, and
+//! neither of these, is lost. Any other waits.
 //!
-//! FIFOs rather than pids: the kernel closes them at the end of whoever held them, they need no
-//! thread to wait on, they cannot be taken for those of a later process, and both Linux and macOS
-//! have them.
+//! FIFOs are used in place of pids: the kernel closes a FIFO when its holder ends, waiting for that
+//! needs no thread, a later process cannot be mistaken for the holder, and Linux and macOS have
+//! them.
 
 use crate::event::RunId;
-use crate::runner::process::record::{Asked, Ending, Order};
+use crate::runner::process::records::{EndRecord, RunSpec, StopRequest};
 use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,10 +34,10 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 use uuid::Uuid;
 
-/// What a folder is called while it is made.
-pub const NEW: &str = ".new-";
-/// What a folder is called while it is removed.
-pub const OLD: &str = ".old-";
+/// The prefix of a folder's name while it is created.
+pub(super) const NEW: &str = ".new-";
+/// The prefix of a folder's name while it is removed.
+pub(super) const OLD: &str = ".old-";
 
 const RUN: &str = "run.json";
 const QUESTION: &str = "question.json";
@@ -52,58 +52,58 @@ const END: &str = "end.json";
 
 /// The folder of a run.
 #[derive(Clone, Debug)]
-pub struct Folder {
+pub struct RunFolder {
     path: PathBuf,
 }
 
-/// Whether a supervisor has a run.
+/// Whether a run has a supervisor.
 #[derive(Debug)]
-pub enum Life {
-    /// One has it; its end is the end of this FIFO.
-    Held(File),
-    /// None has.
-    Nobody,
+pub enum SupervisorState {
+    /// It runs; its end is the end of this FIFO.
+    Alive(File),
+    /// There is none.
+    Dead,
 }
 
-// === impl Folder ===
+// === impl RunFolder ===
 
-impl Folder {
-    /// The folder at a path, which need not be there.
+impl RunFolder {
+    /// The folder at a path, which need not exist.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// The folder of a run, which need not be there.
-    pub fn of(runs: &Path, run: RunId) -> Self {
+    /// The folder of a run, which need not exist.
+    pub fn new(runs: &Path, run: RunId) -> Self {
         Self::at(runs.join(run.to_string()))
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes the folder, whole and durable; false where there is one already.
+    /// Creates the folder, complete and durable. Returns false if it exists.
     ///
-    /// One caller at a time for each run.
-    pub fn make(&self, asked: &Asked, question: &[u8]) -> io::Result<bool> {
+    /// Not to be called twice at once for one run.
+    pub fn create(&self, spec: &RunSpec, question: &[u8]) -> io::Result<bool> {
         let new = self.sibling(NEW);
-        let made = self.make_as(&new, asked, question);
-        if !matches!(made, Ok(true)) {
-            // What is left is cleared away at the next start, if not now.
+        let created = self.create_as(&new, spec, question);
+        if !matches!(created, Ok(true)) {
+            // If this fails, the next start removes it.
             let _ = fs::remove_dir_all(&new);
         }
-        made
+        created
     }
 
-    fn make_as(&self, new: &Path, asked: &Asked, question: &[u8]) -> io::Result<bool> {
+    fn create_as(&self, new: &Path, spec: &RunSpec, question: &[u8]) -> io::Result<bool> {
         if self.path.join(RUN).exists() {
             return Ok(false);
         }
         remove_all(new)?;
-        // What a question brings is for nobody else to read.
+        // Inputs may be confidential.
         DirBuilder::new().mode(0o700).create(new)?;
-        write_synced(&new.join(RUN), &serde_json::to_vec(asked)?)?;
+        write_synced(&new.join(RUN), &serde_json::to_vec(spec)?)?;
         write_synced(&new.join(QUESTION), question)?;
         make_fifos([&new.join(LIFE), &new.join(WAKE)])?;
         sync(new)?;
@@ -112,8 +112,8 @@ impl Folder {
         Ok(true)
     }
 
-    /// What is to be run.
-    pub fn asked(&self) -> io::Result<Asked> {
+    /// What to run.
+    pub fn spec(&self) -> io::Result<RunSpec> {
         let bytes = fs::read(self.path.join(RUN))?;
         serde_json::from_slice(&bytes).map_err(io::Error::from)
     }
@@ -123,18 +123,18 @@ impl Folder {
         self.path.join(QUESTION)
     }
 
-    /// When the child was started; none where nobody has yet begun to.
-    pub fn started(&self) -> io::Result<Option<i64>> {
+    /// When the child was started, in microseconds since 1970; none if it was not.
+    pub fn started_at(&self) -> io::Result<Option<i64>> {
         let path = self.path.join(STARTED);
         let Some(text) = absent_as_none(fs::read_to_string(&path))? else { return Ok(None) };
         let written = text.lines().next().and_then(|line| line.parse().ok());
-        // A crash may leave the file without its text.
-        written.map_or_else(|| changed(&path), Ok).map(Some)
+        // A crash may leave the file empty.
+        written.map_or_else(|| modified_at(&path), Ok).map(Some)
     }
 
-    /// Takes the right to start the child; false where somebody has. Never given twice, nor given
+    /// Claims the start of the child. Returns false if it has been claimed: a claim is never given
     /// back.
-    pub fn start(&self, now: i64) -> io::Result<bool> {
+    pub fn claim_start(&self, now: i64) -> io::Result<bool> {
         let mut options = OpenOptions::new();
         match options.write(true).create_new(true).open(self.path.join(STARTED)) {
             Ok(mut file) => {
@@ -148,42 +148,42 @@ impl Folder {
         }
     }
 
-    /// Notes the child's pid, for the person.
-    pub fn note_child(&self, pid: u32) -> io::Result<()> {
+    /// Records the child's pid, for people.
+    pub fn record_pid(&self, pid: u32) -> io::Result<()> {
         let mut file = OpenOptions::new().append(true).open(self.path.join(STARTED))?;
         writeln!(file, "{pid}")
     }
 
-    /// How the run ended; none where it has not.
-    pub fn ending(&self) -> io::Result<Option<Ending>> {
+    /// How the run ended; none if it has not, or if nothing recorded it.
+    pub fn end_record(&self) -> io::Result<Option<EndRecord>> {
         self.read(END)
     }
 
     /// Records how the run ended, durably. The first record stays.
-    pub fn end(&self, ending: &Ending) -> io::Result<()> {
+    pub fn record_end(&self, record: &EndRecord) -> io::Result<()> {
         if self.path.join(END).exists() {
             return Ok(());
         }
-        self.write(END, ending)
+        self.write(END, record)
     }
 
-    /// What is ordered, if anything.
-    pub fn order(&self) -> io::Result<Option<Order>> {
+    /// The request to stop, if there is one.
+    pub fn stop_request(&self) -> io::Result<Option<StopRequest>> {
         self.read(STOP)
     }
 
-    /// Orders, durably, that the run ends, and wakes whoever has it. One that starts just now
-    /// looks for the order before it does.
-    pub fn stop(&self, order: Order) -> io::Result<()> {
-        self.write(STOP, &order)?;
+    /// Requests, durably, that the run ends, and wakes its supervisor. A supervisor reads the
+    /// request before it starts the child too.
+    pub fn request_stop(&self, request: StopRequest) -> io::Result<()> {
+        self.write(STOP, &request)?;
         let mut options = OpenOptions::new();
         match options.write(true).custom_flags(nonblocking()).open(self.path.join(WAKE)) {
             Ok(mut wake) => match wake.write_all(b"\n") {
-                // Full of wakes that nobody has read yet.
+                // The FIFO is full: the supervisor will wake.
                 Err(err) if err.kind() == ErrorKind::WouldBlock => Ok(()),
                 other => other,
             },
-            // Nobody reads: it has ended, or has not begun.
+            // There is no reader: the supervisor has ended, or has not started.
             Err(err) if err.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
                 Ok(())
             }
@@ -191,30 +191,32 @@ impl Folder {
         }
     }
 
-    /// What wakes a supervisor. It never ends: it is open for writing too.
-    pub fn wakes(&self) -> io::Result<File> {
+    /// Opens the FIFO that wakes a supervisor. It is open for writing too, so that it never ends.
+    pub fn open_wake(&self) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).open(self.path.join(WAKE))
     }
 
-    /// Looks whether a supervisor has the run.
-    pub fn life(&self) -> io::Result<Life> {
-        let mut life = self.open_life()?;
+    /// Whether a supervisor of the run is alive.
+    pub fn supervisor_state(&self) -> io::Result<SupervisorState> {
+        let mut life = self.open_life_reader()?;
         let mut bytes = [0; 64];
         loop {
             match life.read(&mut bytes) {
-                Ok(0) => return Ok(Life::Nobody),
+                Ok(0) => return Ok(SupervisorState::Dead),
                 Ok(_) => {}
                 Err(err) if err.kind() == ErrorKind::Interrupted => {}
-                Err(err) if err.kind() == ErrorKind::WouldBlock => return Ok(Life::Held(life)),
+                Err(err) if err.kind() == ErrorKind::WouldBlock => {
+                    return Ok(SupervisorState::Alive(life));
+                }
                 Err(err) => return Err(err),
             }
         }
     }
 
-    /// Both ends of the FIFO of a supervisor's life, for one that is to be started. Held from
-    /// here on: between the runner and its supervisor there is no moment without a holder.
-    pub fn new_life(&self) -> io::Result<(File, File)> {
-        let read = self.open_life()?;
+    /// Both ends of `life`, for a supervisor that is to be started. The writing end is open from here
+    /// on, so the run counts as supervised before the supervisor has come up.
+    pub fn open_life(&self) -> io::Result<(File, File)> {
+        let read = self.open_life_reader()?;
         let write = OpenOptions::new()
             .write(true)
             .custom_flags(nonblocking())
@@ -222,22 +224,22 @@ impl Folder {
         Ok((read, write))
     }
 
-    fn open_life(&self) -> io::Result<File> {
+    fn open_life_reader(&self) -> io::Result<File> {
         OpenOptions::new().read(true).custom_flags(nonblocking()).open(self.path.join(LIFE))
     }
 
-    /// Where the child's output goes: the newer and the older file.
+    /// The files of the child's output: the newer and the older one.
     pub fn outputs(&self) -> (PathBuf, PathBuf) {
         (self.path.join(OUTPUT), self.path.join(OUTPUT_OLD))
     }
 
-    /// Where a supervisor says why it failed.
-    pub fn log(&self) -> io::Result<File> {
+    /// Opens the log of the supervisor.
+    pub fn open_log(&self) -> io::Result<File> {
         OpenOptions::new().append(true).create(true).open(self.path.join(LOG))
     }
 
-    /// Removes the folder. After a crash in the midst of it, it is there whole, or cleared away
-    /// at the next start. One that is gone is fine.
+    /// Removes the folder. A crash leaves it complete, or under a name that the next start removes.
+    /// Idempotent.
     pub fn remove(&self) -> io::Result<()> {
         let old = self.sibling(OLD);
         remove_all(&old)?;
@@ -251,7 +253,7 @@ impl Folder {
     }
 
     fn write<T: Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
-        // Named after the writer: a runner and a supervisor may write at once.
+        // Named by the writer's pid: a runner and a supervisor may write at once.
         let new = self.path.join(format!("{name}.{}", std::process::id()));
         write_synced(&new, &serde_json::to_vec(value)?)?;
         fs::rename(&new, self.path.join(name))?;
@@ -270,32 +272,32 @@ impl Folder {
     }
 }
 
-/// The run whose folder has this name; none where it is no run's.
-pub fn run_of(name: &str) -> Option<RunId> {
+/// The run whose folder has this name, if it is a run's.
+pub(super) fn run_from_name(name: &str) -> Option<RunId> {
     let rest = name.strip_prefix("question-")?;
     let (uuid, retry) = match rest.split_at_checked(36)? {
         (uuid, "") => (uuid, 0),
         (uuid, retry) => (uuid, retry.strip_prefix("-r")?.parse().ok()?),
     };
     let run = RunId { question: Uuid::try_parse(uuid).ok()?, retry };
-    // One name for each run: no `-r0`, no capitals.
+    // A run has one name: `-r0` and capitals are not accepted.
     (run.to_string() == name).then_some(run)
 }
 
-/// Makes a folder that only its owner may look into, with the folders above it.
-pub fn make_private(path: &Path) -> io::Result<()> {
+/// Creates a folder that only its owner may read, with its missing parents.
+pub(super) fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).recursive(true).create(path)
 }
 
-/// Removes a file or a folder with all in it. One that is gone is fine.
-pub fn remove_all(path: &Path) -> io::Result<()> {
+/// Removes a file, or a folder with its content. Idempotent.
+pub(super) fn remove_all(path: &Path) -> io::Result<()> {
     let Some(metadata) = absent_as_none(fs::symlink_metadata(path))? else { return Ok(()) };
     let removed = if metadata.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     absent_as_none(removed).map(drop)
 }
 
-/// What is not there, as none.
-pub fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+/// None for what does not exist.
+pub(super) fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(err) if err.kind() == ErrorKind::NotFound => Ok(None),
@@ -303,7 +305,7 @@ pub fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn changed(path: &Path) -> io::Result<i64> {
+fn modified_at(path: &Path) -> io::Result<i64> {
     let since = fs::metadata(path)?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }
@@ -331,7 +333,7 @@ fn make_fifos(paths: [&Path; 2]) -> io::Result<()> {
     Ok(())
 }
 
-/// There is no safe call for it on Apple's systems.
+/// On Apple's systems, rustix has no `mkfifoat`.
 #[cfg(target_vendor = "apple")]
 fn make_fifos(paths: [&Path; 2]) -> io::Result<()> {
     let status = std::process::Command::new("/usr/bin/mkfifo").args(paths).status()?;
@@ -341,11 +343,11 @@ fn make_fifos(paths: [&Path; 2]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::process::record::How;
+    use crate::runner::process::records::Outcome;
     use std::collections::HashMap;
 
-    fn asked() -> Asked {
-        Asked {
+    fn spec() -> RunSpec {
+        RunSpec {
             sequence: 3,
             launched: 5,
             recipient: "a/b:c".to_owned(),
@@ -356,97 +358,101 @@ mod tests {
         }
     }
 
-    fn made() -> (tempfile::TempDir, Folder) {
+    fn created() -> (tempfile::TempDir, RunFolder) {
         let runs = tempfile::tempdir().unwrap();
-        let folder = Folder::of(runs.path(), RunId { question: Uuid::nil(), retry: 0 });
-        assert!(folder.make(&asked(), b"{}").unwrap());
+        let folder = RunFolder::new(runs.path(), RunId { question: Uuid::nil(), retry: 0 });
+        assert!(folder.create(&spec(), b"{}").unwrap());
         (runs, folder)
     }
 
     #[test]
-    fn a_folder_is_made_once_and_read_as_written() {
-        let (runs, folder) = made();
+    fn a_folder_is_created_once_and_read_as_written() {
+        let (runs, folder) = created();
 
-        assert!(!folder.make(&Asked { sequence: 9, ..asked() }, b"[]").unwrap());
+        assert!(!folder.create(&RunSpec { sequence: 9, ..spec() }, b"[]").unwrap());
 
-        assert_eq!(folder.asked().unwrap(), asked());
+        assert_eq!(folder.spec().unwrap(), spec());
         assert_eq!(fs::read(folder.question_file()).unwrap(), b"{}");
         assert_eq!(fs::read_dir(runs.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn what_a_crash_left_half_made_does_not_stand_in_the_way() {
-        let (runs, folder) = made();
+    fn a_folder_left_incomplete_by_a_crash_is_replaced() {
+        let (runs, folder) = created();
         fs::rename(folder.path(), folder.sibling(NEW)).unwrap();
         fs::write(folder.sibling(NEW).join(RUN), "{").unwrap();
 
-        assert!(folder.make(&asked(), b"{}").unwrap());
+        assert!(folder.create(&spec(), b"{}").unwrap());
 
-        assert_eq!(folder.asked().unwrap(), asked());
+        assert_eq!(folder.spec().unwrap(), spec());
         assert_eq!(fs::read_dir(runs.path()).unwrap().count(), 1);
     }
 
     #[test]
-    fn the_right_to_start_is_given_once() {
-        let (_runs, folder) = made();
-        assert_eq!(folder.started().unwrap(), None);
-        assert!(folder.start(7).unwrap());
-        folder.note_child(12).unwrap();
-        assert!(!folder.start(8).unwrap());
-        assert_eq!(folder.started().unwrap(), Some(7));
+    fn a_start_is_claimed_once() {
+        let (_runs, folder) = created();
+        assert_eq!(folder.started_at().unwrap(), None);
+        assert!(folder.claim_start(7).unwrap());
+        folder.record_pid(12).unwrap();
+        assert!(!folder.claim_start(8).unwrap());
+        assert_eq!(folder.started_at().unwrap(), Some(7));
 
         fs::write(folder.path().join(STARTED), "").unwrap();
-        assert!(folder.started().unwrap().unwrap() > 0);
+        assert!(folder.started_at().unwrap().unwrap() > 0);
     }
 
     #[test]
-    fn the_first_end_stays() {
-        let (_runs, folder) = made();
-        assert_eq!(folder.ending().unwrap(), None);
-        let first = Ending { at: 1, how: How::Signal(9), order: Some(Order::Cancel) };
-        folder.end(&first).unwrap();
-        folder.end(&Ending::now(How::Lost)).unwrap();
-        assert_eq!(folder.ending().unwrap(), Some(first));
+    fn the_first_end_record_stays() {
+        let (_runs, folder) = created();
+        assert_eq!(folder.end_record().unwrap(), None);
+        let first = EndRecord {
+            at: 1,
+            outcome: Outcome::Signal(9),
+            stop_request: Some(StopRequest::Cancel),
+        };
+        folder.record_end(&first).unwrap();
+        folder.record_end(&EndRecord::now(Outcome::Lost)).unwrap();
+        assert_eq!(folder.end_record().unwrap(), Some(first));
     }
 
     #[test]
-    fn a_life_is_seen_as_long_as_somebody_holds_it() {
-        let (_runs, folder) = made();
-        assert!(matches!(folder.life().unwrap(), Life::Nobody));
-        let (_read, write) = folder.new_life().unwrap();
-        assert!(matches!(folder.life().unwrap(), Life::Held(_)));
+    fn a_supervisor_is_alive_while_it_keeps_its_fifo_open() {
+        let (_runs, folder) = created();
+        assert!(matches!(folder.supervisor_state().unwrap(), SupervisorState::Dead));
+        let (_read, write) = folder.open_life().unwrap();
+        assert!(matches!(folder.supervisor_state().unwrap(), SupervisorState::Alive(_)));
         drop(write);
-        assert!(matches!(folder.life().unwrap(), Life::Nobody));
+        assert!(matches!(folder.supervisor_state().unwrap(), SupervisorState::Dead));
     }
 
     #[test]
-    fn an_order_is_kept_whether_or_not_anybody_hears_it() {
-        let (_runs, folder) = made();
-        assert_eq!(folder.order().unwrap(), None);
-        folder.stop(Order::Interrupt).unwrap();
-        assert_eq!(folder.order().unwrap(), Some(Order::Interrupt));
+    fn a_request_to_stop_is_stored_with_and_without_a_supervisor() {
+        let (_runs, folder) = created();
+        assert_eq!(folder.stop_request().unwrap(), None);
+        folder.request_stop(StopRequest::Interrupt).unwrap();
+        assert_eq!(folder.stop_request().unwrap(), Some(StopRequest::Interrupt));
 
-        let mut wakes = folder.wakes().unwrap();
-        folder.stop(Order::Cancel).unwrap();
+        let mut wake = folder.open_wake().unwrap();
+        folder.request_stop(StopRequest::Cancel).unwrap();
         let mut byte = [0];
-        wakes.read_exact(&mut byte).unwrap();
-        assert_eq!(folder.order().unwrap(), Some(Order::Cancel));
+        wake.read_exact(&mut byte).unwrap();
+        assert_eq!(folder.stop_request().unwrap(), Some(StopRequest::Cancel));
     }
 
     #[test]
     fn a_removed_folder_can_be_removed_again() {
-        let (runs, folder) = made();
+        let (runs, folder) = created();
         folder.remove().unwrap();
         folder.remove().unwrap();
         assert_eq!(fs::read_dir(runs.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn a_name_is_a_runs_only_as_we_write_it() {
+    fn only_the_canonical_name_of_a_run_is_accepted() {
         let question = Uuid::from_u128(0xabc);
         for retry in [0, 1, 12] {
             let run = RunId { question, retry };
-            assert_eq!(run_of(&run.to_string()), Some(run));
+            assert_eq!(run_from_name(&run.to_string()), Some(run));
         }
         let first = format!("question-{question}");
         for name in [
@@ -462,7 +468,7 @@ mod tests {
             format!(".new-{first}"),
             format!("question-{}é", "a".repeat(35)),
         ] {
-            assert_eq!(run_of(&name), None, "{name}");
+            assert_eq!(run_from_name(&name), None, "{name}");
         }
     }
 }
