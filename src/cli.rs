@@ -1,7 +1,6 @@
-//! The command line: what a person types, and what he reads.
+//! The command line.
 //!
-//! Data goes to stdout and everything else to stderr. What ends a command is told by its exit
-//! code.
+//! Results go to stdout, everything else to stderr. The exit code names the kind of a failure.
 
 mod ask;
 mod demo;
@@ -25,25 +24,25 @@ use std::process::ExitCode;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What was asked for was done.
+/// The command succeeded.
 pub const OK: u8 = 0;
-/// The question failed, or something of ours did.
+/// The question failed, or the command did.
 pub const FAILED: u8 = 1;
-/// The command was given wrong arguments. (So does clap end a command.)
+/// The arguments are invalid. (clap uses the same code.)
 pub const USAGE: u8 = 2;
 /// The network cannot be reached.
 pub const UNREACHABLE: u8 = 3;
-/// What was named does not exist.
+/// The service does not exist.
 pub const NOT_FOUND: u8 = 4;
-/// No answer came in the time that was given.
+/// No answer came within the timeout.
 pub const TIMED_OUT: u8 = 124;
-/// Ctrl-C came first.
+/// Ctrl-C or a signal ended the command.
 pub const INTERRUPTED: u8 = 130;
 
 /// A service network of Octue Twined: on a laptop, or the daemon in a cluster
 ///
-/// Start with `twined demo`: it runs a whole network, asks one question and shows all that
-/// happens.
+/// Start with `twined demo`: it runs a network on this machine, asks one question, and prints its
+/// events and its answer.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 the question failed, 2 usage, 3 unreachable, \
@@ -52,49 +51,49 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Logs to show on stderr, in the syntax of `RUST_LOG`
+    /// Filter of the logs on stderr, in the syntax of `RUST_LOG`
     #[arg(long, global = true, env = "TWINED_LOG", value_name = "FILTER")]
     log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a whole network, ask it one question, and show all that happens
+    /// Run a network on this machine, ask one question, and print its events and its answer
     Demo(demo::Args),
     /// Run a network on this machine, with the services in the given folders
     Local(local::Args),
     /// Run the daemon of a network: the event handler and autoscaler of a cluster
     Serve(Box<serve::Args>),
-    /// Look at all that the daemon and its questions need, and say how to mend what is missing
+    /// Check everything that `twined serve` and its questions need, and print the remedies
     Doctor(Box<doctor::Args>),
-    /// Print what makes Google's clients and the Octue SDK use the local network
+    /// Print the variables with which Google's clients and the Octue SDK use the local network
     Env(env::Args),
     /// Ask a question, wait, and print the answer
     Ask(ask::Args),
     /// Run the Pub/Sub emulator alone
     Emulator(local::EmulatorArgs),
-    /// Answer one question as the demo's service: what the daemon starts, not a person
+    /// Answer one question as the service of `twined demo`; the daemon starts it
     #[command(hide = true)]
     ExampleService(example::Args),
 }
 
-/// What ends a command early, with its exit code.
+/// Why a command failed, with its exit code.
 #[derive(Debug)]
 struct Failure {
     code: u8,
     error: Box<dyn Error + Send + Sync>,
 }
 
-/// Runs the command that the process was given.
+/// Runs the command of the process's arguments.
 pub fn run() -> ExitCode {
-    // Before anything else: one of these is in memory for each run.
+    // First, because each run has a supervisor: it must use little memory.
     if let Some(folder) = process::supervisor_folder(std::env::args_os()) {
         return process::supervise(&folder);
     }
-    let Cli { command, log } = Cli::given();
+    let Cli { command, log } = Cli::parse_arguments();
     let level = match &command {
         Command::Local(_) | Command::Emulator(_) | Command::Serve(_) => "info",
-        // What stands in the way of an answer is told in the end.
+        // Their last line has the failure.
         Command::Ask(_) | Command::Doctor(_) => "error",
         Command::Demo(_) | Command::Env(_) | Command::ExampleService(_) => "warn",
     };
@@ -129,16 +128,16 @@ pub fn run() -> ExitCode {
 // === impl Cli ===
 
 impl Cli {
-    /// What the arguments and the environment say; where they are wrong, the process ends.
-    fn given() -> Self {
-        let command = without_empty(Self::command());
-        let given = Self::from_arg_matches(&command.clone().get_matches());
-        given.unwrap_or_else(|error| error.with_cmd(&command).exit())
+    /// The arguments and the environment; invalid ones end the process.
+    fn parse_arguments() -> Self {
+        let command = ignore_empty_variables(Self::command());
+        let parsed = Self::from_arg_matches(&command.clone().get_matches());
+        parsed.unwrap_or_else(|error| error.with_cmd(&command).exit())
     }
 }
 
-/// An empty variable is one that is not set: so it is in a chart.
-fn without_empty(command: clap::Command) -> clap::Command {
+/// Ignores empty variables: a Helm chart sets them for values that are not given.
+fn ignore_empty_variables(command: clap::Command) -> clap::Command {
     let empty =
         |name: &OsStr| name.to_str().and_then(config::env_variable).is_some_and(|v| v.is_empty());
     command
@@ -146,25 +145,24 @@ fn without_empty(command: clap::Command) -> clap::Command {
             true => arg.env(Resettable::Reset),
             false => arg,
         })
-        .mut_subcommands(without_empty)
+        .mut_subcommands(ignore_empty_variables)
 }
 
 fn block_on(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
     let runtime = Runtime::new().map_err(Failure::failed)?;
     let outcome = runtime.block_on(command);
-    // Not awaited: a look-up of a name, or a read of the store, may hang for longer than an end may
-    // take. All that must be done was awaited.
+    // Threads are not awaited: a name lookup or a read of the store may hang. The command has awaited
+    // all necessary work.
     runtime.shutdown_background();
     outcome
 }
 
-/// Ends when a person or a system asks the process to: Ctrl-C, SIGTERM, or a terminal that is
-/// closed.
+/// Waits for Ctrl-C, SIGTERM, or the end of the terminal.
 async fn interrupted() {
     Signals::listen().next().await;
 }
 
-/// What a person or a system ends the process with. From when it listens on none ends it by itself.
+/// SIGINT, SIGTERM and SIGHUP. Once listened to, they do not end the process by themselves.
 struct Signals([Option<Signal>; 3]);
 
 // === impl Signals ===
@@ -172,11 +170,11 @@ struct Signals([Option<Signal>; 3]);
 impl Signals {
     fn listen() -> Self {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        // No handler to be had: the signal ends us without our doing.
+        // Without a handler, the signal ends the process.
         Self(kinds.map(|kind| signal(kind).ok()))
     }
 
-    /// Waits for the next.
+    /// Waits for the next signal.
     async fn next(&mut self) {
         let Self([interrupt, terminate, hangup]) = self;
         let wait = async |signal: &mut Option<Signal>| match signal {
@@ -229,7 +227,7 @@ impl From<DaemonError> for Failure {
     }
 }
 
-/// What this host gives to the questions of services that run as processes.
+/// What this host provides for services that run as processes.
 fn process_host(services: Vec<ProcessService>) -> Result<ProcessHost, Failure> {
     let program = config::own_program().map_err(Failure::failed)?;
     Ok(ProcessHost { services, inherited: config::environment(), program })

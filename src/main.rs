@@ -1,4 +1,4 @@
-//! Runs what the command line says.
+//! The `twined` program: all of it is in `cli`.
 
 use std::process::ExitCode;
 

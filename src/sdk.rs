@@ -1,4 +1,4 @@
-//! What the SDK of Octue Twined needs from us, in one place: the runners and the roots use it.
+//! What the SDK of Octue Twined needs: the runners and the roots use it.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -12,8 +12,8 @@ pub mod services;
 pub mod shim;
 pub mod variables;
 
-/// The command that answers one question with the service of the folder that it runs in.
+/// The command that answers one question with the service of its working directory.
 pub const ASK_LOCAL: [&str; 4] = ["octue", "twined", "question", "ask-local"];
 
-/// The sender of every question that a person asks: the SDK has no other name for them.
-pub const PERSON: &str = "local/local:local";
+/// The sender of questions that have no parent question, as the SDK names it.
+pub const ROOT_PARENT: &str = "local/local:local";

@@ -1,7 +1,7 @@
-//! `twined ask`: one question, and its answer alone on stdout.
+//! `twined ask`: asks one question, and prints its answer on stdout.
 
 use crate::chain::Chain;
-use crate::cli::network::{NetworkArgs, Place};
+use crate::cli::network::{NetworkArgs, TopicConnection};
 use crate::cli::{
     FAILED, Failure, INTERRUPTED, NOT_FOUND, OK, TIMED_OUT, UNREACHABLE, USAGE, interrupted,
     terminal,
@@ -9,8 +9,8 @@ use crate::cli::{
 use crate::event::encode::Ask;
 use crate::event::{Event, Kind, Sruid, SruidBuf, Timestamp, decode};
 use crate::pubsub::subscriber::FlowControl;
-use crate::pubsub::{Admin, CallError, Delivery, Publisher, Subscriber};
-use crate::sdk::PERSON;
+use crate::pubsub::{Admin, CallError, Connection, Delivery, Publisher, Subscriber};
+use crate::sdk::ROOT_PARENT;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::io::Read;
@@ -19,10 +19,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// How often it is seen whether an answer can still come, and how many times in a row the network
-/// may be silent: it may be restarting.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-const LOOKS: u32 = 3;
+/// How often the subscription for the answer is checked, and how many checks in a row may fail: the
+/// network may be restarting.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+const MAX_FAILED_CHECKS: u32 = 3;
 
 /// Ask a question, wait, and print the answer
 ///
@@ -48,11 +48,11 @@ pub struct Args {
     #[arg(long)]
     question_uuid: Option<Uuid>,
 
-    /// Give up after so many seconds [default: wait for as long as it takes]
+    /// Seconds to wait for the answer [default: no limit]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
 
-    /// Leave out the service's logs
+    /// Do not print the service's logs
     #[arg(long)]
     no_logs: bool,
 
@@ -60,48 +60,41 @@ pub struct Args {
     network: NetworkArgs,
 }
 
-/// A question as it is asked here.
+/// A question to ask.
 #[derive(Debug)]
-pub struct Asked<'a> {
-    /// Names it.
+pub struct QuestionRequest<'a> {
     pub question_uuid: Uuid,
-    /// Who is asked.
     pub recipient: Sruid<'a>,
-    /// Whether its logs are wanted.
+    /// Whether the service sends its logs.
     pub forward_logs: bool,
-    /// Any JSON.
     pub input_values: Option<&'a RawValue>,
-    /// An object that describes datasets.
     pub input_manifest: Option<&'a RawValue>,
 }
 
 /// How a question ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum QuestionOutcome {
     /// With a result: its event's JSON, without the kind.
     Answered(String),
-    /// With an exception, of this type.
-    Failed {
-        /// The name of its type.
-        exception_type: String,
-    },
+    /// With an exception of this type.
+    Failed { exception_type: String },
 }
 
 /// Why a question has no outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Pub/Sub does not do what it is asked.
-    #[error("failed to ask")]
+    /// A call of Pub/Sub failed.
+    #[error("failed to ask the question")]
     Call(#[from] CallError),
-    /// The network does not know us any more.
+    /// The subscription for the answer is gone.
     #[error(
-        "the network was started anew while the question waited: if it is answered, the answer is \
+        "the network was restarted before an answer came: if the question is answered, the answer is \
          in the network's event store"
     )]
     Restarted,
 }
 
-/// The fields of an exception that a person reads.
+/// The fields of an exception that are printed.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Exception {
@@ -123,21 +116,21 @@ struct LogRecord {
     name: String,
 }
 
-/// Asks, as the command line says.
+/// Asks a question and prints its answer.
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let Args { sruid, input_values, input_manifest, question_uuid, timeout, no_logs, network } =
         args;
     let input_values = input_values.map(values).transpose()?;
     let input_manifest = input_manifest.map(|text| json("--input-manifest", text)).transpose()?;
-    let place = network.place().await?;
-    let asked = Asked {
+    let topic = network.topic_connection().await?;
+    let question = QuestionRequest {
         question_uuid: question_uuid.unwrap_or_else(Uuid::new_v4),
         recipient: sruid.as_sruid(),
         forward_logs: !no_logs,
         input_values: input_values.as_deref(),
         input_manifest: input_manifest.as_deref(),
     };
-    let asking = ask(&place, &asked, show);
+    let asking = ask(&topic, &question, show);
     let limit = async {
         match timeout {
             Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
@@ -148,50 +141,51 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         outcome = asking => Some(outcome?),
         () = limit => None,
         () = interrupted() => {
-            forget(&place, asked.question_uuid).await;
+            delete_subscription(&topic, question.question_uuid).await;
             return Ok(INTERRUPTED);
         }
     };
     match ended {
-        Some(Outcome::Answered(answer)) => {
+        Some(QuestionOutcome::Answered(answer)) => {
             terminal::answer(&answer).map_err(Failure::failed)?;
             Ok(OK)
         }
-        Some(Outcome::Failed { exception_type }) if exception_type == "ServiceNotFound" => {
+        Some(QuestionOutcome::Failed { exception_type }) if exception_type == "ServiceNotFound" => {
             Ok(NOT_FOUND)
         }
-        Some(Outcome::Failed { .. }) => Ok(FAILED),
+        Some(QuestionOutcome::Failed { .. }) => Ok(FAILED),
         None => {
-            forget(&place, asked.question_uuid).await;
-            let uuid = asked.question_uuid;
-            terminal::note(&format!("twined: no answer to question {uuid} in the time given"));
+            delete_subscription(&topic, question.question_uuid).await;
+            let uuid = question.question_uuid;
+            terminal::note(&format!("twined: no answer to question {uuid} within the timeout"));
             Ok(TIMED_OUT)
         }
     }
 }
 
-/// Asks a question and waits for its end. Everything that its child says on the way is shown.
+/// Asks a question and waits for its end. `show` gets every event of its child.
 ///
 /// # Errors
 ///
-/// Where the question cannot be asked, or the network goes while it is waited for.
+/// If the question cannot be asked, or the network ends before an answer comes.
 pub async fn ask(
-    place: &Place,
-    asked: &Asked<'_>,
+    topic_connection: &TopicConnection,
+    question: &QuestionRequest<'_>,
     mut show: impl FnMut(&Event<'_>),
-) -> Result<Outcome, AskError> {
-    let Place { connection, topic } = place;
-    let Asked { question_uuid, recipient, forward_logs, input_values, input_manifest } = *asked;
+) -> Result<QuestionOutcome, AskError> {
+    let TopicConnection { connection, topic } = topic_connection;
+    let QuestionRequest { question_uuid, recipient, forward_logs, input_values, input_manifest } =
+        *question;
     let admin = Admin::new(connection);
     let answers = subscription(question_uuid);
     let filter = format!(
-        "attributes.recipient = \"{PERSON}\" AND attributes.question_uuid = \"{question_uuid}\" \
+        "attributes.recipient = \"{ROOT_PARENT}\" AND attributes.question_uuid = \"{question_uuid}\" \
          AND attributes.sender_type = \"CHILD\""
     );
     admin.ensure_subscription(&answers, topic, &filter).await?;
     let question = Ask {
         question_uuid,
-        sender: Sruid::parse(PERSON).expect("a name of ours is right"),
+        sender: Sruid::parse(ROOT_PARENT).expect("the name is valid"),
         recipient,
         datetime: Timestamp::now(),
         forward_logs,
@@ -199,41 +193,45 @@ pub async fn ask(
         input_manifest,
     };
     if let Err(error) = Publisher::new(connection, topic).publish(question.encode()).await {
-        // The first error is what matters, and an emulator that is gone has no subscriptions.
+        // The first error matters; an emulator that is gone has no subscriptions.
         let _ = admin.delete_subscription(&answers).await;
         return Err(error.into());
     }
     let outcome = tokio::select! {
-        outcome = receive(place, &answers, &mut show) => outcome,
-        lost = lose(&admin, &answers) => return Err(lost),
+        outcome = receive(connection, &answers, &mut show) => outcome,
+        error = until_unreachable(&admin, &answers) => return Err(error),
     };
-    forget(place, question_uuid).await;
+    delete_subscription(topic_connection, question_uuid).await;
     Ok(outcome)
 }
 
-/// Returns when no answer can come any more.
-async fn lose(admin: &Admin, answers: &str) -> AskError {
-    let mut silent = 0;
+/// Returns when an answer can no longer come.
+async fn until_unreachable(admin: &Admin, answers: &str) -> AskError {
+    let mut failed_checks = 0;
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
         match admin.has_subscription(answers).await {
-            Ok(true) => silent = 0,
+            Ok(true) => failed_checks = 0,
             Ok(false) => return AskError::Restarted,
-            Err(_) if silent + 1 < LOOKS => silent += 1,
+            Err(_) if failed_checks + 1 < MAX_FAILED_CHECKS => failed_checks += 1,
             Err(error) => return AskError::Call(error),
         }
     }
 }
 
-/// Takes what comes until a terminal event does.
-async fn receive(place: &Place, answers: &str, show: &mut impl FnMut(&Event<'_>)) -> Outcome {
+/// Receives events until a terminal one.
+async fn receive(
+    connection: &Connection,
+    answers: &str,
+    show: &mut impl FnMut(&Event<'_>),
+) -> QuestionOutcome {
     let stop = CancellationToken::new();
     let (sender, mut deliveries) = mpsc::channel::<Delivery>(64);
-    let subscriber = Subscriber::new(&place.connection, answers, FlowControl::default()).await;
-    let subscriber = subscriber.expect("a client of an emulator needs nothing that can be missing");
+    let subscriber = Subscriber::new(connection, answers, FlowControl::default()).await;
+    let subscriber = subscriber.expect("a client of an emulator needs no credentials");
     let receiving = subscriber.run(sender, stop.clone());
-    // What comes after the end is taken too: the stream ends only when nothing of it is in hand.
-    let taking = async {
+    // Later messages are acknowledged too: the stream ends only when none is in flight.
+    let handling = async {
         let mut outcome = None;
         while let Some(Delivery { message, receipt }) = deliveries.recv().await {
             receipt.ack();
@@ -249,23 +247,23 @@ async fn receive(place: &Place, answers: &str, show: &mut impl FnMut(&Event<'_>)
                     }
                 }
                 Err(error) => {
-                    terminal::note(&format!("twined: passed over a message: {}", Chain(&error)));
+                    terminal::note(&format!("twined: message ignored: {}", Chain(&error)));
                 }
             }
         }
         outcome
     };
-    let ((), outcome) = tokio::join!(receiving, taking);
-    outcome.expect("the subscriber runs until it is stopped, which is after the outcome")
+    let ((), outcome) = tokio::join!(receiving, handling);
+    outcome.expect("the outcome stops the subscriber")
 }
 
-fn terminal_event(event: &Event<'_>) -> Option<Outcome> {
+fn terminal_event(event: &Event<'_>) -> Option<QuestionOutcome> {
     match &event.kind {
-        Kind::Result => Some(Outcome::Answered(event.said())),
+        Kind::Result => Some(QuestionOutcome::Answered(event.said())),
         Kind::Exception => {
             let Exception { exception_type, .. } =
                 serde_json::from_str(event.data).unwrap_or_default();
-            Some(Outcome::Failed { exception_type })
+            Some(QuestionOutcome::Failed { exception_type })
         }
         Kind::Question(_)
         | Kind::Cancellation
@@ -277,7 +275,7 @@ fn terminal_event(event: &Event<'_>) -> Option<Outcome> {
     }
 }
 
-/// Shows what a child says to the one who asked.
+/// Prints an event of a child.
 pub fn show(event: &Event<'_>) {
     let sender = event.attributes.sender;
     match &event.kind {
@@ -309,15 +307,15 @@ pub fn show(event: &Event<'_>) {
     }
 }
 
-/// The subscription that brings the answers, named as the SDK does.
+/// The name of the subscription for the answer, as the SDK would name it.
 fn subscription(question_uuid: Uuid) -> String {
-    let person = Sruid::parse(PERSON).expect("a name of ours is right").subscription();
+    let person = Sruid::parse(ROOT_PARENT).expect("the name is valid").subscription();
     format!("{person}.answers.{question_uuid}")
 }
 
-/// Leaves nothing behind of a question that is no longer waited for. It goes on.
-async fn forget(place: &Place, question_uuid: Uuid) {
-    let admin = Admin::new(&place.connection);
+/// Deletes the subscription for the answer. The question itself continues.
+async fn delete_subscription(topic: &TopicConnection, question_uuid: Uuid) {
+    let admin = Admin::new(&topic.connection);
     if let Err(error) = admin.delete_subscription(&subscription(question_uuid)).await {
         terminal::note(&format!("twined: {}", error.chain()));
     }
@@ -326,7 +324,7 @@ async fn forget(place: &Place, question_uuid: Uuid) {
 impl From<AskError> for Failure {
     fn from(error: AskError) -> Self {
         match &error {
-            // The question is larger than Pub/Sub takes, say.
+            // For example a question that is too large for Pub/Sub.
             AskError::Call(call) if call.is_refused() => Self::new(USAGE, error),
             AskError::Call(_) | AskError::Restarted => Self::new(UNREACHABLE, error),
         }

@@ -1,7 +1,7 @@
-//! `twined demo`: a whole network, one question, and nothing left of it.
+//! `twined demo`: starts a network, asks one question, and checks that nothing is left.
 
-use crate::cli::ask::{Asked, Outcome, ask};
-use crate::cli::network::Place;
+use crate::cli::ask::{QuestionOutcome, QuestionRequest, ask};
+use crate::cli::network::TopicConnection;
 use crate::cli::{FAILED, Failure, INTERRUPTED, OK, USAGE, interrupted, process_host, terminal};
 use crate::config::{
     DEFAULT_PROJECT, DEFAULT_TOPIC, HostArgs, LocalArgs, ServicesArgs, VariablesArgs, own_program,
@@ -21,32 +21,32 @@ use uuid::Uuid;
 /// The built-in service.
 const EXAMPLE: &str = "demo/primes:1.0.0";
 
-/// What it is asked.
-const QUESTION: &str = r#"{"below": 10000}"#;
+/// Its input values.
+const EXAMPLE_VALUES: &str = r#"{"below": 10000}"#;
 
-/// Run a whole network, ask it one question, and show all that happens
+/// Run a network on this machine, ask one question, and print its events and its answer
 ///
-/// The events go to stderr as they come, and the answer alone to stdout.
+/// The events go to stderr, the answer to stdout.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     twined demo\n  \
     twined demo --python ./my-service -i '{\"n\": 3}'")]
 pub struct Args {
-    /// Ask the Python service in this folder, in the place of the built-in one
+    /// Folder of a Python service to ask [default: a built-in service]
     #[arg(long, value_name = "DIR")]
     python: Option<PathBuf>,
 
-    /// Input values as JSON [default: what the built-in service wants]
+    /// Input values as JSON [default: those of the built-in service]
     #[arg(short = 'i', long, value_name = "JSON")]
     input_values: Option<String>,
 }
 
-/// Shows it.
+/// Runs the demo.
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let Args { python, input_values } = args;
     let (service, default) = match python {
         Some(folder) => (python_service(&folder)?, None),
-        None => (example()?, Some(QUESTION.to_owned())),
+        None => (example()?, Some(EXAMPLE_VALUES.to_owned())),
     };
     let values = input_values.or(default).map(RawValue::from_string).transpose();
     let values = values
@@ -55,23 +55,23 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     let metrics = telemetry::install_metrics().map_err(Failure::failed)?;
     let start = Instant::now();
     let network = local::start(settings(service)?, metrics).await?;
-    note(start, &format!("a network runs: {}", network.addresses().data.display()));
+    note(start, &format!("network started: {}", network.addresses().data.display()));
     let addresses = network.addresses().clone();
-    let place = Place { connection: addresses.connection, topic: addresses.topic };
+    let topic = TopicConnection { connection: addresses.connection, topic: addresses.topic };
     let runner = network.runner();
     let (finish, finished) = oneshot::channel::<()>();
-    let asked = Asked {
+    let question = QuestionRequest {
         question_uuid: Uuid::new_v4(),
         recipient: recipient.as_sruid(),
         forward_logs: true,
         input_values: values.as_deref(),
         input_manifest: None,
     };
-    note(start, &format!("asked {recipient} question {}", asked.question_uuid));
+    note(start, &format!("question {} asked of {recipient}", question.question_uuid));
     let asking = async {
         let to_the_end = async {
-            let outcome = ask(&place, &asked, |event| show(start, event)).await;
-            // The run has answered, and ends: it is settled soon after.
+            let outcome = ask(&topic, &question, |event| show(start, event)).await;
+            // After its answer the run ends, and is then settled.
             runner.idle().await;
             outcome
         };
@@ -79,37 +79,39 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
             outcome = to_the_end => Some(outcome),
             () = interrupted() => None,
         };
-        let left = runs_left(&addresses.data);
-        // Received or not: the network ends when the sender goes.
+        let remaining = remaining_runs(&addresses.data);
+        // The network ends when the sender is dropped, too.
         let _ = finish.send(());
-        (outcome, left)
+        (outcome, remaining)
     };
     let running = network.run(async { drop(finished.await) });
-    let ((outcome, left), ended) = tokio::join!(asking, running);
+    let ((outcome, remaining), ended) = tokio::join!(asking, running);
     ended?;
     let Some(outcome) = outcome else { return Ok(INTERRUPTED) };
-    let gone = !addresses.data.exists();
-    note(start, &format!("left running: {left} runs; data folder gone: {gone}"));
+    let removed = !addresses.data.exists();
+    note(start, &format!("network stopped: {remaining} runs left; data folder removed: {removed}"));
     match outcome? {
-        Outcome::Answered(answer) if left == 0 && gone => {
+        QuestionOutcome::Answered(answer) if remaining == 0 && removed => {
             terminal::answer(&answer).map_err(Failure::failed)?;
             Ok(OK)
         }
-        Outcome::Answered(_) => Err(Failure::failed("something was left behind")),
-        Outcome::Failed { .. } => Ok(FAILED),
+        QuestionOutcome::Answered(_) => {
+            Err(Failure::failed("runs or files of the network are left; see the last line above"))
+        }
+        QuestionOutcome::Failed { .. } => Ok(FAILED),
     }
 }
 
-/// The runs that are not over, by the folders that they would have.
-fn runs_left(data: &Path) -> usize {
+/// How many runs are not settled: each has a folder.
+fn remaining_runs(data: &Path) -> usize {
     let folders = std::fs::read_dir(data.join("runs")).into_iter().flatten().flatten();
     folders.filter(|entry| entry.file_name().to_string_lossy().starts_with("question-")).count()
 }
 
 fn show(start: Instant, event: &Event<'_>) {
-    let said: String = event.said().chars().take(160).collect();
+    let text: String = event.said().chars().take(160).collect();
     let kind = event.kind.name();
-    note(start, &terminal::safe(&format!("{kind:24} {}", if said == "{}" { "" } else { &said })));
+    note(start, &terminal::safe(&format!("{kind:24} {}", if text == "{}" { "" } else { &text })));
 }
 
 fn note(start: Instant, line: &str) {
@@ -119,7 +121,7 @@ fn note(start: Instant, line: &str) {
 fn example() -> Result<ProcessService, Failure> {
     let program = own_program().map_err(Failure::failed)?;
     Ok(ProcessService {
-        sruid: EXAMPLE.parse::<SruidBuf>().expect("a name of ours is right"),
+        sruid: EXAMPLE.parse::<SruidBuf>().expect("the name is valid"),
         folder: std::env::temp_dir(),
         command: vec![program.into(), "example-service".into()],
     })
@@ -129,15 +131,15 @@ fn python_service(folder: &Path) -> Result<ProcessService, Failure> {
     let usage = |error| Failure::new(USAGE, error);
     let found = services::find(&[folder.to_owned()], "local").map_err(usage)?;
     let [found] = <[_; 1]>::try_from(found).map_err(|found: Vec<_>| {
-        let words =
+        let message =
             format!("expected one service in `{}`, found {}", folder.display(), found.len());
-        Failure::new(USAGE, words)
+        Failure::new(USAGE, message)
     })?;
     Ok(sdk_service(found))
 }
 
 fn settings(service: ProcessService) -> Result<LocalSettings, Failure> {
-    // None of what the environment says of a network: nobody else is to find this one.
+    // No setting comes from the environment: the demo's network is of its own.
     let args = LocalArgs {
         services: ServicesArgs::default(),
         topic: DEFAULT_TOPIC.to_owned(),

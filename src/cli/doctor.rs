@@ -1,4 +1,4 @@
-//! `twined doctor`: the preflight checks of `twined serve` alone.
+//! `twined doctor`: the preflight checks of `twined serve`, without the daemon.
 
 use crate::cli::{FAILED, Failure, OK, terminal};
 use crate::config::{self, ServeArgs};
@@ -8,14 +8,14 @@ use clap::ValueEnum;
 use serde_json::json;
 use std::fmt::Write as _;
 
-/// Check all that `twined serve` and its questions need, and print how to correct what is missing
+/// Check everything that `twined serve` and its questions need, and print the remedies
 ///
 /// Takes the settings of `twined serve`. Rights are checked with reviews and dry runs. A subscription
 /// and a file that the checks create are deleted again; on an emulator, the topic stays.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 the daemon can work, 1 it cannot.\n\n\
     [ok] passed, [warn] the daemon works but a part of it may not, [fail] the daemon cannot work, \
-    [??] cannot be checked from here: the lines below say how you can.")]
+    [??] cannot be checked from here: the lines below it give a command that can.")]
 pub struct Args {
     #[command(flatten)]
     serve: ServeArgs,
@@ -34,10 +34,10 @@ pub struct Args {
 /// Format of the results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum OutputFormat {
-    /// A table, for a person
+    /// A table for people
     #[default]
     Table,
-    /// JSON, for a program
+    /// JSON for programs
     Json,
 }
 
@@ -55,7 +55,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     Ok(if failed { FAILED } else { OK })
 }
 
-/// One check a line, each with its remedy below.
+/// One check a line, with its remedy below it.
 pub(super) fn table(checks: &[PreflightCheck]) -> String {
     let mut text = String::new();
     for PreflightCheck { name, verdict, found, remedy } in checks {
@@ -73,7 +73,7 @@ fn summary(checks: &[PreflightCheck]) -> String {
     let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
     let [ok, unknown, warn, fail] =
         [Verdict::Ok, Verdict::Unknown, Verdict::Warn, Verdict::Fail].map(count);
-    format!("{ok} ok, {warn} warnings, {fail} failed, {unknown} that cannot be checked from here")
+    format!("{ok} ok, {warn} warnings, {fail} failed, {unknown} not checked from here")
 }
 
 #[cfg(test)]
@@ -81,14 +81,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_has_each_remedy_below_its_check() {
+    fn each_remedy_is_below_its_check() {
         let checks = [
-            PreflightCheck::ok("topic t", "it is there"),
+            PreflightCheck::ok("topic t", "exists"),
             PreflightCheck::fail("store", "no\u{1b}[1m", "a\nb"),
         ];
         assert_eq!(
             table(&checks),
-            "[ok]    topic t: it is there\n[fail]  store: no\\u{1b}[1m\n          a\n          b"
+            "[ok]    topic t: exists\n[fail]  store: no\\u{1b}[1m\n          a\n          b"
         );
         assert!(summary(&checks).starts_with("1 ok, 0 warnings, 1 failed"));
     }

@@ -1,4 +1,4 @@
-//! `twined env`: what makes Google's clients and the SDK use the local network.
+//! `twined env`: the variables with which Google's clients and the SDK use the local network.
 
 use crate::cli::network::NetworkArgs;
 use crate::cli::{Failure, OK, UNREACHABLE, terminal};
@@ -14,27 +14,27 @@ use std::path::{Path, PathBuf};
 
 const PYTHONPATH: &str = "PYTHONPATH";
 
-/// Google's clients would send what is for this machine to a proxy, if there is one.
+/// Without these, Google's clients send requests for this machine to a proxy, if there is one.
 const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// The largest file of credentials that is read. One has some 2,400 bytes.
-const LARGEST_CREDENTIALS: u64 = 64 * 1024;
+/// The largest file of credentials that is read, in bytes. One has about 2,400.
+const MAX_CREDENTIALS: u64 = 64 * 1024;
 
-/// What no proxy is to have.
+/// The hosts that must not be reached through a proxy.
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
 
-/// Print what makes Google's clients and the Octue SDK use the local network
+/// Print the variables with which Google's clients and the Octue SDK use the local network
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     eval \"$(twined env --shim)\"            # sh, bash, zsh\n  \
     twined env --shell fish | source\n  \
     twined env --shell powershell | Invoke-Expression")]
 pub struct Args {
-    /// Shell to print for
+    /// Shell whose syntax to print
     #[arg(long, value_enum, default_value_t)]
     shell: Shell,
 
-    /// Stand in for the JSON schemas that the SDK downloads, so that it works without a network
+    /// Provide the JSON schemas that the SDK otherwise downloads, to work without the internet
     #[arg(long)]
     shim: bool,
 
@@ -42,10 +42,10 @@ pub struct Args {
     network: NetworkArgs,
 }
 
-/// Whose syntax.
+/// A shell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Shell {
-    /// sh, bash, zsh and their kin
+    /// sh, bash, zsh and other POSIX shells
     #[default]
     Sh,
     /// fish
@@ -54,7 +54,7 @@ enum Shell {
     Powershell,
 }
 
-/// A file of credentials that Google's clients are not given.
+/// Why the network's credentials are refused.
 #[derive(Debug, thiserror::Error)]
 enum CredentialsError {
     #[error(
@@ -65,7 +65,7 @@ enum CredentialsError {
     #[error("failed to read the network's credentials `{}`", .0.display())]
     Read(PathBuf, #[source] io::Error),
     #[error("`{}` is not a service account of this network", .0.display())]
-    Foreign(PathBuf),
+    NotOfNetwork(PathBuf),
 }
 
 /// There is no folder for the shim.
@@ -73,7 +73,7 @@ enum CredentialsError {
 #[error("no folder for the shim: set HOME or XDG_CACHE_HOME")]
 struct NoCacheFolder;
 
-/// Prints it.
+/// Prints the variables.
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let Args { shell, shim, network } = args;
     let mut variables = network.describe().await?;
@@ -94,33 +94,33 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     Ok(OK)
 }
 
-/// The file of the network's service account, which nobody else can replace. Google's clients do what
-/// such a file says, so it must be one whose tokens come from the network itself.
+/// The file of the network's service account, at a path that other users cannot change. Google's
+/// clients follow such a file, so its tokens must come from the network itself.
 fn check_credentials(described: &BTreeMap<String, String>) -> Result<PathBuf, CredentialsError> {
     let variable = |name: &str| described.get(name).map(String::as_str).unwrap_or_default();
     let path = Path::new(variable(variables::GOOGLE_APPLICATION_CREDENTIALS));
     let path = private_path::resolve(path).map_err(CredentialsError::Path)?;
     let failed = |error| CredentialsError::Read(path.clone(), error);
     let metadata = fs::symlink_metadata(&path).map_err(failed)?;
-    if !metadata.is_file() || metadata.len() > LARGEST_CREDENTIALS {
-        return Err(CredentialsError::Foreign(path));
+    if !metadata.is_file() || metadata.len() > MAX_CREDENTIALS {
+        return Err(CredentialsError::NotOfNetwork(path));
     }
     let http = variable(variables::GCE_METADATA_HOST);
     let token_uri = format!("http://{http}{TOKEN_PATH}");
     match google::is_account_of(&fs::read(&path).map_err(failed)?, &token_uri) {
         true => Ok(path),
-        false => Err(CredentialsError::Foreign(path)),
+        false => Err(CredentialsError::NotOfNetwork(path)),
     }
 }
 
-/// The shim first, and then what was there; said twice, it is there once.
+/// The shim first, then the previous folders. The shim is listed once.
 fn python_path(shim: &Path, old: Option<&str>) -> String {
     let shim = shim.to_string_lossy();
     let old = old.unwrap_or_default().split(':').filter(|part| !part.is_empty() && *part != shim);
     [&*shim].into_iter().chain(old).collect::<Vec<_>>().join(":")
 }
 
-/// This machine, behind what was there.
+/// The previous hosts, then this machine.
 fn no_proxy(old: Option<&str>) -> String {
     let old = old.unwrap_or_default().split(',').map(str::trim);
     let old = old.filter(|host| !host.is_empty() && !LOOPBACK.contains(host));
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_shell_reads_back_what_was_meant() {
+    fn values_are_quoted_for_each_shell() {
         let variables = BTreeMap::from([("A".to_owned(), r"it's \ $HOME".to_owned())]);
         for (shell, line) in [
             (Shell::Sh, r"export A='it'\''s \ $HOME'"),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn no_proxy_has_this_machine_behind_what_was_there() {
+    fn no_proxy_lists_this_machine_after_the_previous_hosts() {
         assert_eq!(no_proxy(None), "127.0.0.1,localhost");
         assert_eq!(no_proxy(Some(".corp, localhost")), ".corp,127.0.0.1,localhost");
     }

@@ -1,6 +1,6 @@
-//! The demo's service: a child process as any other, over the real wire.
+//! The service of `twined demo`: a child process that uses Pub/Sub as every service does.
 //!
-//! It counts the primes below a number, and says on the way how far it is.
+//! It counts the primes below a number, and sends monitor messages with its progress.
 
 use crate::cli::{FAILED, Failure, OK, USAGE};
 use crate::event::encode::{self, Body};
@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use uuid::Uuid;
 
-/// How many monitor messages it sends.
+/// How many monitor messages the service sends.
 const STEPS: u64 = 2;
 
-/// The largest number that it counts to: about a second of work.
-const MOST: u64 = 10_000_000;
+/// The largest `below`: about a second of work.
+const MAX_BELOW: u64 = 10_000_000;
 
-/// Answer one question as the demo's service
+/// Answer one question as the service of `twined demo`
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[arg(long)]
@@ -42,44 +42,45 @@ struct Values {
     below: u64,
 }
 
-/// The one who asked, and how he is told.
-struct Parent {
+/// Publishes events of the question to its parent.
+struct Responder {
     publisher: Publisher,
     question: HashMap<String, String>,
 }
 
-/// Answers.
+/// Answers the question.
 pub async fn run(args: Args) -> Result<u8, Failure> {
     let Args { attributes, input_values, pubsub, project, topic } = args;
     let question: HashMap<String, String> =
         serde_json::from_str(&attributes).map_err(|error| Failure::new(USAGE, error))?;
     let connection = Connection::emulator(&pubsub, &project).map_err(Failure::failed)?;
-    let parent = Parent { publisher: Publisher::new(&connection, &topic), question };
-    parent.tell(Body::DeliveryAcknowledgement).await?;
+    let responder = Responder { publisher: Publisher::new(&connection, &topic), question };
+    responder.publish(Body::DeliveryAcknowledgement).await?;
     let values = input_values.as_deref().unwrap_or("null");
     match serde_json::from_str(values) {
-        Ok(Values { below }) if below <= MOST => {
-            count(&parent, below).await?;
+        Ok(Values { below }) if below <= MAX_BELOW => {
+            count(&responder, below).await?;
             Ok(OK)
         }
         Ok(_) | Err(_) => {
-            let words = format!("expected {{\"below\": N}} with N up to {MOST}, got {values}");
-            parent.tell(exception("ValueError", words)).await?;
+            let message =
+                format!("expected {{\"below\": N}} with N up to {MAX_BELOW}, got {values}");
+            responder.publish(exception("ValueError", message)).await?;
             Ok(FAILED)
         }
     }
 }
 
-async fn count(parent: &Parent, below: u64) -> Result<(), Failure> {
-    parent.log(&format!("counting the primes below {below}")).await?;
+async fn count(responder: &Responder, below: u64) -> Result<(), Failure> {
+    responder.log(&format!("counting the primes below {below}")).await?;
     let mut primes = 0;
     for step in 0..STEPS {
         let range = below * step / STEPS..below * (step + 1) / STEPS;
         primes += range.filter(|number| is_prime(*number)).count();
         let data = json!({ "done": (step + 1) as f64 / STEPS as f64, "primes": primes });
-        parent.tell(Body::MonitorMessage { data }).await?;
+        responder.publish(Body::MonitorMessage { data }).await?;
     }
-    parent.tell(Body::Result { output_values: json!({ "primes": primes }) }).await
+    responder.publish(Body::Result { output_values: json!({ "primes": primes }) }).await
 }
 
 fn is_prime(number: u64) -> bool {
@@ -95,13 +96,14 @@ fn exception(exception_type: &str, exception_message: String) -> Body {
     }
 }
 
-// === impl Parent ===
+// === impl Responder ===
 
-impl Parent {
-    async fn tell(&self, body: Body) -> Result<(), Failure> {
+impl Responder {
+    async fn publish(&self, body: Body) -> Result<(), Failure> {
         let response = encode::response(&self.question, Uuid::new_v4(), Timestamp::now(), &body);
-        let response = response
-            .ok_or_else(|| Failure::new(USAGE, "`--attributes` lacks what every question has"))?;
+        let response = response.ok_or_else(|| {
+            Failure::new(USAGE, "`--attributes` lacks an attribute that every question has")
+        })?;
         self.publisher.publish(response).await.map_err(Failure::failed)
     }
 
@@ -109,7 +111,7 @@ impl Parent {
         if self.question.get(attributes::FORWARD_LOGS).map(String::as_str) != Some("1") {
             return Ok(());
         }
-        self.tell(Body::LogRecord { log_record: record(message) }).await
+        self.publish(Body::LogRecord { log_record: record(message) }).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! `twined local`, a whole network; and `twined emulator`, its Pub/Sub alone.
+//! `twined local`, a network on this machine; and `twined emulator`, its Pub/Sub alone.
 
 use crate::cli::{Failure, OK, USAGE, interrupted, process_host, terminal};
 use crate::config::{DEFAULT_PUBSUB_PORT, HostArgs, LocalArgs, bind_loopback};
@@ -11,9 +11,9 @@ use tokio::net::TcpListener;
 
 /// Run a network on this machine, with the services in the given folders
 ///
-/// Questions to them are answered by child processes: `octue twined question ask-local`, with the
-/// `octue` of the service's own `.venv`, or else the one on PATH. A change of a service's code is
-/// what its next question runs.
+/// Child processes answer questions to them: `octue twined question ask-local`, with the `octue` of
+/// the service's `.venv`, or else of the PATH. A change of a service's code takes effect with its next
+/// question.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     twined local                      # the services in this folder\n  \
@@ -31,10 +31,10 @@ pub struct EmulatorArgs {
     #[arg(long, env = "TWINED_PUBSUB_PORT", default_value_t = DEFAULT_PUBSUB_PORT)]
     pubsub_port: u16,
 
-    /// Take every project for this one, as the emulator of `twined local` does
+    /// Treat every project as this one, like the emulator of `twined local`
     ///
     /// Services whose `octue.yaml` names a project of their own need it. Without it projects are
-    /// apart, as in the cloud.
+    /// separate, as in the cloud.
     #[arg(long, value_name = "PROJECT")]
     project: Option<String>,
 
@@ -51,7 +51,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     let network = local::start(settings, metrics).await?;
     let addresses = network.addresses();
     let listed = match names.is_empty() {
-        true => "none: no octue.yaml here".to_owned(),
+        true => "none: no `octue.yaml` found".to_owned(),
         false => names.join(", "),
     };
     terminal::note(&terminal::block(&[
@@ -62,8 +62,8 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         ("services", listed),
     ]));
     let url = format!("--url http://{}", addresses.http);
-    terminal::note(&format!("use it from another shell: eval \"$(twined env --shim {url})\""));
-    // Boxed: the shutdown is a large future.
+    terminal::note(&format!("to use it from another shell: eval \"$(twined env --shim {url})\""));
+    // Boxed, because the shutdown is a large future.
     Box::pin(network.run(interrupted())).await?;
     Ok(OK)
 }
@@ -75,7 +75,7 @@ pub async fn emulator(args: EmulatorArgs) -> Result<u8, Failure> {
     let listener = TcpListener::from_std(listener).map_err(Failure::failed)?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     terminal::note(&terminal::block(&[("pubsub", address.to_string())]));
-    terminal::note(&format!("use it from another shell: export PUBSUB_EMULATOR_HOST={address}"));
+    terminal::note(&format!("to use it from another shell: export PUBSUB_EMULATOR_HOST={address}"));
     let emulator =
         Emulator::new(Options { project, allowed_hosts: hosts.allow_host, ..Options::default() });
     emulator.serve(listener, interrupted()).await.map_err(Failure::failed)?;

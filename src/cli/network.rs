@@ -1,4 +1,4 @@
-//! Where the network is that a person's commands talk to.
+//! The network that the commands `ask` and `env` use.
 
 use crate::cli::{Failure, UNREACHABLE, terminal};
 use crate::config::{DEFAULT_PROJECT, DEFAULT_TOPIC, DEFAULT_URL, env_variable};
@@ -9,21 +9,21 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
 
-/// How long a network on this machine may take to say what it is.
+/// How long a network on this machine may take to describe itself.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The largest description that is read. One has some 600 bytes.
-const LARGEST_DESCRIPTION: usize = 64 * 1024;
+/// The largest description that is read, in bytes. One has about 600.
+const MAX_DESCRIPTION: usize = 64 * 1024;
 
-/// How many unknown variables are named.
-const LONGEST_LIST: usize = 10;
+/// How many unknown variables are named at most.
+const MAX_NAMED: usize = 10;
 
-/// Which network is meant.
+/// The network to use.
 #[derive(Clone, Debug, clap::Args)]
 pub struct NetworkArgs {
     /// Address that `twined local` printed as `http` [default: http://127.0.0.1:8094]
     ///
-    /// Given, it wins over PUBSUB_EMULATOR_HOST.
+    /// If given, it wins over PUBSUB_EMULATOR_HOST.
     #[arg(long, env = "TWINED_URL")]
     url: Option<String>,
 }
@@ -58,12 +58,10 @@ enum DescribeError {
     },
 }
 
-/// Where to ask.
+/// A connection to the topic of a network.
 #[derive(Clone, Debug)]
-pub struct Place {
-    /// Its Pub/Sub.
+pub struct TopicConnection {
     pub connection: Connection,
-    /// Its topic.
     pub topic: String,
 }
 
@@ -74,16 +72,16 @@ impl NetworkArgs {
         self.url.as_deref().unwrap_or(DEFAULT_URL)
     }
 
-    /// Asks the network for its variables. Those that this version does not know are left out, with a
-    /// note to the person.
+    /// Gets the network's variables. Those that this version does not know are left out, with a note
+    /// on stderr.
     pub async fn describe(&self) -> Result<BTreeMap<String, String>, Failure> {
         let failed = |error| Failure::new(UNREACHABLE, error);
         let (known, unknown) = self.variables().await.map_err(failed)?;
         if !unknown.is_empty() {
-            let names = unknown.iter().take(LONGEST_LIST).map(|name| format!("{name:?}"));
+            let names = unknown.iter().take(MAX_NAMED).map(|name| format!("{name:?}"));
             let names = terminal::safe(&names.collect::<Vec<_>>().join(", "));
             let count = unknown.len();
-            terminal::note(&format!("twined: {count} unknown variables left out, such as {names}"));
+            terminal::note(&format!("twined: {count} unknown variables left out: {names}"));
         }
         Ok(known)
     }
@@ -95,7 +93,7 @@ impl NetworkArgs {
             source: source.without_url(),
         };
         let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT);
-        // A redirect would lead to another network than the one that was named.
+        // A redirect would lead to another network than the given one.
         let client = client.redirect(reqwest::redirect::Policy::none()).build().map_err(silent)?;
         let path = format!("{}/env", self.url().trim_end_matches('/'));
         let mut answer = client.get(path).send().await.map_err(silent)?;
@@ -105,8 +103,8 @@ impl NetworkArgs {
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(silent)? {
             body.extend_from_slice(&chunk);
-            if body.len() > LARGEST_DESCRIPTION {
-                let source = format!("its answer has over {LARGEST_DESCRIPTION} bytes").into();
+            if body.len() > MAX_DESCRIPTION {
+                let source = format!("its answer has over {MAX_DESCRIPTION} bytes").into();
                 return Err(DescribeError::Answer { url: url(), source });
             }
         }
@@ -116,29 +114,31 @@ impl NetworkArgs {
         variables::split_known(variables).map_err(|error| invalid(error.into()))
     }
 
-    /// Where its Pub/Sub is: as the network that was named says, or else as the environment does
-    /// to Google's clients, or else as the network at the usual address says.
-    pub async fn place(&self) -> Result<Place, Failure> {
+    /// A connection to the topic of the network at `--url`; without one, to that of
+    /// PUBSUB_EMULATOR_HOST, as Google's clients; without either, to that of the network at the
+    /// default address.
+    pub async fn topic_connection(&self) -> Result<TopicConnection, Failure> {
         let host = env_variable(variables::PUBSUB_EMULATOR_HOST).filter(|host| !host.is_empty());
-        let (variables, given): (BTreeMap<_, _>, _) = match host.filter(|_| self.url.is_none()) {
-            Some(host) => {
-                let mut variables =
-                    BTreeMap::from([(variables::PUBSUB_EMULATOR_HOST.into(), host)]);
-                for name in [variables::GOOGLE_CLOUD_PROJECT, variables::TOPIC_NAME] {
-                    variables.extend(env_variable(name).map(|value| (name.to_owned(), value)));
+        let (variables, from_environment): (BTreeMap<_, _>, _) =
+            match host.filter(|_| self.url.is_none()) {
+                Some(host) => {
+                    let mut variables =
+                        BTreeMap::from([(variables::PUBSUB_EMULATOR_HOST.into(), host)]);
+                    for name in [variables::GOOGLE_CLOUD_PROJECT, variables::TOPIC_NAME] {
+                        variables.extend(env_variable(name).map(|value| (name.to_owned(), value)));
+                    }
+                    (variables, true)
                 }
-                (variables, true)
-            }
-            None => (self.describe().await?, false),
-        };
+                None => (self.describe().await?, false),
+            };
         let variable = |name: &str, default: &str| {
             variables.get(name).cloned().unwrap_or_else(|| default.to_owned())
         };
         let host = variable(variables::PUBSUB_EMULATOR_HOST, "");
         let project = variable(variables::GOOGLE_CLOUD_PROJECT, DEFAULT_PROJECT);
-        let code = if given { crate::cli::USAGE } else { UNREACHABLE };
+        let code = if from_environment { crate::cli::USAGE } else { UNREACHABLE };
         let connection =
             Connection::emulator(&host, &project).map_err(|error| Failure::new(code, error))?;
-        Ok(Place { connection, topic: variable(variables::TOPIC_NAME, DEFAULT_TOPIC) })
+        Ok(TopicConnection { connection, topic: variable(variables::TOPIC_NAME, DEFAULT_TOPIC) })
     }
 }

@@ -15,14 +15,14 @@ use tracing::{error, info};
 /// Run the daemon of a network: the event handler and autoscaler of a cluster
 ///
 /// It subscribes to the network's topic, stores every event, runs each question, ends it on
-/// cancellation, and notifies the parent when it fails without a word. Any number of replicas may run
-/// at a time. `twined doctor` with the same settings checks all that it needs, and changes nothing.
+/// cancellation, and notifies the parent when it ends without an answer. Any number of replicas may
+/// run at a time. `twined doctor` with the same settings checks everything that it needs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     twined serve --project my-project --images europe-west1-docker.pkg.dev/my-project/services\n  \
     twined serve --pubsub localhost:8085 --runner process ./wind ./elevation\n\n\
-    SIGTERM or Ctrl-C stops it within 5 s: unfinished messages are delivered again, and runs go on. \
-    A second one stops it at once.")]
+    SIGTERM or Ctrl-C stops it within 5 s: unfinished messages are delivered again, and runs \
+    continue. A second signal stops it immediately.")]
 pub struct Args {
     #[command(flatten)]
     serve: ServeArgs,
@@ -66,14 +66,14 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let twice = async {
         signals.next().await;
-        // The daemon may have ended by itself.
+        // The receiver is gone if the daemon has ended.
         let _ = stop.send(());
         signals.next().await;
     };
     tokio::select! {
         ended = daemon.run(async { drop(stopped.await) }) => ended?,
         () = twice => {
-            error!("second signal received: daemon stopped at once");
+            error!("second signal received: daemon stopped immediately");
             return Ok(INTERRUPTED);
         }
     }
@@ -90,7 +90,7 @@ fn services(settings: &ServeSettings) -> Result<Vec<ProcessService>, Failure> {
     Ok(found.into_iter().map(sdk_service).collect())
 }
 
-/// Reports failed checks and warnings: as a table for a person, as log lines for a program.
+/// Reports failed checks and warnings: as a table for people, or as log lines for programs.
 fn report(checks: &[PreflightCheck], style: LogStyle) {
     let reported = checks.iter().filter(|check| check.is_failure() || check.is_warning());
     match style {
@@ -112,10 +112,10 @@ fn report(checks: &[PreflightCheck], style: LogStyle) {
     }
 }
 
-/// Reports a failure as a log line for a program, whatever the filter of logs.
+/// Reports a failure as a JSON log line, which no log filter suppresses.
 pub fn log_failure(failure: &Failure) {
     let Failure { code, error } = failure;
-    let message = format!("failed: {}", Chain(&**error));
+    let message = format!("daemon failed: {}", Chain(&**error));
     let line = json!({ "severity": "ERROR", "message": message, "exit_code": code });
     terminal::note(&telemetry::one_line(&line));
 }

@@ -1,9 +1,9 @@
-//! What a person reads: the only place that prints.
+//! Output to stdout and stderr. No other module prints.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-/// Writes one line to stderr. Where nobody reads it any more, that is no error.
+/// Writes one line to stderr. A closed stderr is no error.
 pub fn note(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
@@ -15,7 +15,7 @@ pub fn answer(line: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Names and values below each other, in one aligned block.
+/// Names and values, one pair a line, aligned.
 pub fn block(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
@@ -26,7 +26,8 @@ pub fn block(rows: &[(&str, String)]) -> String {
     text
 }
 
-/// Text of somebody else's, without what could steer the terminal. Line feeds and tabs stay.
+/// Escapes the control characters of untrusted text, which could steer the terminal. Line feeds and
+/// tabs stay.
 pub fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_steers_a_terminal_comes_through() {
+    fn control_characters_are_escaped() {
         assert_eq!(safe("a\tb\n\x1b[31mred\r\u{9b}"), "a\tb\n\\u{1b}[31mred\\r\\u{9b}");
     }
 

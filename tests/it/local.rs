@@ -1,4 +1,4 @@
-//! A network on a laptop, end to end: the real binary, as a person starts it.
+//! `twined local`, `demo` and `ask`, end to end with the real binary.
 
 use crate::program::{Network, twined};
 use serde_json::Value;
@@ -12,30 +12,30 @@ use twined::event::{Outgoing, Timestamp};
 use uuid::Uuid;
 
 #[test]
-fn the_demo_shows_a_question_and_leaves_nothing() {
+fn the_demo_prints_the_events_of_a_question_and_leaves_nothing() {
     let demo = twined(&["demo"]).output().unwrap();
 
     let (stdout, stderr) = texts(&demo);
     assert_eq!(demo.status.code(), Some(0), "{stderr}");
     assert_eq!(stdout, "{\"output_values\":{\"primes\":1229}}\n");
-    let said = [
-        "a network runs",
-        "asked demo/primes:1.0.0",
+    let lines = [
+        "network started",
+        "asked of demo/primes:1.0.0",
         "delivery_acknowledgement",
         "log_record",
         "monitor_message",
         "result",
-        "left running: 0 runs; data folder gone: true",
+        "network stopped: 0 runs left; data folder removed: true",
     ];
     let mut rest = &*stderr;
-    for words in said {
-        let at = rest.find(words).unwrap_or_else(|| panic!("`{words}` is missing in:\n{stderr}"));
+    for line in lines {
+        let at = rest.find(line).unwrap_or_else(|| panic!("`{line}` is missing in:\n{stderr}"));
         rest = &rest[at..];
     }
 }
 
 #[test]
-fn the_demo_is_not_disturbed_by_the_settings_of_another_network() {
+fn the_demo_ignores_the_settings_of_another_network() {
     let mut demo = twined(&["demo"]);
     demo.envs([("TWINED_DATA", "/nowhere"), ("TWINED_PUBSUB", "127.0.0.1:9")]);
     let demo = demo.output().unwrap();
@@ -43,22 +43,22 @@ fn the_demo_is_not_disturbed_by_the_settings_of_another_network() {
 }
 
 #[test]
-fn what_comes_after_the_answer_does_not_hold_it_up() {
+fn events_after_the_answer_do_not_delay_it() {
     let network = Network::with_script("octue/slow", "echo $$ > pid; exec sleep 600");
     let uuid = Uuid::new_v4().to_string();
     let asking = network.asking("octue/slow:local", &["--question-uuid", &uuid]);
     network.wait_for("the child runs", || {
         fs::exists(network.folder("octue/slow").join("pid")).unwrap().then_some(())
     });
-    let asked = cancellation(&uuid, "octue/slow:local", "local/local:local").attributes;
-    let say = |body: &Body| {
+    let question = cancellation(&uuid, "octue/slow:local", "local/local:local").attributes;
+    let publish = |body: &Body| {
         let uuid = Uuid::new_v4();
-        network.publish(response(&asked, uuid, Timestamp::now(), body).unwrap());
+        network.publish(response(&question, uuid, Timestamp::now(), body).unwrap());
     };
 
-    say(&Body::Result { output_values: Value::from(7) });
+    publish(&Body::Result { output_values: Value::from(7) });
     for _ in 0..5 {
-        say(&Body::Heartbeat);
+        publish(&Body::Heartbeat);
     }
 
     let asked = asking.wait_with_output().unwrap();
@@ -66,7 +66,7 @@ fn what_comes_after_the_answer_does_not_hold_it_up() {
 }
 
 #[test]
-fn a_network_whose_log_nobody_reads_any_more_still_tells_of_a_dead_child() {
+fn a_network_with_a_closed_stderr_still_reports_a_dead_child() {
     let root = tempfile::tempdir().unwrap();
     let network = Network::with_script("octue/dying", "exit 3");
     let services = network.folder("octue");
@@ -92,7 +92,7 @@ fn a_network_whose_log_nobody_reads_any_more_still_tells_of_a_dead_child() {
 }
 
 #[test]
-fn half_a_request_does_not_keep_a_network_from_its_end() {
+fn an_incomplete_request_does_not_delay_the_end_of_a_network() {
     let mut network = Network::start(&[]);
     let _half = network.send("GET /live HTTP/1.1\r\n");
     assert_eq!(network.interrupt(), Some(0));
@@ -112,15 +112,15 @@ fn a_question_is_answered_on_stdout_and_its_logs_go_to_stderr() {
 }
 
 #[test]
-fn each_way_to_fail_has_its_exit_code() {
+fn each_kind_of_failure_has_its_exit_code() {
     let network = Network::start(&["octue/primes"]);
-    for (sruid, arguments, code, words) in [
+    for (sruid, arguments, code, text) in [
         ("octue/primes:local", vec!["-i", "7"], 1, "ValueError: expected {\"below\": N}"),
         ("octue/primes:local", vec!["-i", "{"], 2, "`--input-values` is not JSON"),
         ("octue/Primes:local", vec![], 2, "lower kebab case"),
         ("octue/primes:lokal", vec![], 4, "octue/primes:local"),
         ("octue/nobody:local", vec![], 4, "ServiceNotFound"),
-        // No names of subscriptions, so nobody's.
+        // Names that no subscription can have.
         ("9lives/cat:1", vec![], 4, "ServiceNotFound"),
         ("google/cat:1", vec![], 4, "ServiceNotFound"),
     ] {
@@ -128,7 +128,7 @@ fn each_way_to_fail_has_its_exit_code() {
         let (stdout, stderr) = texts(&asked);
         assert_eq!(asked.status.code(), Some(code), "{sruid}: {stderr}");
         assert_eq!(stdout, "");
-        assert!(stderr.contains(words), "{stderr}");
+        assert!(stderr.contains(text), "{stderr}");
     }
     let nowhere = twined(&["ask", "a/b:c", "--url", "http://127.0.0.1:9"]).output().unwrap();
     assert_eq!(nowhere.status.code(), Some(3));
@@ -136,14 +136,14 @@ fn each_way_to_fail_has_its_exit_code() {
 }
 
 #[test]
-fn an_answer_that_takes_too_long_is_given_up() {
+fn ask_ends_after_its_timeout() {
     let network = Network::with_script("octue/slow", "sleep 60");
     let asked = network.ask("octue/slow:local", &["--timeout", "1"]);
     assert_eq!(asked.status.code(), Some(124));
 }
 
 #[test]
-fn a_child_that_dies_without_a_word_becomes_an_exception_with_its_last_words() {
+fn a_killed_child_becomes_an_exception_with_its_last_output() {
     let network = Network::with_script("octue/dying", "echo 'last words' >&2; kill -9 $$");
 
     let asked = network.ask("octue/dying:local", &[]);
@@ -156,7 +156,7 @@ fn a_child_that_dies_without_a_word_becomes_an_exception_with_its_last_words() {
 }
 
 #[test]
-fn a_child_that_ends_well_but_says_nothing_becomes_an_exception() {
+fn a_child_that_exits_without_an_answer_becomes_an_exception() {
     let network = Network::with_script("octue/silent", "exit 0");
     let asked = network.ask("octue/silent:local", &[]);
     assert_eq!(asked.status.code(), Some(1), "{}", texts(&asked).1);
@@ -173,7 +173,7 @@ fn a_cancelled_question_ends_with_all_its_processes() {
             .filter(|pid| pid.ends_with('\n'))
     });
 
-    network.publish(cancellation(&uuid, "octue/slow:local", "local/stranger:local"));
+    network.publish(cancellation(&uuid, "octue/slow:local", "local/other:local"));
     network.publish(cancellation(&uuid, "octue/slow:local", "local/local:local"));
 
     let asked = asking.wait_with_output().unwrap();
@@ -199,17 +199,17 @@ fn a_cancellation_that_comes_before_its_question_stops_its_launch() {
 }
 
 #[test]
-fn a_message_that_is_no_event_is_rejected_and_the_rest_goes_on() {
+fn a_message_that_is_no_event_is_rejected_and_the_next_ones_are_processed() {
     let network = Network::start(&["octue/primes"]);
     let question = Uuid::new_v4().to_string();
-    let poison = |data: &str, attributes: HashMap<String, String>| Outgoing {
+    let invalid = |data: &str, attributes: HashMap<String, String>| Outgoing {
         data: data.as_bytes().to_vec(),
         attributes,
         ordering_key: question.clone(),
     };
-    network.publish(poison("{", HashMap::new()));
+    network.publish(invalid("{", HashMap::new()));
     network
-        .publish(poison(r#"{"kind": "question"}"#, HashMap::from([("uuid".into(), "1".into())])));
+        .publish(invalid(r#"{"kind": "question"}"#, HashMap::from([("uuid".into(), "1".into())])));
 
     let asked =
         network.ask("octue/primes:local", &["-i", r#"{"below": 3}"#, "--question-uuid", &question]);
@@ -221,7 +221,7 @@ fn a_message_that_is_no_event_is_rejected_and_the_rest_goes_on() {
 }
 
 #[test]
-fn metrics_are_there_from_the_start_and_at_zero() {
+fn metrics_start_at_zero() {
     let network = Network::start(&[]);
     let metrics = network.get("/metrics");
     for line in [
@@ -244,7 +244,7 @@ fn metrics_are_there_from_the_start_and_at_zero() {
 }
 
 #[test]
-fn ctrl_c_ends_a_network_and_what_runs_in_it_and_tells_who_asked() {
+fn ctrl_c_ends_a_network_with_its_runs_and_notifies_their_parents() {
     let mut network = Network::with_script("octue/slow", "echo $$ > pid; exec sleep 600");
     let asking = network.asking("octue/slow:local", &[]);
     let pid = network.wait_for("the child runs", || {
@@ -262,9 +262,9 @@ fn ctrl_c_ends_a_network_and_what_runs_in_it_and_tells_who_asked() {
 }
 
 #[test]
-fn a_taken_port_and_a_taken_folder_are_named() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port().to_string();
+fn a_port_or_folder_in_use_is_named() {
+    let in_use = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = in_use.local_addr().unwrap().port().to_string();
     let refused = twined(&["local", "--ephemeral", "--pubsub-port", "0", "--http-port", &port])
         .output()
         .unwrap();

@@ -1,4 +1,4 @@
-//! The real binary, started as a person would, with services that are small scripts.
+//! The real binary, with services that are small scripts.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use twined::event::Outgoing;
 use twined::pubsub::{Connection, Publisher};
 
-/// How long a test waits for what is to happen.
+/// How long a test waits for an event.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The binary, with these arguments and nothing of ours in its environment.
+/// The binary with these arguments, and with no variable of the tests but `PATH`.
 pub fn twined(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_twined"));
     command.args(arguments).env_clear().stdin(Stdio::null());
@@ -24,7 +24,7 @@ pub fn twined(arguments: &[&str]) -> Command {
     command
 }
 
-/// `twined local`, which goes with this.
+/// A process of `twined local`, interrupted when this is dropped.
 pub struct Network {
     root: TempDir,
     process: Child,
@@ -61,7 +61,7 @@ impl Network {
         let mut process = command.spawn().unwrap();
         let stderr = process.stderr.take().unwrap();
         let (sender, lines) = mpsc::channel();
-        // Read to its end, so that the network never waits for us.
+        // Read to the end, so that the network does not block on a full pipe.
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 eprintln!("{line}");
@@ -81,7 +81,7 @@ impl Network {
         network
     }
 
-    /// Where it keeps its data.
+    /// Its data folder.
     pub fn data(&self) -> PathBuf {
         self.root.path().join("data")
     }
@@ -91,19 +91,19 @@ impl Network {
         self.root.path().join("services").join(service)
     }
 
-    /// Asks with `twined ask`, and waits.
+    /// Runs `twined ask` to its end.
     pub fn ask(&self, sruid: &str, arguments: &[&str]) -> Output {
         self.asking(sruid, arguments).wait_with_output().unwrap()
     }
 
-    /// Asks with `twined ask`.
+    /// Starts `twined ask`.
     pub fn asking(&self, sruid: &str, arguments: &[&str]) -> Child {
         let url = format!("http://{}", self.http);
         let mut command = twined(&["ask", sruid, "--url", &url]);
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Publishes a message on its topic.
+    /// Publishes a message to its topic.
     pub fn publish(&self, message: Outgoing) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
@@ -123,7 +123,7 @@ impl Network {
         self.request(path).0
     }
 
-    /// A connection to its HTTP server on which this was sent.
+    /// Sends `text` to its HTTP server, and returns the connection.
     pub fn send(&self, text: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.http).unwrap();
         stream.write_all(text.as_bytes()).unwrap();
@@ -146,11 +146,11 @@ impl Network {
         (status, body)
     }
 
-    /// Waits until there is something.
-    pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    /// Waits until `poll` returns something.
+    pub fn wait_for<T>(&self, what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            if let Some(found) = look() {
+            if let Some(found) = poll() {
                 return found;
             }
             assert!(Instant::now() < deadline, "{what}: not within {DEADLINE:?}");
@@ -158,7 +158,7 @@ impl Network {
         }
     }
 
-    /// Ctrl-C, and its exit code.
+    /// Sends SIGINT, and returns its exit code.
     pub fn interrupt(&mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
@@ -166,7 +166,7 @@ impl Network {
     }
 }
 
-/// What a server answered.
+/// An answer of a server.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -174,7 +174,7 @@ pub struct Reply {
     pub body: String,
 }
 
-/// Sends these bytes on a connection of their own, and reads until the server closes it.
+/// Sends bytes on a new connection, and reads until the server closes it.
 pub fn request(address: &str, bytes: &[u8]) -> Reply {
     let mut stream = TcpStream::connect(address).unwrap();
     // A server that refuses a request need not read all of it.
