@@ -1,13 +1,13 @@
-//! How a question reaches its service: as arguments of `ask-local`, or, where it is too long for an
-//! argument, as a file.
+//! How a question reaches its service: as arguments of `ask-local`, or as a file if it is too long for
+//! an argument.
 
 use crate::event::Inputs;
 use crate::event::attributes::{FORWARD_LOGS, RETRY_COUNT};
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// The longest argument in bytes. The kernel refuses 128 KiB; the rest is room for a shell script
-/// that adds to one.
+/// The longest argument, in bytes. The kernel refuses 128 KiB; the difference is for shell scripts
+/// that add to an argument.
 pub const ARGUMENT_LIMIT: usize = 120 * 1024;
 
 /// The option of a question's attributes.
@@ -17,8 +17,8 @@ pub const VALUES_OPTION: &str = "--input-values";
 /// The option of its input manifest.
 pub const MANIFEST_OPTION: &str = "--input-manifest";
 
-/// The file of a question: `{"input_values": …, "input_manifest": …, "children": …}`, each as it came
-/// and only where it is given.
+/// The file of a question: `{"input_values": …, "input_manifest": …, "children": …}`, each as
+/// received, and only if it is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuestionFile {
     /// The content.
@@ -54,17 +54,17 @@ impl QuestionFile {
     }
 }
 
-/// The JSON of a question's attributes for `--attributes`: as they came, with defaults for two without
+/// The JSON of a question's attributes for `--attributes`: as received, with defaults for two without
 /// which the SDK fails before its first event.
-pub fn attributes(came: &HashMap<String, String>) -> String {
-    let given = came.iter().map(|(name, value)| (&**name, &**value));
+pub fn attributes(received: &HashMap<String, String>) -> String {
+    let given = received.iter().map(|(name, value)| (&**name, &**value));
     let missing = [(RETRY_COUNT, "0"), (FORWARD_LOGS, "0")];
-    object(given.chain(missing.into_iter().filter(|(name, _)| !came.contains_key(*name))))
+    object(given.chain(missing.into_iter().filter(|(name, _)| !received.contains_key(*name))))
 }
 
-/// The JSON of attributes, as they came.
-pub fn json(came: &HashMap<String, String>) -> String {
-    object(came.iter().map(|(name, value)| (&**name, &**value)))
+/// The JSON of attributes, as received.
+pub fn json(received: &HashMap<String, String>) -> String {
+    object(received.iter().map(|(name, value)| (&**name, &**value)))
 }
 
 /// Sorted by name, so that one question has one text.
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_holds_the_given_inputs_as_they_came() {
+    fn the_file_has_the_given_inputs_as_received() {
         let inputs =
             Inputs { input_values: Some("[ NaN ]"), input_manifest: None, children: Some("[]") };
         let file = QuestionFile::new(inputs);
@@ -105,12 +105,12 @@ mod tests {
     }
 
     #[test]
-    fn attributes_keep_what_came_and_add_what_the_sdk_needs() {
-        let came = HashMap::from([("forward_logs".to_owned(), "1".to_owned())]);
-        assert_eq!(attributes(&came), r#"{"forward_logs":"1","retry_count":"0"}"#);
-        assert_eq!(json(&came), r#"{"forward_logs":"1"}"#);
+    fn attributes_that_the_sdk_needs_are_added() {
+        let received = HashMap::from([("forward_logs".to_owned(), "1".to_owned())]);
+        assert_eq!(attributes(&received), r#"{"forward_logs":"1","retry_count":"0"}"#);
+        assert_eq!(json(&received), r#"{"forward_logs":"1"}"#);
         assert_eq!(json(&HashMap::new()), "{}");
-        let odd = HashMap::from([("a\"\n".to_owned(), "\u{1}é".to_owned())]);
-        assert_eq!(json(&odd), "{\"a\\\"\\n\":\"\\u0001é\"}");
+        let escaped = HashMap::from([("a\"\n".to_owned(), "\u{1}é".to_owned())]);
+        assert_eq!(json(&escaped), "{\"a\\\"\\n\":\"\\u0001é\"}");
     }
 }

@@ -25,8 +25,8 @@ pub struct LocalService {
 /// Why the services of a host cannot be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServicesError {
-    /// A given folder holds no service.
-    #[error("no `octue.yaml` in `{}` or in the folders in it", .0.display())]
+    /// A given folder has no service.
+    #[error("no `octue.yaml` found in `{}` or up to two levels below it", .0.display())]
     None(PathBuf),
     /// A folder cannot be read.
     #[error("failed to read `{}`", path.display())]
@@ -42,11 +42,11 @@ pub enum ServicesError {
     Parse {
         /// The folder or file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// Two folders hold the same service.
-    #[error("`{}` and `{}` both hold the service `{service}`", first.display(), second.display())]
+    /// Two folders have the same service.
+    #[error("`{}` and `{}` both have the service `{service}`", first.display(), second.display())]
     Twice {
         /// Its SRUID.
         service: String,
@@ -57,7 +57,7 @@ pub enum ServicesError {
     },
 }
 
-/// The part of an `octue.yaml` that we need. As the SDK does, we read the first service only.
+/// The used part of an `octue.yaml`. Only the first service is read, as by the SDK.
 #[derive(Deserialize)]
 struct Configuration {
     services: Vec<ServiceName>,
@@ -69,12 +69,12 @@ struct ServiceName {
     name: String,
 }
 
-/// Finds the services in the given folders. Without a folder the current one is searched, and may hold
-/// none.
+/// Finds the services in the given folders. Without a folder, the current one is searched, which may
+/// have none.
 pub fn find(given: &[PathBuf], tag: &str) -> Result<Vec<LocalService>, ServicesError> {
     let mut found = BTreeMap::<String, LocalService>::new();
-    let here = [PathBuf::from(".")];
-    for folder in if given.is_empty() { &here } else { given } {
+    let current = [PathBuf::from(".")];
+    for folder in if given.is_empty() { &current } else { given } {
         let mut folders = Vec::new();
         search(folder, DEPTH, &mut folders)?;
         if folders.is_empty() && !given.is_empty() {
@@ -108,19 +108,19 @@ fn search(folder: &Path, depth: usize, folders: &mut Vec<PathBuf>) -> Result<(),
     if depth == 0 {
         return Ok(());
     }
-    let mut inside = Vec::new();
+    let mut subfolders = Vec::new();
     for entry in fs::read_dir(&folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let hidden = entry.file_name().to_string_lossy().starts_with('.');
         // Links to folders are followed.
         if !hidden && entry.path().is_dir() {
-            inside.push(entry.path());
+            subfolders.push(entry.path());
         }
     }
-    inside.sort();
-    for inside in inside {
+    subfolders.sort();
+    for subfolder in subfolders {
         // Only the given folders must be readable.
-        let _ = search(&inside, depth - 1, folders);
+        let _ = search(&subfolder, depth - 1, folders);
     }
     Ok(())
 }
@@ -129,14 +129,14 @@ fn read(folder: &Path, tag: &str) -> Result<LocalService, ServicesError> {
     let path = folder.join(FILE);
     let text = fs::read_to_string(&path)
         .map_err(|source| ServicesError::Read { path: path.clone(), source })?;
-    let wrong = |message: String| ServicesError::Parse { path: path.clone(), message };
+    let invalid = |message: String| ServicesError::Parse { path: path.clone(), message };
     let configuration: Configuration =
-        serde_saphyr::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        serde_saphyr::from_str(&text).map_err(|error| invalid(error.to_string()))?;
     let first = configuration.services.into_iter().next();
     let ServiceName { namespace, name } =
-        first.ok_or_else(|| wrong("`services` is empty".into()))?;
+        first.ok_or_else(|| invalid("`services` is empty".into()))?;
     let text = format!("{namespace}/{name}:{tag}");
-    let sruid = text.parse().map_err(|error| wrong(format!("`{text}`: {error}")))?;
+    let sruid = text.parse().map_err(|error| invalid(format!("`{text}`: {error}")))?;
     Ok(LocalService { sruid, folder: folder.to_owned() })
 }
 
@@ -186,6 +186,6 @@ mod tests {
         }
         service(&root.join("twice/a"), "octue", "a");
         service(&root.join("twice/b"), "octue", "a");
-        assert!(refusal("twice").contains("both hold the service `octue/a:local`"));
+        assert!(refusal("twice").contains("both have the service `octue/a:local`"));
     }
 }

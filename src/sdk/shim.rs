@@ -1,7 +1,7 @@
-//! The Python that an SDK finds first: `PYTHONPATH` begins with the folder of these files.
+//! The Python files of the shim, whose folder comes first in `PYTHONPATH`.
 //!
-//! No file of the SDK is changed. A hook of Python's imports changes what it does: offline, without
-//! the JSON schemas that it would download; and with a question that no argument holds.
+//! No file of the SDK is changed. An import hook patches it: to work offline, without the JSON schemas
+//! that it would download, and to read a question that is too long for an argument.
 
 use crate::private_path::{self, PathError};
 use std::fs;
@@ -15,12 +15,13 @@ pub type File = (&'static str, &'static str);
 const HOOK: File = ("twined_hook.py", include_str!("shim/twined_hook.py"));
 const QUESTION: File = ("twined_question.py", include_str!("shim/twined_question.py"));
 
-/// The shim of a machine without a network. What the last file imports comes before it.
+/// The shim of a machine without the internet. The last file imports the others, so it is written
+/// last.
 const OFFLINE: [File; 3] =
     [HOOK, QUESTION, ("sitecustomize.py", include_str!("shim/sitecustomize.py"))];
 
-/// The shim that is mounted beside a question. `start.py` puts its folder on the path of the command
-/// that follows it, because Kubernetes cannot put anything before the `PYTHONPATH` of an image.
+/// The shim that is mounted beside a question. `start.py` puts its folder first in the `PYTHONPATH` of
+/// the command in its arguments, because Kubernetes cannot prepend to the variable of an image.
 pub const MOUNTED: [File; 4] = [
     (START, include_str!("shim/mounted/start.py")),
     ("sitecustomize.py", include_str!("shim/mounted/sitecustomize.py")),
@@ -31,7 +32,7 @@ pub const MOUNTED: [File; 4] = [
 /// The name of the file in [`MOUNTED`] that starts a command.
 pub const START: &str = "start.py";
 
-/// Why there is no shim.
+/// Why the shim was not installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// Its folder cannot be written.
@@ -39,11 +40,11 @@ pub enum InstallError {
     Write {
         /// The folder.
         folder: PathBuf,
-        /// The system's words.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// Its folder is not this user's alone.
+    /// Other users can change its folder.
     #[error("failed to find a private folder for the shim: set XDG_CACHE_HOME to one")]
     Private(#[source] PathError),
 }
@@ -52,7 +53,7 @@ pub enum InstallError {
 pub fn write(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     for (name, text) in OFFLINE {
-        // Processes of an earlier network may read the file now: replace it as a whole.
+        // Replaced in one step, because processes of an earlier network may be reading it.
         let new = folder.join(format!("{name}.new"));
         fs::write(&new, text)?;
         fs::rename(new, folder.join(name))?;
@@ -60,10 +61,10 @@ pub fn write(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts the offline shim of this version below `cache`, a folder of this user, and returns its folder.
+/// Writes the offline shim of this version into a folder in `cache`, and returns that folder.
 ///
-/// What is on `PYTHONPATH` runs in every Python that is started there, so the files are our own and
-/// in a folder that others cannot write, whatever a network says.
+/// Every Python process runs the files of its `PYTHONPATH`. So they come from this program, never from
+/// a network, and other users cannot write their folder.
 pub fn install(cache: &Path) -> Result<PathBuf, InstallError> {
     // Other versions have folders of their own.
     let mut digest = blake3::Hasher::new();
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_installed_shim_is_our_own_and_others_cannot_write_it() {
+    fn the_installed_shim_is_this_programs_and_private() {
         let cache = tempfile::tempdir().unwrap();
         let folder = install(&cache.path().join("new")).unwrap();
         fs::write(folder.join(HOOK.0), "import os").unwrap();
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shim_is_not_installed_where_others_can_write() {
+    fn a_shim_is_not_installed_in_a_shared_folder() {
         let cache = tempfile::tempdir().unwrap();
         fs::set_permissions(cache.path(), fs::Permissions::from_mode(0o777)).unwrap();
         assert!(matches!(install(cache.path()), Err(InstallError::Private(_))));

@@ -6,9 +6,9 @@ use std::path::Path;
 
 /// Pub/Sub emulator that every Google client uses, `HOST:PORT`.
 pub const PUBSUB_EMULATOR_HOST: &str = "PUBSUB_EMULATOR_HOST";
-/// Project of Google's clients where nothing else gives one.
+/// Default project of Google's clients.
 pub const GOOGLE_CLOUD_PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
-/// File of a service account. Google's clients want credentials even offline.
+/// File of a service account. Google's clients need credentials even offline.
 pub const GOOGLE_APPLICATION_CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 /// Metadata server of Google, which the SDK asks when it signs URLs.
 pub const GCE_METADATA_HOST: &str = "GCE_METADATA_HOST";
@@ -16,25 +16,25 @@ pub const GCE_METADATA_HOST: &str = "GCE_METADATA_HOST";
 pub const TOPIC_NAME: &str = "TWINED_SERVICES_TOPIC_NAME";
 /// Where a service runs: [`GOOGLE_KUEUE`].
 pub const COMPUTE_PROVIDER: &str = "COMPUTE_PROVIDER";
-/// The value of [`COMPUTE_PROVIDER`] for a service that was started for one question.
+/// The value of [`COMPUTE_PROVIDER`] for a process that was started for one question.
 pub const GOOGLE_KUEUE: &str = "GOOGLE_KUEUE";
 /// The revision tag of a service.
 pub const SERVICE_REVISION_TAG: &str = "OCTUE_SERVICE_REVISION_TAG";
-/// URL of the service registry of a network on this machine. Ours, read by the shim: the registries
-/// in an `octue.yaml` are elsewhere.
+/// URL of the service registry of a network on this machine. Only the shim reads it: the registries of
+/// an `octue.yaml` are in the cloud.
 pub const LOCAL_REGISTRY: &str = "TWINED_LOCAL_REGISTRY";
-/// File with the question's inputs, or with the first part of them. Ours, read by the shim.
+/// File with the question's inputs, or with the first part of them. Only the shim reads it.
 pub const QUESTION_FILE: &str = "TWINED_QUESTION_FILE";
-/// Number of parts of the file of [`QUESTION_FILE`]. Ours, read by the shim.
+/// Number of parts of the file of [`QUESTION_FILE`]. Only the shim reads it.
 pub const QUESTION_PARTS: &str = "TWINED_QUESTION_PARTS";
 
-/// A description of a network that is not used. Whoever holds the network's port writes it.
+/// Why a network's description is refused. Any process that listens on the port can send one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DescriptionError {
     /// Without the variable, clients would use the real cloud.
     #[error("the network's description lacks `{0}`")]
     Missing(&'static str),
-    /// A value that a shell is not given.
+    /// A value that must not reach a shell.
     #[error("the network's value of `{name}` is not a valid {expected}")]
     Invalid {
         /// The variable.
@@ -45,11 +45,10 @@ pub enum DescriptionError {
 }
 
 /// Whether a value is valid.
-type Check = fn(&str) -> bool;
+type ValueCheck = fn(&str) -> bool;
 
-/// The variables with which a network describes itself: name, what its value must be, and the check
-/// of that.
-const DESCRIPTION: [(&str, &str, Check); 6] = [
+/// The variables with which a network describes itself: name, kind of value, and the check of it.
+const DESCRIPTION: [(&str, &str, ValueCheck); 6] = [
     (PUBSUB_EMULATOR_HOST, "HOST:PORT", is_address),
     (GCE_METADATA_HOST, "HOST:PORT", is_address),
     (GOOGLE_CLOUD_PROJECT, "project id", is_name),
@@ -58,8 +57,8 @@ const DESCRIPTION: [(&str, &str, Check); 6] = [
     (LOCAL_REGISTRY, "URL of a registry", is_registry),
 ];
 
-/// Splits `described` into the variables of a network and the names of all others. Each of the former
-/// must be there, with a valid value.
+/// Splits a description into the variables of a network and the names of all others. Each variable of
+/// a network must be present with a valid value.
 pub fn split_known(
     mut described: BTreeMap<String, String>,
 ) -> Result<(BTreeMap<String, String>, Vec<String>), DescriptionError> {
@@ -74,7 +73,7 @@ pub fn split_known(
     Ok((known, described.into_keys().collect()))
 }
 
-/// Whether a text is an absolute path that a terminal shows as it is.
+/// Whether a text is an absolute path without control characters.
 fn is_path(text: &str) -> bool {
     Path::new(text).is_absolute() && !text.contains(char::is_control)
 }
@@ -116,7 +115,7 @@ pub struct LocalNetwork<'a> {
 // === impl LocalNetwork ===
 
 impl LocalNetwork<'_> {
-    /// The variables that make the SDK and Google's clients use this network, and nothing else.
+    /// The variables with which the SDK and Google's clients use this network alone.
     pub fn variables(&self) -> BTreeMap<String, String> {
         let Self { pubsub, http, project, topic, credentials } = self;
         [

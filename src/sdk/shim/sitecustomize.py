@@ -1,17 +1,17 @@
-"""What the unmodified Octue SDK needs where there is no network.
+"""Makes the unmodified Octue SDK work without the internet.
 
-Python imports `sitecustomize` when it starts. This one, put first on PYTHONPATH, only leaves an
-import hook behind (`twined_hook`) and runs the `sitecustomize` that it shadows. The hook waits for
-modules of the SDK and, once each is loaded:
+Python imports `sitecustomize` when it starts. This one, first in PYTHONPATH, installs an import hook
+(`twined_hook`) and runs the `sitecustomize` that it hides. The hook patches modules of the SDK when
+they are loaded:
 
-* answers with schemas of our own where the SDK would download them (they refuse what the real
-  ones refuse);
-* hands `octue twined question ask-local` the question of a file (`twined_question`);
-* where TWINED_LOCAL_REGISTRY names a service registry: makes services ask that one, look for
-  their secrets in the environment alone, and keep no diagnostics where there is no storage;
-* lets Google's client take messages of over 4 MiB from an emulator, as it does from Pub/Sub.
+* JSON schemas that the SDK would download are replaced by schemas of this file, which refuse what
+  the real ones refuse;
+* `octue twined question ask-local` gets the question of a file (`twined_question`);
+* if TWINED_LOCAL_REGISTRY names a service registry, services ask that one, read secrets from the
+  environment only, and save no diagnostics if there is no storage;
+* Google's client accepts messages of over 4 MiB from an emulator, as it does from Pub/Sub.
 
-Python 3.8 or newer, standard library only; no file of the SDK is changed.
+Python 3.8 or newer, standard library only. No file of the SDK is changed.
 """
 
 import os
@@ -37,7 +37,7 @@ _TEXT_OR_NULL = {"type": ["string", "null"]}
 
 
 def _schemas():
-    """Our stand-ins, by the address that the SDK would download each from."""
+    """The schemas, by the address from which the SDK would download each."""
     return {
         _EVENTS_URI: _events_schema(),
         _CHILDREN_URI: _children_schema(),
@@ -46,7 +46,7 @@ def _schemas():
 
 
 def _events_schema():
-    """An event with its attributes: who may say what, and the fields of each kind."""
+    """An event with its attributes: which sender may send which kind, with which fields."""
     questions = {"properties": {"kind": {"const": "question"}}}
     responses = {"properties": {"kind": {"not": {"const": "question"}}}}
 
@@ -64,7 +64,7 @@ def _events_schema():
 
 
 def _event_schema():
-    # A cancellation is left out on purpose: the SDK would run it as a question without inputs.
+    # Without cancellations: the SDK would run one as a question without inputs.
     fields = {
         "question": {
             "input_manifest": {"$ref": _MANIFEST_URI},
@@ -99,7 +99,7 @@ def _event_schema():
 
 
 def _attributes_schema():
-    everyones = (
+    common = (
         "uuid",
         "datetime",
         "question_uuid",
@@ -112,12 +112,12 @@ def _attributes_schema():
     )
     modes = ["SAVE_DIAGNOSTICS_OFF", "SAVE_DIAGNOSTICS_ON_CRASH", "SAVE_DIAGNOSTICS_ON"]
 
-    of_all = {name: _TEXT for name in everyones}
-    of_all["parent_question_uuid"] = _TEXT
-    of_all["sender_type"] = {"enum": ["PARENT", "CHILD"]}
-    of_all["retry_count"] = {"type": "integer", "minimum": 0}
+    all_events = {name: _TEXT for name in common}
+    all_events["parent_question_uuid"] = _TEXT
+    all_events["sender_type"] = {"enum": ["PARENT", "CHILD"]}
+    all_events["retry_count"] = {"type": "integer", "minimum": 0}
 
-    of_questions = {
+    questions = {
         "forward_logs": {"type": "boolean"},
         "save_diagnostics": {"enum": modes},
         "cpus": {"type": "integer", "minimum": 1},
@@ -127,10 +127,10 @@ def _attributes_schema():
 
     return {
         "type": "object",
-        "properties": of_all,
-        "required": [*everyones, "sender_type", "retry_count"],
+        "properties": all_events,
+        "required": [*common, "sender_type", "retry_count"],
         "if": {"properties": {"sender_type": {"const": "PARENT"}}},
-        "then": {"properties": of_questions, "required": ["forward_logs", "save_diagnostics"]},
+        "then": {"properties": questions, "required": ["forward_logs", "save_diagnostics"]},
     }
 
 
@@ -191,9 +191,9 @@ _registry = None
 
 
 def _with_schemas(schema):
-    """The keyword arguments that make a validator of `schema` find our stand-ins.
+    """Keyword arguments with which a validator of `schema` finds the schemas of this file.
 
-    Other remote schemas are looked up as they would be without us.
+    Other remote schemas are looked up as usual.
     """
     from jsonschema import validators
 
@@ -213,14 +213,14 @@ def _with_schemas(schema):
 
         usual = getattr(validators, "_REMOTE_WARNING_REGISTRY", None)
         base = Registry() if usual is None else usual
-        stand_ins = [(uri, DRAFT202012.create_resource(own)) for uri, own in _schemas().items()]
-        _registry = base.with_resources(stand_ins).crawl()
+        own = [(uri, DRAFT202012.create_resource(schema)) for uri, schema in _schemas().items()]
+        _registry = base.with_resources(own).crawl()
 
     return {"registry": _registry}
 
 
 def _has_registries():
-    """Is this a jsonschema (4.18 or newer) that resolves references with `referencing`?"""
+    """Whether jsonschema resolves references with `referencing` (4.18 or newer)."""
     from importlib.metadata import version
 
     major, minor = version("jsonschema").split(".")[:2]
@@ -229,14 +229,14 @@ def _has_registries():
 
 def _check_known(uri):
     if uri not in _schemas():
-        raise LookupError("no stand-in for the schema " + uri + ", so it has to be downloaded")
+        raise LookupError("the schema " + uri + " is not known here, and has to be downloaded")
 
 
-# === The patches, each given the module that was just loaded ===
+# === The patches; each gets the module that was just loaded ===
 
 
-def _validate_events_here(module):
-    """octue.twined.cloud.events.validation: its cached validator, with our schemas behind it."""
+def _use_own_event_schemas(module):
+    """octue.twined.cloud.events.validation: replaces its cached validator."""
     from jsonschema import Draft202012Validator
 
     schema = module.SERVICE_COMMUNICATION_SCHEMA
@@ -244,8 +244,8 @@ def _validate_events_here(module):
     module.jsonschema_validator = Draft202012Validator(schema, **_with_schemas(schema))
 
 
-def _validate_strands_here(module):
-    """octue.twined.twine: the same, for children and manifests."""
+def _use_own_strand_schemas(module):
+    """octue.twined.twine: validates children and manifests with the schemas of this file."""
     _check_known(module.CHILDREN_SCHEMA)
     _check_known(module.MANIFEST_SCHEMA)
     original = module.jsonschema_validate
@@ -257,7 +257,7 @@ def _validate_strands_here(module):
 
 
 def _use_local_registry(module):
-    """octue.twined.configuration: the registries and the storage that octue.yaml names are far."""
+    """octue.twined.configuration: registries and storage of an octue.yaml are in the cloud."""
     import functools
 
     endpoint = os.environ.get(LOCAL_REGISTRY_VARIABLE)
@@ -272,7 +272,7 @@ def _use_local_registry(module):
         original(self, *args, **kwargs)
         self.service_registries = [{"name": "twined", "endpoint": endpoint}]
 
-        # The SDK would try for a minute and a half to upload, before it tells of a crash.
+        # The SDK would retry the upload for 90 s before it reports a crash.
         if self.diagnostics_cloud_path and not os.environ.get(STORAGE_VARIABLE):
             module.logger.warning(
                 "Diagnostics are not kept at %r: there is no storage here (%s is not set).",
@@ -284,10 +284,10 @@ def _use_local_registry(module):
     module.ServiceConfiguration.__init__ = __init__
 
 
-def _keep_secrets_local(module):
-    """octue.twined.runner: what the environment lacks is missing; no asking Secret Manager.
+def _skip_secret_manager(module):
+    """octue.twined.runner: reads secrets from the environment only.
 
-    The SDK then says so in its own words, at once instead of after a minute of retries.
+    The SDK then reports a missing secret immediately, not after a minute of retries.
     """
     if not os.environ.get(LOCAL_REGISTRY_VARIABLE):
         return
@@ -298,14 +298,16 @@ def _keep_secrets_local(module):
     name = _populate_environment_with_google_cloud_secrets.__name__
 
     if not hasattr(module.Runner, name):
-        raise AttributeError("this SDK looks for secrets in a way that is not known here")
+        raise AttributeError("this version of the SDK reads secrets in an unknown way")
 
     setattr(module.Runner, name, _populate_environment_with_google_cloud_secrets)
 
 
-def _take_large_messages(grpc):
-    """Take answers as large as Pub/Sub carries. To an emulator Google's client opens a channel
-    with gRPC's limit of 4 MiB; to the real Pub/Sub, one without."""
+def _allow_large_messages(grpc):
+    """grpc: removes the limit of 4 MiB from channels to the emulator.
+
+    Google's client sets no limit on its channels to Pub/Sub.
+    """
     open_channel = grpc.insecure_channel
 
     def insecure_channel(target, options=None, compression=None):
@@ -319,7 +321,7 @@ def _take_large_messages(grpc):
 
 
 def _break_import_circle():
-    """Before octue.twined.resources: imported first, 0.69.1 fails on a circular import."""
+    """Before octue.twined.resources: SDK 0.69.1 fails on a circular import if it comes first."""
     import octue.resources  # noqa: F401
 
 
@@ -327,11 +329,11 @@ _BEFORE = {"octue.twined.resources": _break_import_circle}
 
 _AFTER = {
     **twined_question.AFTER,
-    "grpc": _take_large_messages,
-    "octue.twined.cloud.events.validation": _validate_events_here,
+    "grpc": _allow_large_messages,
+    "octue.twined.cloud.events.validation": _use_own_event_schemas,
     "octue.twined.configuration": _use_local_registry,
-    "octue.twined.runner": _keep_secrets_local,
-    "octue.twined.twine": _validate_strands_here,
+    "octue.twined.runner": _skip_secret_manager,
+    "octue.twined.twine": _use_own_strand_schemas,
 }
 
 twined_hook.install(_AFTER, _BEFORE)

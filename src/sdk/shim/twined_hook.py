@@ -1,9 +1,9 @@
-"""An import hook that patches modules once they are loaded, for a `sitecustomize` of ours.
+"""An import hook that patches modules when they are loaded.
 
-Python imports `sitecustomize` when it starts. One of ours, put first on PYTHONPATH, only leaves this
-hook behind and runs the `sitecustomize` that it hides. A Python that imports none of the modules
-pays for one dictionary look-up per import. A patch that fails is told on stderr in one line, and
-the program runs without it. Python 3.8 or newer, standard library only.
+Python imports `sitecustomize` when it starts. A `sitecustomize` of this program, first in
+PYTHONPATH, installs this hook and runs the `sitecustomize` that it hides. A Python process that
+imports none of the modules pays for one dictionary lookup per import. A patch that fails is reported
+on stderr in one line, and the program runs without it. Python 3.8 or newer, standard library only.
 """
 
 import os
@@ -11,13 +11,13 @@ import sys
 
 
 def warn(message):
-    """Tell the person something, in one line."""
+    """Print a warning on stderr, in one line."""
     print("twined: " + " ".join(str(message).split()), file=sys.stderr)
 
 
 def install(after, before=None):
-    """Run `before[name]()` and `after[name](module)` around the loading of each module named."""
-    # There may be two of ours on the path, one behind the other: what the first patches, it keeps.
+    """Run `before[name]()` and `after[name](module)` around the loading of each named module."""
+    # PYTHONPATH may have two such `sitecustomize`: the patches of the first one win.
     for finder in sys.meta_path:
         if type(finder).__name__ == _TwinedFinder.__name__:
             return finder.add(before or {}, after)
@@ -26,13 +26,13 @@ def install(after, before=None):
 
 
 def run_next(name, file):
-    """Run the module that the one of this name and file hides. What it raises, Python reports."""
+    """Run the module that the one of this name and file hides. Python reports its exceptions."""
     from importlib.machinery import PathFinder
 
-    # The folder and not the file: a mounted file may be a link into another folder.
+    # Folders are compared, because a mounted file may be a link into another folder.
     here = os.path.realpath(os.path.dirname(file))
-    ours = [i for i, entry in enumerate(sys.path) if os.path.realpath(entry) == here]
-    spec = PathFinder.find_spec(name, sys.path[ours[-1] + 1 :] if ours else [])
+    own = [i for i, entry in enumerate(sys.path) if os.path.realpath(entry) == here]
+    spec = PathFinder.find_spec(name, sys.path[own[-1] + 1 :] if own else [])
 
     if spec is None or spec.loader is None:
         return
@@ -48,11 +48,11 @@ def _run(patch, name, *args):
     try:
         patch(*args)
     except Exception as error:
-        warn(f"{name} stays as it is: {type(error).__name__}: {error}")
+        warn(f"{name} was not patched: {type(error).__name__}: {error}")
 
 
 class _TwinedFinder:
-    """First on sys.meta_path. Finds nothing by itself: lends its loader to what others find."""
+    """First in sys.meta_path. Wraps the loaders of modules that other finders find."""
 
     def __init__(self, before, after):
         self._before = dict(before)
@@ -83,7 +83,7 @@ class _TwinedFinder:
 
 
 class _PatchingLoader:
-    """Loads as the loader it wraps does, and patches what was loaded."""
+    """Wraps a loader, and patches the module that it loaded."""
 
     def __init__(self, loader, before, after):
         self._loader = loader
@@ -98,7 +98,7 @@ class _PatchingLoader:
 
     def exec_module(self, module):
         name = module.__spec__.name
-        # From here on the module is what it would be without us.
+        # The module must not show the wrapper.
         module.__loader__ = module.__spec__.loader = self._loader
 
         if self._before is not None:

@@ -1,8 +1,8 @@
-"""Hands `octue twined question ask-local` a question that no argument holds.
+"""Passes a question that is too long for an argument to `octue twined question ask-local`.
 
 TWINED_QUESTION_FILE names the file: `{"input_values": ..., "input_manifest": ..., "children":
-...}`, each optional. Where TWINED_QUESTION_PARTS says that it is in so many parts, the second is
-beside it with `.1` at the end of its name, the third with `.2`. No file of the SDK is changed.
+...}`, each optional. If TWINED_QUESTION_PARTS gives a number of parts, the second part is beside the
+file with `.1` at the end of its name, the third with `.2`. No file of the SDK is changed.
 """
 
 import os
@@ -14,10 +14,10 @@ PARTS_VARIABLE = "TWINED_QUESTION_PARTS"
 _question = {}
 
 
-def _bring_question(_module):
-    """octue: puts the values of the question file into the arguments, before the CLI reads them.
+def _add_question_arguments(_module):
+    """octue: adds the inputs of the question file to the arguments, before the CLI reads them.
 
-    Arguments that the kernel passes may not be over 128 KiB each; these may be of any size.
+    The kernel limits an argument to 128 KiB; an argument that Python adds has no limit.
     """
     path = os.environ.get(FILE_VARIABLE)
 
@@ -26,13 +26,13 @@ def _bring_question(_module):
 
     import json
 
-    # A question must not run as if it had no inputs, so here there is no going on.
+    # The process ends here: the question must not run as if it had no inputs.
     try:
         _question.update(json.loads(_read(path, int(os.environ.get(PARTS_VARIABLE) or 1))))
     except Exception as error:
         sys.exit(f"twined: cannot read the question file {path!r}: {error}")
 
-    # What the service itself starts is not to answer this question again.
+    # Processes that the service starts must not answer this question again.
     del os.environ[FILE_VARIABLE]
     os.environ.pop(PARTS_VARIABLE, None)
 
@@ -47,18 +47,18 @@ def _bring_question(_module):
 
 
 def _read(path, parts):
-    """The whole of it. A part may end within a character, so they are joined as bytes."""
-    whole = bytearray()
+    """The text of all parts. A part may end within a character, so they are joined as bytes."""
+    content = bytearray()
 
     for part in range(parts):
         with open(path if part == 0 else f"{path}.{part}", "rb") as file:
-            whole += file.read()
+            content += file.read()
 
-    return whole.decode("utf-8")
+    return content.decode("utf-8")
 
 
-def _keep_whole_question(module):
-    """octue.twined.cloud.events.question: used by `ask-local` alone, which loses two things."""
+def _restore_lost_inputs(module):
+    """octue.twined.cloud.events.question: `ask-local` loses children and an empty text."""
     import functools
 
     original = module.make_question_event
@@ -68,11 +68,11 @@ def _keep_whole_question(module):
         question = original(*args, **kwargs)
         event = question["event"]
 
-        # It has no option for children.
+        # `ask-local` has no option for children.
         if _question.get("children") is not None:
             event["children"] = _question["children"]
 
-        # A text is read as JSON before the app sees it, and "" is no JSON. This is JSON for "".
+        # The SDK parses a text as JSON, and "" is not JSON. This is the JSON of "".
         if event.get("input_values") == "":
             event["input_values"] = '""'
 
@@ -82,13 +82,13 @@ def _keep_whole_question(module):
 
 
 def _hash_booleans(module):
-    """octue.mixins.hashable: the SDK hashes what it is asked, and fails on a bare true or false."""
+    """octue.mixins.hashable: the SDK hashes input values, and fails on a bare true or false."""
     if "ask-local" in sys.argv:
         module._HASH_PREPARATION_FUNCTIONS.setdefault(bool, str)
 
 
 AFTER = {
-    "octue": _bring_question,
+    "octue": _add_question_arguments,
     "octue.mixins.hashable": _hash_booleans,
-    "octue.twined.cloud.events.question": _keep_whole_question,
+    "octue.twined.cloud.events.question": _restore_lost_inputs,
 }

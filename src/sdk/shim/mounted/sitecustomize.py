@@ -1,7 +1,7 @@
-"""What Python finds first in the container of a question that is mounted.
+"""The `sitecustomize` of a container whose question is mounted as a file.
 
-It leaves a hook behind that hands the question to the SDK, and runs the `sitecustomize` that it
-hides. Here there is a network, so nothing else of the SDK is touched.
+It installs a hook that passes the question to the SDK, and runs the `sitecustomize` that it hides.
+A cluster has a network, so nothing else of the SDK is patched.
 """
 
 import twined_hook
