@@ -5,7 +5,7 @@ use std::io;
 /// Why a file of variables was not read. The text of the line is left out: it may be a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum DotenvError {
-    /// A line is not a variable, or its variable cannot be given to a process.
+    /// A line is not a variable, or its variable cannot be passed to a process.
     #[error("line {0} is not `NAME=value`")]
     Line(usize),
     /// The file is not text.
@@ -13,11 +13,11 @@ pub enum DotenvError {
     Text(#[source] io::Error),
 }
 
-/// The variables of a file, in its order. A value may refer to variables that are set, as `$NAME`.
+/// The variables of a file, in its order. A value may refer to other variables, as `$NAME`.
 pub fn parse(bytes: &[u8]) -> Result<Vec<(String, String)>, DotenvError> {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let variable = |item: dotenvy::Result<(String, String)>| match item {
-        // No process can be given such a variable.
+        // Such a variable cannot be passed to a process.
         Ok((name, value)) if name.contains('\0') || value.contains('\0') => {
             Err(DotenvError::Line(line_of(bytes, "\0")))
         }

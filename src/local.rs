@@ -1,5 +1,5 @@
-//! A whole network on one machine: the daemon of a cluster over an emulator, SQLite and processes, with
-//! what Google's clients and the SDK need to work offline.
+//! A network on one machine: the daemon with an emulator, SQLite and the process runner, and with what
+//! Google's clients and the SDK need to work offline.
 
 use crate::chain::Chain;
 use crate::config::{LocalArgs, PubsubChoice};
@@ -30,7 +30,7 @@ const SUBSCRIPTION: &str = "twined.daemon";
 /// Settings of a network on this machine, checked.
 #[derive(Debug)]
 pub(crate) struct LocalSettings {
-    /// What this host gives to questions.
+    /// What this host provides for questions.
     pub(crate) host: ProcessHost,
     /// Variables for the services, besides those of the network.
     pub(crate) environment: BTreeMap<String, String>,
@@ -49,7 +49,7 @@ pub(crate) async fn start(
     let listener = listen(loopback(args.http_port), "the HTTP server", "--http-port")?;
     let http = listener.local_addr().map_err(DaemonError::Listen)?;
     let mut builder = DaemonBuilder::new(Tasks::new(), metrics, args.hosts.allow_host);
-    // Runs end with the emulator that they use, and with the folder that holds them.
+    // Runs end with the emulator that they use, and with the folder that they are in.
     let interrupt_runs = args.pubsub.is_none() || args.ephemeral;
     let choice = match args.pubsub {
         Some(address) => PubsubChoice::Emulator(address),
@@ -71,13 +71,14 @@ pub(crate) async fn start(
     };
     let variables = network.variables();
     let readiness = builder.readiness.clone();
-    let (starting, no_account) = (readiness.hold("the network"), readiness.hold("its account"));
+    let (starting, no_account) =
+        (readiness.hold("the network"), readiness.hold("the service account"));
     let token_uri = format!("http://{http}{}", http::google::TOKEN_PATH);
     let account = (credentials, project, token_uri);
-    let account = make_account(&mut builder.tasks, account, no_account);
+    let account = create_account(&mut builder.tasks, account, no_account);
 
     let admin = Admin::new(&connection);
-    // An emulator that was given may still be starting.
+    // The emulator of `--pubsub` may still be starting.
     let set_up =
         retry_at_start(async || admin.ensure_topic_and_subscription(&topic, SUBSCRIPTION).await);
     let events = data.events();
@@ -109,7 +110,7 @@ pub(crate) async fn start(
         registry,
         // One emulator keeps the order of all events.
         late_answers: Duration::ZERO,
-        // Nothing is held elsewhere that could expire, so the store may take its time.
+        // No lease elsewhere can expire meanwhile, so the store may take as long as it needs.
         shutdown: Shutdown { interrupt_runs, release_timeout: Duration::MAX },
         data: Some(data),
     };
@@ -118,24 +119,24 @@ pub(crate) async fn start(
     Ok(daemon)
 }
 
-/// Creates the service account of this file, project and token endpoint. The start does not wait for
-/// it, because a new key takes a while; requests that need it do.
-fn make_account(
+/// Creates the service account with this file, project and token endpoint. The start does not wait for
+/// it, because a new key takes time; requests that need it do.
+fn create_account(
     tasks: &mut Tasks,
     (file, project, token_uri): (PathBuf, String, String),
     no_account: Hold,
 ) -> http::google::Account {
     let (sender, receiver) = watch::channel(None);
     let stop = tasks.stop();
-    let making = move || ServiceAccount::ensure(&file, &project, &token_uri);
-    let making = tokio::task::spawn_blocking(making);
+    let create = move || ServiceAccount::ensure(&file, &project, &token_uri);
+    let creation = tokio::task::spawn_blocking(create);
     tasks.spawn("account", async move {
-        match making.await {
+        match creation.await {
             Ok(Ok(account)) => drop(sender.send_replace(Some(Arc::new(account)))),
             Ok(Err(error)) => {
-                return error!(error = %Chain(&error), "service account not created");
+                return error!(error = %Chain(&error), "failed to create service account");
             }
-            Err(error) => return error!(%error, "service account not created"),
+            Err(error) => return error!(%error, "failed to create service account"),
         }
         drop(no_account);
         stop.cancelled().await;
@@ -143,7 +144,7 @@ fn make_account(
     receiver
 }
 
-/// The network's variables for every child, which is run as in a cluster.
+/// The network's variables for every child, and the compute provider of a cluster.
 fn child_environment(variables: &BTreeMap<String, String>) -> Vec<(String, String)> {
     let provider = (COMPUTE_PROVIDER.to_owned(), GOOGLE_KUEUE.to_owned());
     variables.clone().into_iter().chain([provider]).collect()

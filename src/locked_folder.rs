@@ -1,7 +1,6 @@
 //! Locks a folder for one process at a time.
 //!
-//! The lock is held on a file in the folder. The system releases it when the process ends, however it
-//! ends.
+//! The lock is on a file in the folder. The system releases it when the process ends, even by SIGKILL.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -20,7 +19,7 @@ pub enum LockError {
     /// Another process holds the lock.
     #[error("in use by another process{}", .holder.map(|id| format!(" ({id})")).unwrap_or_default())]
     InUse {
-        /// The id of that process, where it can be read.
+        /// The id of that process, if it can be read.
         holder: Option<u32>,
     },
     /// The file cannot be created, locked or written.
@@ -31,7 +30,7 @@ pub enum LockError {
 // === impl FolderLock ===
 
 impl FolderLock {
-    /// Locks `file`, creates it where it is missing, and writes the id of this process into it.
+    /// Locks `file`, creates it if it is missing, and writes the id of this process into it.
     pub fn acquire(file: &Path) -> Result<Self, LockError> {
         // Not truncated: another process may hold the lock, and its id is in the file.
         let mut options = File::options();
@@ -41,7 +40,7 @@ impl FolderLock {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // The id only helps to find the other process.
+                // The id is only for the message.
                 let _ = file.read_to_string(&mut holder);
                 return Err(LockError::InUse { holder: holder.trim().parse().ok() });
             }
@@ -80,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_missing_is_no_lock_in_use() {
+    fn a_missing_folder_is_not_reported_as_in_use() {
         let error = FolderLock::acquire(Path::new("/nowhere/lock")).unwrap_err();
         assert!(matches!(error, LockError::Io(_)), "{error}");
     }

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// The namespace of the derived uuids. Made once, at random; must never change.
+/// The namespace of the derived uuids. Random; must never change.
 const NAMESPACE: Uuid = Uuid::from_u128(0x5d3c_51c7_0d1e_4f5e_9a53_6ff1_6b1b_2c80);
 
 /// How often a parent must receive an event of its question, in seconds: the interval of the SDK's
@@ -24,7 +24,7 @@ pub(crate) const HEARTBEAT_INTERVAL: i64 = 120;
 /// exception. An outage that is over by then only delays its questions.
 pub(crate) const GIVE_UP_AFTER: Duration = Duration::from_secs(900);
 
-/// The attributes of a question, as they came.
+/// The attributes of a question, as received.
 pub(crate) type QuestionAttributes = HashMap<String, String>;
 
 /// A message to publish, and its uuid.
@@ -34,21 +34,21 @@ pub(crate) struct Notification {
     pub(crate) uuid: Uuid,
     /// The question that it is about.
     pub(crate) question: Uuid,
-    /// What to publish.
+    /// The message to publish.
     pub(crate) message: Outgoing,
 }
 
 /// Why a question gets an exception although no run of it has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// No revision of that name.
+    /// The revision does not exist.
     NoSuchRevision {
         /// The revision that was asked.
         recipient: String,
         /// The revisions of the same service that exist.
         revisions: Vec<String>,
     },
-    /// It was cancelled before it started.
+    /// The question was cancelled before it started.
     Cancelled,
     /// The runner refused it.
     Runner {
@@ -68,7 +68,7 @@ pub(crate) enum Refusal {
     StaleSubscription {
         /// The name of the subscription.
         subscription: String,
-        /// For how long nothing came, in seconds.
+        /// For how long no event came, in seconds.
         seconds: u64,
     },
     /// The question is not a valid event.
@@ -81,24 +81,24 @@ pub(crate) enum Refusal {
 /// The level of a log record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogLevel {
-    /// As expected.
+    /// Normal progress.
     Info,
-    /// Something failed, and is being recovered from.
+    /// A failure that the daemon recovers from.
     Warning,
 }
 
-/// What a notification is about: one attempt of a run.
+/// The subject of a notification: one attempt of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt<'a> {
     /// The run.
     pub(crate) run: RunId,
     /// The number of the runner's attempt, from 0.
     pub(crate) number: u32,
-    /// The attributes of its question, as they came.
+    /// The attributes of its question, as received.
     pub(crate) question: &'a QuestionAttributes,
 }
 
-/// The exception for a question that will not run. None where its attributes do not name a parent.
+/// The exception for a question that will not run. None if its attributes do not name a parent.
 pub(crate) fn refusal(
     run: RunId,
     question: &QuestionAttributes,
@@ -137,7 +137,7 @@ impl<'a> Attempt<'a> {
         Self { run: state.run, number: state.attempt, question: &state.attributes }
     }
 
-    /// The exception for a run that ended without a terminal event of its own.
+    /// The exception for a run that ended without a terminal event.
     pub(crate) fn exception(&self, end: &RunEnd) -> Option<Notification> {
         let body = Body::Exception {
             exception_type: end.reason.exception().to_owned(),
@@ -147,8 +147,8 @@ impl<'a> Attempt<'a> {
         self.notification("exception", end.at, &body)
     }
 
-    /// The fence of a run that has ended: a heartbeat, published in the run's name after everything
-    /// that the run published. When it is on record, so is all of that.
+    /// The fence of a run that has ended: a heartbeat, published in the run's name after all events of
+    /// the run. When it is on record, so are they.
     ///
     /// Each claim has a fence of its own. After a claim was taken over, its fence proves nothing:
     /// its holder may have published an exception behind it.
@@ -168,7 +168,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// The heartbeat of a question whose launch is being retried. `slot` counts the intervals since
-    /// the first try.
+    /// the first attempt.
     pub(crate) fn retry_heartbeat(&self, at: Timestamp, slot: i64) -> Option<Notification> {
         self.notification(&format!("held {slot}"), at, &Body::Heartbeat)
     }
@@ -189,8 +189,8 @@ impl<'a> Attempt<'a> {
         self.notification("again", at, &Body::Heartbeat)
     }
 
-    /// A log record for the parent; none where the parent wants no logs. The same text is the same
-    /// notification, whenever it is made.
+    /// A log record for the parent; none if the parent does not want logs. The same text is always the
+    /// same notification.
     pub(crate) fn log_record(
         &self,
         at: Timestamp,
@@ -204,15 +204,15 @@ impl<'a> Attempt<'a> {
         self.notification(&format!("note {text}"), at, &body)
     }
 
-    /// Replicas of other versions must derive the same uuid for the same `cause`, which is the text
-    /// of what happened. So none of these texts may ever change.
-    fn notification(&self, cause: &str, at: Timestamp, body: &Body) -> Option<Notification> {
+    /// The uuid is derived from `occasion`. Replicas of other versions derive the same one, so the text
+    /// of an occasion must never change.
+    fn notification(&self, occasion: &str, at: Timestamp, body: &Body) -> Option<Notification> {
         let Self { run, number, question } = self;
-        let cause = match number {
-            0 => format!("{run} {cause}"),
-            _ => format!("{run} {cause} of attempt {number}"),
+        let name = match number {
+            0 => format!("{run} {occasion}"),
+            _ => format!("{run} {occasion} of attempt {number}"),
         };
-        let uuid = Uuid::new_v5(&NAMESPACE, cause.as_bytes());
+        let uuid = Uuid::new_v5(&NAMESPACE, name.as_bytes());
         let message = encode::response(question, uuid, at, body)?;
         Some(Notification { uuid, question: run.question, message })
     }
@@ -226,7 +226,7 @@ fn log_record(level: LogLevel, text: &str) -> Value {
         LogLevel::Info => (20, "INFO"),
         LogLevel::Warning => (30, "WARNING"),
     };
-    // The SDK takes text in square brackets for the names of children, and removes it.
+    // The SDK removes text in square brackets, as names of children.
     let msg = text.replace('[', "(").replace(']', ")");
     json!({
         "msg": msg,
@@ -247,8 +247,8 @@ impl Refusal {
             Self::NoSuchRevision { recipient, revisions } if revisions.is_empty() => (
                 "ServiceNotFound",
                 format!(
-                    "No service {recipient:?} runs in this network, and none of that name runs \
-                     outside it. Check the namespace, the name and the revision tag."
+                    "No service {recipient:?} runs in this network, and no external service of that \
+                     name exists. Check the namespace, the name and the revision tag."
                 ),
             ),
             Self::NoSuchRevision { recipient, revisions } => (
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notification_has_the_same_bytes_however_often_it_is_made() {
+    fn a_notification_always_has_the_same_bytes() {
         let question = question();
         let attempt = first_attempt(&question);
         assert_eq!(attempt.exception(&end()), attempt.exception(&end()));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_uuid_of_a_cause_never_changes() {
+    fn the_uuid_of_an_occasion_never_changes() {
         let question = question();
         let first = first_attempt(&question);
         let second = Attempt { number: 1, ..first };
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_uuid_depends_on_the_cause_the_retry_and_the_attempt() {
+    fn the_uuid_depends_on_the_occasion_the_retry_and_the_attempt() {
         let question = question();
         let first = first_attempt(&question);
         let retry = Attempt { run: RunId { retry: 1, ..RUN }, ..first };
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_record_is_made_only_on_request_and_is_one_event_whenever_it_is_made() {
+    fn a_log_record_is_sent_only_on_request_and_is_one_event() {
         let mut question = question();
         let log_record = |question: &QuestionAttributes, at, text: &str| {
             first_attempt(question).log_record(Timestamp(at), LogLevel::Info, text)

@@ -1,4 +1,4 @@
-//! The result of a preflight check: what was checked before a start, and what to do about it.
+//! The results of preflight checks, which run before a start and in `twined doctor`.
 
 use serde::Serialize;
 
@@ -7,35 +7,35 @@ use serde::Serialize;
 pub struct PreflightCheck {
     /// What was checked.
     pub name: String,
-    /// Whether it is as it must be.
+    /// The result.
     pub verdict: Verdict,
     /// What was found.
     pub found: String,
-    /// What to do about it, with lines to copy. Empty where there is nothing to do.
+    /// What to do about it, with commands to copy. Empty if there is nothing to do.
     pub remedy: String,
 }
 
-/// Whether what was checked is as it must be.
+/// The result of a check in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// It is.
+    /// The check passed.
     Ok,
     /// It cannot be checked from here.
     Unknown,
-    /// The daemon works, but a part of it does not, or may not.
+    /// The daemon works, but a part of it may not.
     Warn,
     /// The daemon cannot work.
     Fail,
 }
 
-/// The account with whose credentials a check was made.
+/// The account whose credentials a check used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreflightIdentity {
     /// Its name.
     pub name: String,
-    /// Whether it is the daemon's account, as far as is known. The rights of any other account are
-    /// no evidence of the daemon's.
+    /// Whether it is the daemon's account, as far as is known. The rights of another account say nothing
+    /// about the daemon's.
     pub is_daemon: bool,
 }
 
@@ -64,7 +64,7 @@ impl PreflightCheck {
         Self::new(name, Verdict::Ok, found, "")
     }
 
-    /// A check that cannot be made from here. `remedy` is how a person can make it.
+    /// A check that cannot run here. `remedy` is a command with which a person can run it.
     pub fn unknown(
         name: impl Into<String>,
         found: impl Into<String>,
@@ -96,7 +96,7 @@ impl PreflightCheck {
         self.verdict == Verdict::Fail
     }
 
-    /// Whether a person should know of it, though the daemon works.
+    /// Whether it is a warning.
     pub fn is_warning(&self) -> bool {
         self.verdict == Verdict::Warn
     }
@@ -114,14 +114,14 @@ impl PreflightCheck {
 // === impl PreflightIdentity ===
 
 impl PreflightIdentity {
-    /// The check that names the account which was used for `service`.
+    /// The check that names the account used for `service`.
     pub fn check(&self, service: &str) -> PreflightCheck {
         let (name, account) = (format!("identity for {service}"), &self.name);
         match self.is_daemon {
             true => PreflightCheck::ok(name, account),
             false => PreflightCheck::unknown(
                 name,
-                format!("{account} is not the daemon's account, whose rights cannot be seen"),
+                format!("{account} is not the daemon's account, whose rights cannot be checked"),
                 "run this command as the daemon's account, or use the commands below",
             ),
         }

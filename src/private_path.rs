@@ -1,6 +1,6 @@
-//! Paths of which nobody but this user chooses what they lead to.
+//! Paths that only this user can redirect.
 //!
-//! On a machine with several users, a path from somebody else can be a link that they change later.
+//! On a machine with several users, a path from another user can be a link that they change later.
 
 use rustix::process::{getegid, geteuid};
 use std::fs;
@@ -8,19 +8,18 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A path that is not used.
+/// Why a path is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PathError {
     /// It cannot be read.
     #[error("failed to read `{}`", .0.display())]
     Read(PathBuf, #[source] io::Error),
-    /// Other users can change what it leads to.
+    /// Other users can redirect it.
     #[error("other users of this machine can change `{}`", .0.display())]
     Shared(PathBuf),
 }
 
-/// Resolves all links of `path`, and makes sure that only root and this user can change what the
-/// result leads to.
+/// Resolves all links of `path`, and checks that only root and this user can redirect the result.
 pub fn resolve(path: &Path) -> Result<PathBuf, PathError> {
     let failed = |error| PathError::Read(path.to_owned(), error);
     let resolved = fs::canonicalize(path).map_err(failed)?;
@@ -33,8 +32,8 @@ pub fn resolve(path: &Path) -> Result<PathBuf, PathError> {
     Ok(resolved)
 }
 
-/// A sticky folder, such as `/tmp`, lets others add files and not replace ours. Many systems give
-/// each user a group of their own, and their files to it.
+/// A sticky folder, for example `/tmp`, lets other users add files, but not replace those of this user.
+/// On many systems each user has a group of their own, which their files belong to.
 fn is_private(metadata: &fs::Metadata, last: bool) -> bool {
     let mode = metadata.mode();
     let owner = [0, geteuid().as_raw()].contains(&metadata.uid());
@@ -49,7 +48,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
-    fn links_are_resolved_before_anything_is_believed() {
+    fn links_are_resolved_before_the_check() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
@@ -62,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_can_write_is_named() {
+    fn a_folder_that_other_users_can_write_is_named() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("shared");
         fs::create_dir(&folder).unwrap();

@@ -1,17 +1,16 @@
-//! Which requests an HTTP server of ours answers: none that a web page of another origin makes.
+//! Refuses requests of web pages of another origin. Every HTTP server of this program is behind it.
 //!
 //! A browser lets any page send requests to any address that the machine can reach, loopback
-//! included. Three kinds reach a server without asking it first, and each has its rule here:
+//! included. Four things need no preflight request, and each has its rule here:
 //!
 //! | what a page can do | rule |
 //! |---|---|
-//! | send `GET`, or `POST` with a simple content type | a foreign `Origin` is refused, and so is what the browser itself marks as cross-site; what changes state must be `application/json` |
-//! | read the answers, once its own name resolves to this machine (DNS rebinding) | on loopback, `Host` is an IP address, `localhost`, or a name that this server was given |
-//! | show or load an answer as a frame, an object, a script or an image | each answer says that no other origin may embed it |
+//! | send `GET`, or `POST` with a simple content type | a foreign `Origin` is refused, and so is a request that the browser marks as cross-site; a request that changes state needs `application/json` |
+//! | read the answers, once its own name resolves to this machine (DNS rebinding) | on loopback, `Host` is an IP address, `localhost`, or a name of `--allow-host` |
+//! | show or load an answer as a frame, an object, a script or an image | the headers of each answer forbid other origins to embed it |
 //! | speak gRPC over HTTP/1.1, because servers are lenient | gRPC is HTTP/2 and `application/grpc` only, which no page can send |
 //!
-//! The rules are pure and apply before any route. [`RequestGuard::protect`] puts them in front of
-//! a router.
+//! The rules are pure. [`RequestGuard::protect`] applies them before the routes of a router.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -29,10 +28,10 @@ use tracing::warn;
 /// How often a refusal is logged at most: a page may send thousands of requests.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How much of what a client sent is logged and repeated.
-const LONGEST_ECHO: usize = 200;
+/// How many characters of a client's text are logged and returned.
+const MAX_ECHO: usize = 200;
 
-/// On every answer that is not gRPC: other origins can neither embed it nor guess at its type.
+/// Headers of every answer that is not gRPC: other origins can neither embed it nor guess its type.
 const HEADERS: [(HeaderName, HeaderValue); 3] = [
     (
         HeaderName::from_static("cross-origin-resource-policy"),
@@ -42,7 +41,7 @@ const HEADERS: [(HeaderName, HeaderValue); 3] = [
     (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("frame-ancestors 'none'")),
 ];
 
-/// Set by browsers, never by a page: how the page that sends a request relates to the server.
+/// Set by browsers, never by a page: the relation of the page that sends a request to the server.
 /// (<https://www.w3.org/TR/fetch-metadata/>)
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -52,7 +51,7 @@ const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostName(String);
 
-/// What a host name must look like.
+/// A text is not a host name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "expected a host name such as `devbox` or `twined.example.com`, without scheme, port or `*`"
@@ -64,22 +63,22 @@ pub struct HostNameError;
 pub struct RequestGuard {
     loopback: bool,
     allowed: Arc<[HostName]>,
-    /// Paths that begin so are gRPC and nothing else.
+    /// Paths with this prefix accept gRPC only.
     grpc_prefix: Option<&'static str>,
-    /// Paths that take an HTML form, although they are not read-only.
+    /// Paths that accept an HTML form, although they are not read-only.
     form_paths: &'static [&'static str],
     log: Arc<Mutex<RefusalLog>>,
 }
 
-/// Keeps the log short.
+/// Limits how often refusals are logged.
 #[derive(Debug, Default)]
 struct RefusalLog {
     last: Option<Instant>,
-    /// Refusals since then that were not logged.
+    /// How many refusals since then were not logged.
     suppressed: u64,
 }
 
-/// Why a request is refused. The text tells the client what to do.
+/// Why a request is refused. The text has the remedy for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// `Origin` is not this server's own.
@@ -92,7 +91,7 @@ pub enum Refusal {
     #[error("a web page of another site cannot use this server. A program can")]
     CrossSite,
     /// More than one `Host`.
-    #[error("a request has one `Host`")]
+    #[error("a request may have only one `Host`")]
     TwoHosts,
     /// `Host` is a name that this server does not have.
     #[error(
@@ -118,7 +117,7 @@ impl FromStr for HostName {
 
     fn from_str(text: &str) -> Result<Self, HostNameError> {
         let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-        // Underscores are in names of container networks, although DNS has none.
+        // Names of container networks may have underscores, although DNS names have none.
         let label = |label: &str| {
             let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
             (1..=63).contains(&label.len()) && label.chars().all(fits)
@@ -133,9 +132,9 @@ impl FromStr for HostName {
 // === impl RequestGuard ===
 
 impl RequestGuard {
-    /// The rules of a server that listens at `address`, whose clients may also reach it by the
-    /// names `allowed`. Beyond loopback every name is accepted in `Host` where none is given: pods
-    /// use names of Services, which the server cannot know.
+    /// The rules of a server that listens on `address`, and which clients may reach by the names
+    /// `allowed`. Without such names, a server beyond loopback accepts every `Host`: pods use names of
+    /// Services, which the server cannot know.
     pub fn new(address: SocketAddr, allowed: &[HostName]) -> Self {
         Self {
             loopback: address.ip().to_canonical().is_loopback(),
@@ -152,18 +151,18 @@ impl RequestGuard {
         self
     }
 
-    /// These paths take a form, as Google's clients send one for a token.
+    /// These paths accept a form: Google's clients send one for a token.
     pub fn with_forms(mut self, paths: &'static [&'static str]) -> Self {
         self.form_paths = paths;
         self
     }
 
-    /// Puts the rules in front of all routes of `router`, its fallback included.
+    /// Applies the rules before all routes of `router`, its fallback included.
     pub fn protect(self, router: Router) -> Router {
         router.layer(middleware::from_fn_with_state(self, enforce))
     }
 
-    /// Whether a request with this head is answered.
+    /// Checks the head of a request.
     pub fn check(
         &self,
         version: Version,
@@ -191,8 +190,8 @@ impl RequestGuard {
         }
     }
 
-    /// An origin is this server's own where it equals every host that the request names, and is
-    /// no name that anybody's DNS could point here.
+    /// An origin is this server's own if it equals every host that the request names, and is not a name
+    /// that foreign DNS could resolve to this machine.
     fn check_origin(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let Some(origin) = origins.next() else { return Ok(()) };
@@ -205,7 +204,7 @@ impl RequestGuard {
                     _ => return false,
                 };
                 let origin = host_and_port(authority, default_port);
-                let known = origin.as_ref().is_some_and(|(host, _)| self.knows(host));
+                let known = origin.as_ref().is_some_and(|(host, _)| self.is_known(host));
                 let mut hosts = named_hosts(uri, headers).peekable();
                 known
                     && hosts.peek().is_some()
@@ -228,33 +227,33 @@ impl RequestGuard {
         let any_name = !self.loopback && self.allowed.is_empty();
         for host in named_hosts(uri, headers) {
             let parsed = host.and_then(|host| host_and_port(host, 80));
-            if !parsed.is_some_and(|(host, _)| any_name || self.knows(&host)) {
+            if !parsed.is_some_and(|(host, _)| any_name || self.is_known(&host)) {
                 return Err(Refusal::UnknownHost(shortened(host.unwrap_or_default())));
             }
         }
         Ok(())
     }
 
-    /// Rebinding needs a name, and browsers resolve `localhost` to loopback alone. An address says
-    /// where the client went, except for `0.0.0.0` and IPv6 forms of IPv4: browsers connect them to
-    /// loopback too, and leave `Sec-Fetch-Site` out.
-    fn knows(&self, host: &str) -> bool {
+    /// Rebinding needs a name, and browsers resolve `localhost` to loopback only. Addresses are known,
+    /// except for `0.0.0.0` and IPv6 forms of IPv4 on loopback: browsers connect them to loopback too,
+    /// and leave `Sec-Fetch-Site` out.
+    fn is_known(&self, host: &str) -> bool {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let address = match bare {
             Some(bare) => bare.parse::<Ipv6Addr>().map(IpAddr::from),
             None => host.parse::<Ipv4Addr>().map(IpAddr::from),
         };
         if let Ok(address) = address {
-            let odd = address.is_unspecified() || address.to_canonical() != address;
-            return !(self.loopback && odd);
+            let alias = address.is_unspecified() || address.to_canonical() != address;
+            return !(self.loopback && alias);
         }
         // Not `localhost.`, which system resolvers ask DNS for.
         let name = host.strip_suffix('.').unwrap_or(host);
         host == "localhost" || self.allowed.iter().any(|HostName(allowed)| allowed == name)
     }
 
-    /// A page can send `POST` with the content type of a form, of text or with none without asking
-    /// first; other methods and types only after a preflight request, which is never answered.
+    /// Without a preflight request, a page can send `POST` with the content type of a form, of text or
+    /// with none. Other methods and types need a preflight request, which is never answered.
     fn accepts_content(&self, method: &Method, path: &str, content_type: ContentType) -> bool {
         match (method, content_type) {
             (&Method::GET | &Method::HEAD | &Method::OPTIONS, _) => true,
@@ -278,8 +277,8 @@ impl RequestGuard {
     }
 }
 
-/// Reads what browsers add to requests that carry no `Origin` (images, scripts, `no-cors` reads).
-/// A page may navigate to an answer of ours, because it cannot read what the browser then shows.
+/// Checks the headers that browsers add to requests without `Origin` (images, scripts, `no-cors`
+/// reads). A page may navigate to an answer, because it cannot read what the browser then shows.
 fn check_fetch_metadata(method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
     let value = |name| headers.get(name).map(|value| value.as_bytes());
     let navigation = matches!(*method, Method::GET | Method::HEAD)
@@ -307,17 +306,17 @@ async fn enforce(State(guard): State<RequestGuard>, request: Request, next: Next
     response
 }
 
-/// Whether a request says that it is gRPC.
+/// Whether a request has the content type of gRPC.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     ContentType::from_headers(headers) == ContentType::Grpc
 }
 
-/// The first characters of what a client sent.
+/// The first characters of a client's text.
 fn shortened(text: &str) -> String {
-    text.chars().take(LONGEST_ECHO).collect()
+    text.chars().take(MAX_ECHO).collect()
 }
 
-/// Every host that a request names, `None` where it is not text: `:authority` of HTTP/2, the host of
+/// Every host that a request names, `None` if it is not text: `:authority` of HTTP/2, the host of
 /// an absolute URL, and `Host`.
 fn named_hosts<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> impl Iterator<Item = Option<&'a str>> {
     let authority = uri.authority().map(|authority| Some(authority.as_str()));
@@ -328,7 +327,7 @@ fn named_hosts<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> impl Iterator<Item =
 /// The host in lower case, and the port.
 fn host_and_port(authority: &str, default_port: u16) -> Option<(String, u16)> {
     let parsed: Authority = authority.parse().ok()?;
-    // A user name before the host ends here: no client sends one.
+    // None for a user name before the host: no client sends one.
     let rest = authority.strip_prefix(parsed.host())?;
     let port = match rest.strip_prefix(':') {
         None if rest.is_empty() => default_port,
@@ -355,7 +354,7 @@ impl ContentType {
     fn from_headers(headers: &HeaderMap) -> Self {
         let mut values = headers.get_all(header::CONTENT_TYPE).iter();
         let Some(value) = values.next() else { return Self::None };
-        // With two values, server and browser may disagree about which one counts.
+        // A server and a browser may differ in which of two values they use.
         if values.next().is_some() {
             return Self::Other;
         }
@@ -387,7 +386,7 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        // An open connection would let a page use up the server's descriptors.
+        // Open connections would let a page exhaust the server's descriptors.
         let close = [(header::CONNECTION, "close")];
         (self.status(), close, format!("request refused: {self}\n")).into_response()
     }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 /// service may delete it at any moment.
 const ABSENCE_REMEMBERED: Duration = Duration::from_secs(2);
 
-/// Finds out who answers a question.
+/// Decides who answers a question.
 #[derive(Debug)]
 pub struct Router {
     registry: Arc<dyn ServiceRegistry>,
@@ -36,7 +36,7 @@ pub(crate) enum Answerer {
     Runner,
     /// An external service, which receives the question by the subscription of this name.
     External(String),
-    /// Nobody. These revisions of the service exist.
+    /// No service. These revisions of the service exist.
     Nobody(Vec<String>),
 }
 
@@ -119,8 +119,8 @@ impl Router {
 // === impl AbsentSubscriptions ===
 
 impl AbsentSubscriptions {
-    /// Whether a subscription exists: false where a lookup of the last 2 s found none, else the
-    /// result of `look_up`. Callers share a lookup that is under way, but do not wait for it longer
+    /// Whether a subscription exists: false if a lookup of the last 2 s found none, else the result of
+    /// `look_up`. Callers share a lookup that is under way, but do not wait for it longer
     /// than 2 s: it may fail, and so may the next one.
     async fn exists<E, F>(&self, name: &str, look_up: impl Fn() -> F) -> Result<bool, E>
     where

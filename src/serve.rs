@@ -1,4 +1,4 @@
-//! The daemon of a cluster: the adapters that its settings choose.
+//! The daemon of a cluster, with the adapters that its settings choose.
 //!
 //! Any number of replicas work at the same time. They share a subscription, a store and the runs. Each
 //! has a view of its own, because the shared subscription gives it only a part of the events.
@@ -31,17 +31,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tracing::warn;
 
-/// The flag of our own emulator's address.
+/// The flag with the address of the daemon's own emulator.
 const EMULATE_FLAG: &str = "--emulate";
 
-/// Shutdown must take 5 s at most, of which the drain takes 3 s by default.
+/// Shutdown takes 5 s at most, of which the drain takes 3 s by default.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// Events that were published in another region may arrive behind our fence, by seconds.
+/// Events that were published in another region may arrive seconds after the fence.
 const LATE_ANSWERS: Duration = Duration::from_secs(10);
 
-/// The runner, with all its settings read.
-enum Choice<'a> {
+/// The chosen runner, with its settings.
+enum RunnerChoice<'a> {
     Pods(&'a KubernetesSettings, NetworkSettings),
     Processes(&'a ServicesArgs),
 }
@@ -52,14 +52,14 @@ pub(crate) async fn start(
     host: ProcessHost,
     metrics: PrometheusHandle,
 ) -> Result<Daemon, DaemonError> {
-    let choice = Choice::read(&settings.runner)?;
+    let choice = RunnerChoice::read(&settings.runner)?;
     let tasks = Tasks::new().drain_timeout(settings.drain_timeout);
     let mut builder = DaemonBuilder::new(tasks, metrics, settings.allowed_hosts.clone());
     let readiness = builder.readiness.clone();
     let [store, view] = ["the store", "the view"].map(|part| readiness.hold(part));
     let [runner_hold, subscription] =
         ["the runner", "the subscription"].map(|part| readiness.hold(part));
-    // First, so that liveness probes are answered while the daemon waits for others.
+    // First, so that liveness probes are answered while the daemon waits for other services.
     let listener = listen(settings.http, "the HTTP server", "--http")?;
     let http = listener.local_addr().map_err(DaemonError::Listen)?;
     let router = http::admin::router(readiness, builder.metrics.clone());
@@ -86,7 +86,7 @@ pub(crate) async fn start(
         runner,
         registry,
         late_answers: LATE_ANSWERS,
-        // Runs go on without us.
+        // Runs continue without the daemon.
         shutdown: Shutdown { interrupt_runs: false, release_timeout: RELEASE_TIMEOUT },
         data: None,
     };
@@ -95,19 +95,19 @@ pub(crate) async fn start(
     Ok(daemon)
 }
 
-/// Makes the preflight checks, and those of what questions may do. `question_account` is the account of
-/// Google that they run as, in place of the one that the cluster gives.
+/// Runs the preflight checks, and those of the rights of questions. `question_account` is the Google
+/// service account of questions, if it is not the one that the cluster gives.
 pub(crate) async fn check(
     settings: &ServeSettings,
     question_account: Option<String>,
 ) -> Result<Vec<PreflightCheck>, DaemonError> {
     // An invalid file of settings is a usage error, not the result of a check.
-    let choice = Choice::read(&settings.runner)?;
+    let choice = RunnerChoice::read(&settings.runner)?;
     let ServeSettings { pubsub, project, allowed_hosts, .. } = settings;
     let mut servers = Tasks::new();
     let connected = connect(&mut servers, pubsub, project, allowed_hosts, EMULATE_FLAG);
     let connection = match (connected, pubsub) {
-        // The port is in use: by the emulator of a running daemon, as its answers will show.
+        // The port is in use, probably by the emulator of a running daemon: the checks will show.
         (
             Err(DaemonError::Config(ConfigError::Port { .. })),
             PubsubChoice::OwnEmulator(address),
@@ -121,10 +121,10 @@ pub(crate) async fn check(
     Ok(checks)
 }
 
-/// Makes the preflight checks. A failure ends the start, a warning is logged.
+/// Runs the preflight checks. A failure ends the start, a warning is logged.
 async fn pass_preflight(
     settings: &ServeSettings,
-    choice: &Choice<'_>,
+    choice: &RunnerChoice<'_>,
     connection: &Connection,
 ) -> Result<(), DaemonError> {
     let findings = preflight::check(settings, choice, connection, CheckedBy::Daemon).await;
@@ -134,13 +134,13 @@ async fn pass_preflight(
     }
     for check in checks.iter().filter(|check| check.is_warning()) {
         let PreflightCheck { name, found, remedy, .. } = check;
-        warn!(check = name, found, remedy, "preflight check gave a warning");
+        warn!(check = name, found, remedy, "preflight check returned a warning");
     }
     Ok(())
 }
 
-/// Creates the subscription that all replicas share, where it is missing; on an emulator also the
-/// topic. (A preflight check fails where the topic is missing at Google.)
+/// Creates the subscription that all replicas share, if it is missing; on an emulator also the topic.
+/// (At Google, a preflight check fails without the topic.)
 async fn subscribe(connection: &Connection, settings: &ServeSettings) -> Result<(), DaemonError> {
     let ServeSettings { topic, subscription, pubsub, .. } = settings;
     let admin = Admin::new(connection);
@@ -153,22 +153,22 @@ async fn subscribe(connection: &Connection, settings: &ServeSettings) -> Result<
     subscribed.await.map_err(DaemonError::Subscriptions)
 }
 
-/// Starts the runner, and gives the registry that belongs to it.
+/// Starts the runner, and returns it with its registry.
 async fn start_runner(
     builder: &mut DaemonBuilder,
     settings: &ServeSettings,
-    choice: Choice<'_>,
+    choice: RunnerChoice<'_>,
     host: ProcessHost,
     pubsub: &str,
 ) -> Result<(DaemonRunner, Arc<dyn ServiceRegistry>), DaemonError> {
     let variables = network_variables(settings, pubsub);
     match choice {
-        Choice::Pods(kubernetes, services) => {
+        RunnerChoice::Pods(kubernetes, services) => {
             let options = kubernetes::options(settings, kubernetes, services, variables);
             let runner = DaemonRunner::kubernetes(&mut builder.tasks, options).await?;
             Ok((runner, Arc::new(Allowed)))
         }
-        Choice::Processes(args) => {
+        RunnerChoice::Processes(args) => {
             let listed: Listed =
                 host.services.iter().map(|service| service.sruid.clone()).collect();
             let processes = ProcessSettings {
@@ -200,7 +200,7 @@ fn network_variables(settings: &ServeSettings, pubsub: &str) -> Vec<(String, Str
 
 // === impl Choice ===
 
-impl<'a> Choice<'a> {
+impl<'a> RunnerChoice<'a> {
     fn read(runner: &'a RunnerSettings) -> Result<Self, DaemonError> {
         Ok(match runner {
             RunnerSettings::Kubernetes(settings) => {

@@ -1,14 +1,14 @@
 use super::*;
 const LOOPBACK: &str = "127.0.0.1:8094";
 
-/// A guard of loopback that knows `devbox` too.
+/// A guard on loopback that also accepts `devbox`.
 fn guard() -> RequestGuard {
     RequestGuard::new(LOOPBACK.parse().unwrap(), &["devbox".parse().unwrap()])
         .with_grpc("/google.pubsub.v1.")
         .with_forms(&["/google/token"])
 }
 
-/// What becomes of an HTTP/1.1 request with these headers.
+/// The result of the check for an HTTP/1.1 request with these headers.
 fn checked(
     guard: &RequestGuard,
     method: Method,
@@ -33,19 +33,19 @@ fn checked_as(
 }
 
 #[test]
-fn a_loopback_server_is_reached_by_address_localhost_and_given_names() {
+fn a_loopback_server_accepts_addresses_localhost_and_allowed_names() {
     for host in
         ["127.0.0.1:8094", "127.0.0.1", "[::1]:8094", "LOCALHOST:8094", "localhost:", "Devbox.:1"]
     {
         let sent = [(header::HOST, host)];
         assert_eq!(checked(&guard(), Method::GET, "/env", &sent), Ok(()), "{host}");
     }
-    // HTTP/1.0 has none.
+    // HTTP/1.0 has no `Host`.
     assert_eq!(checked(&guard(), Method::GET, "/env", &[]), Ok(()));
 }
 
 #[test]
-fn a_name_that_could_be_rebound_is_refused_on_loopback_alone() {
+fn a_name_that_could_be_rebound_is_refused_on_loopback_only() {
     let beyond = RequestGuard::new("0.0.0.0:8080".parse().unwrap(), &[]);
     for host in [
         "evil.example:8094",
@@ -71,13 +71,13 @@ fn a_name_that_could_be_rebound_is_refused_on_loopback_alone() {
 }
 
 #[test]
-fn all_that_a_request_calls_the_server_is_looked_at() {
+fn every_host_that_a_request_names_is_checked() {
     let two = [(header::HOST, "localhost"), (header::HOST, "localhost")];
     assert_eq!(checked(&guard(), Method::GET, "/env", &two), Err(Refusal::TwoHosts));
-    let whole = "http://evil.example:8094/env";
+    let absolute = "http://evil.example:8094/env";
     let sent = [(header::HOST, "localhost:8094")];
-    assert!(checked(&guard(), Method::GET, whole, &sent).is_err());
-    let second = checked_as(&guard(), Version::HTTP_2, Method::GET, whole, &[]);
+    assert!(checked(&guard(), Method::GET, absolute, &sent).is_err());
+    let second = checked_as(&guard(), Version::HTTP_2, Method::GET, absolute, &[]);
     assert_eq!(second, Err(Refusal::UnknownHost("evil.example:8094".to_owned())));
 }
 
@@ -107,7 +107,7 @@ fn a_foreign_origin_is_refused_everywhere() {
 }
 
 #[test]
-fn a_rebound_name_is_no_origin_of_ours_even_beyond_loopback() {
+fn a_rebound_name_is_never_the_servers_own_origin() {
     let beyond =
         RequestGuard::new("0.0.0.0:8080".parse().unwrap(), &["twined.corp".parse().unwrap()]);
     let json = (header::CONTENT_TYPE, "application/json");
@@ -125,7 +125,7 @@ fn a_rebound_name_is_no_origin_of_ours_even_beyond_loopback() {
 }
 
 #[test]
-fn what_a_browser_marks_as_foreign_is_refused_but_for_links() {
+fn requests_marked_as_cross_site_are_refused_except_for_links() {
     let marked = |site, mode, dest| {
         [
             (header::HOST, "localhost:8094"),
@@ -149,7 +149,7 @@ fn what_a_browser_marks_as_foreign_is_refused_but_for_links() {
 }
 
 #[test]
-fn a_change_needs_a_content_type_that_no_page_sends_unasked() {
+fn a_change_needs_a_content_type_that_needs_a_preflight_request() {
     let path = "/v1/projects/p/subscriptions/s:detach";
     for simple in [
         "text/plain",
@@ -174,13 +174,13 @@ fn a_change_needs_a_content_type_that_no_page_sends_unasked() {
         let sent = [(header::CONTENT_TYPE, json)];
         assert_eq!(checked(&guard(), Method::POST, path, &sent), Ok(()));
     }
-    // `curl -X PUT` and `curl -X DELETE` send none, and a page cannot send these methods unasked.
+    // `curl -X PUT` and `curl -X DELETE` send none, and a page needs a preflight request for them.
     assert_eq!(checked(&guard(), Method::PUT, path, &[]), Ok(()));
     assert_eq!(checked(&guard(), Method::DELETE, path, &[]), Ok(()));
 }
 
 #[test]
-fn a_form_is_taken_where_a_token_is_asked_for_alone() {
+fn only_the_token_endpoint_accepts_a_form() {
     let form = [(header::CONTENT_TYPE, "application/x-www-form-urlencoded")];
     assert_eq!(checked(&guard(), Method::POST, "/google/token", &form), Ok(()));
     assert!(checked(&guard(), Method::POST, "/google/token/", &form).is_err());
@@ -189,7 +189,7 @@ fn a_form_is_taken_where_a_token_is_asked_for_alone() {
 }
 
 #[test]
-fn grpc_is_http_2_and_its_own_content_type_by_any_name() {
+fn grpc_needs_http_2_and_its_content_type_and_accepts_every_name() {
     let publish = "/google.pubsub.v1.Publisher/Publish";
     let sent = |kind| [(header::HOST, "twined.default.svc"), (header::CONTENT_TYPE, kind)];
     for kind in ["application/grpc", "application/grpc+proto", "application/grpc;x=y"] {
@@ -210,7 +210,7 @@ fn grpc_is_http_2_and_its_own_content_type_by_any_name() {
 }
 
 #[test]
-fn host_names_are_names_alone() {
+fn a_host_name_has_no_scheme_port_or_wildcard() {
     for (text, name) in [("Devbox", "devbox"), ("a-b.example.com.", "a-b.example.com")] {
         assert_eq!(text.parse(), Ok(HostName(name.to_owned())));
     }
@@ -221,7 +221,7 @@ fn host_names_are_names_alone() {
 }
 
 #[test]
-fn given_names_are_the_only_ones_beyond_loopback_too() {
+fn allowed_names_are_the_only_ones_beyond_loopback() {
     let beyond = RequestGuard::new("0.0.0.0:8080".parse().unwrap(), &["twined".parse().unwrap()]);
     for (host, accepted) in
         [("twined:8080", true), ("10.0.0.7", true), ("0.0.0.0", true), ("other", false)]
@@ -232,8 +232,8 @@ fn given_names_are_the_only_ones_beyond_loopback_too() {
 }
 
 #[test]
-fn what_is_repeated_is_short() {
+fn a_refusal_repeats_a_short_text_only() {
     let long = "a".repeat(1000);
     let refused = checked(&guard(), Method::GET, "/env", &[(header::HOST, &long)]);
-    assert_eq!(refused, Err(Refusal::UnknownHost("a".repeat(LONGEST_ECHO))));
+    assert_eq!(refused, Err(Refusal::UnknownHost("a".repeat(MAX_ECHO))));
 }

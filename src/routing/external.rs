@@ -43,7 +43,7 @@ impl ExternalServices {
         question: &QuestionAttributes,
         subscription: String,
     ) {
-        // An operator sees here first that a subscription was left behind.
+        // The first sign for operators that a subscription was left behind.
         warn!(question = %run.question, subscription, "question left to an external service");
         let (view, publisher) = (Arc::clone(&self.view), self.publisher.clone());
         let (question, stop) = (question.clone(), self.stop.clone());
@@ -55,7 +55,7 @@ impl ExternalServices {
                 return;
             }
             let silent = run.question;
-            warn!(question = %silent, subscription, "external service did not acknowledge");
+            warn!(question = %silent, subscription, "external service did not acknowledge its question");
             let seconds = ACKNOWLEDGEMENT_TIMEOUT.as_secs();
             let refusal = Refusal::StaleSubscription { subscription, seconds };
             let at = Timestamp::now();

@@ -38,13 +38,13 @@ pub(super) fn read_settings(
     NetworkSettings::read(&text, base).map_err(|error| invalid(error.into()))
 }
 
-/// What all Jobs of the network have in common. `variables` are those of the network.
+/// The settings that all Jobs of the network share. `variables` are those of the network.
 pub(super) fn job_defaults(
     settings: &ServeSettings,
     kubernetes: &KubernetesSettings,
     variables: Vec<(String, String)>,
 ) -> JobDefaults {
-    // Each Job gets these by itself.
+    // The runner sets these for each Job.
     let of_job = |name: &str| [TOPIC_NAME, COMPUTE_PROVIDER].contains(&name);
     let environment = variables.into_iter().filter(|(name, _)| !of_job(name));
     let passed = settings.variables.clone();

@@ -1,4 +1,4 @@
-//! The checks before a start, which `twined doctor` makes too.
+//! The checks before a start, which `twined doctor` runs too.
 
 use crate::chain::Chain;
 use crate::config::{PubsubChoice, ServeSettings, ServicesArgs, google_credentials};
@@ -8,7 +8,7 @@ use crate::pubsub::preflight::{PubsubRequirements, check_pubsub};
 use crate::pubsub::{Admin, Connection};
 use crate::runner::kubernetes::preflight::{self, ClusterFindings, ClusterRequirements};
 use crate::sdk::{services, variables};
-use crate::serve::{Choice, kubernetes as jobs};
+use crate::serve::{RunnerChoice, kubernetes as jobs};
 use crate::store::sqlite::{self, SqliteStore};
 use serde_json::Value;
 use std::io;
@@ -20,23 +20,23 @@ use std::path::Path;
 pub(super) struct PreflightFindings {
     /// All checks.
     pub(super) checks: Vec<PreflightCheck>,
-    /// The account of Google that questions run as, if it is known.
+    /// The Google service account of questions, if it is known.
     pub(super) google_account: Option<String>,
 }
 
-/// The program that makes the checks.
+/// The command that runs the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CheckedBy {
     /// The daemon, before it starts: its credentials are the daemon's.
     Daemon,
-    /// `twined doctor`, with the credentials of whoever runs it.
+    /// `twined doctor`, with the credentials of its user.
     Doctor,
 }
 
-/// Checks all that the daemon needs.
+/// Checks everything that the daemon needs.
 pub(super) async fn check(
     settings: &ServeSettings,
-    choice: &Choice<'_>,
+    choice: &RunnerChoice<'_>,
     connection: &Connection,
     by: CheckedBy,
 ) -> PreflightFindings {
@@ -54,7 +54,7 @@ pub(super) async fn check(
     PreflightFindings { checks, google_account: runner.google_account }
 }
 
-/// The emulator has no authentication.
+/// Warns if other hosts can reach the emulator, which has no authentication.
 fn open_emulator(pubsub: &PubsubChoice) -> Option<PreflightCheck> {
     let PubsubChoice::OwnEmulator(address) = pubsub else { return None };
     let loopback = SocketAddr::ip(address).to_canonical().is_loopback();
@@ -62,7 +62,7 @@ fn open_emulator(pubsub: &PubsubChoice) -> Option<PreflightCheck> {
         PreflightCheck::warn(
             "emulator",
             format!("every client that reaches {address} can ask, answer and cancel questions"),
-            "give an address on loopback, or close its port to other hosts",
+            "use an address on loopback, or close its port to other hosts",
         )
     })
 }
@@ -76,8 +76,8 @@ async fn pubsub(
     let identity = (*pubsub == PubsubChoice::Google).then(|| google_identity(by));
     let google = identity.as_ref();
     let admin = Admin::new(connection);
-    // An emulator may be starting. (Google's Pub/Sub is not, and this call needs a right that the
-    // daemon has no other use for.)
+    // An emulator may be starting. (For Google's Pub/Sub, this call would need a right that the daemon
+    // does not need otherwise.)
     if google.is_none() {
         // The checks below report an emulator that never answers.
         let _ = retry_at_start(async || admin.check().await).await;
@@ -85,8 +85,8 @@ async fn pubsub(
     check_pubsub(connection, PubsubRequirements { topic, subscription, project, google }).await
 }
 
-/// The account of the credentials that Google's clients find. Without a file of credentials it is the
-/// account of the machine or pod.
+/// The account that Google's clients use: that of their credentials file, or else that of the machine
+/// or pod.
 fn google_identity(by: CheckedBy) -> PreflightIdentity {
     let identity = match google_credentials() {
         None => PreflightIdentity {
@@ -98,7 +98,7 @@ fn google_identity(by: CheckedBy) -> PreflightIdentity {
     PreflightIdentity { is_daemon: identity.is_daemon || by == CheckedBy::Daemon, ..identity }
 }
 
-/// The account of a file of credentials. The file of a person does not name them.
+/// The account of a credentials file. The file of a user account does not name the user.
 fn identity_in(path: &Path, text: &[u8]) -> PreflightIdentity {
     let credentials: Value = serde_json::from_slice(text).unwrap_or_default();
     let text = |key: &str| credentials[key].as_str().unwrap_or_default();
@@ -108,7 +108,7 @@ fn identity_in(path: &Path, text: &[u8]) -> PreflightIdentity {
         kind @ ("impersonated_service_account" | "external_account") => {
             (format!("the {kind} of `{path}`"), true)
         }
-        _ => (format!("the person of `{path}`"), false),
+        _ => (format!("the user account of `{path}`"), false),
     };
     PreflightIdentity { name, is_daemon }
 }
@@ -121,14 +121,13 @@ async fn store(settings: &ServeSettings) -> PreflightCheck {
         Ok(Err(found)) => PreflightCheck::fail(
             name,
             found,
-            "give a file on a disk of this host with `--store sqlite:PATH`, and a folder with \
-             `--data`",
+            "set `--store sqlite:PATH` to a file and `--data` to a folder, both on a disk of this host",
         ),
         Err(error) => PreflightCheck::fail(name, format!("the check panicked: {error}"), ""),
     }
 }
 
-/// Opens the store. Where it is missing, opens one beside its path and deletes it again.
+/// Opens the store. If it is missing, opens a trial store beside its path and deletes it again.
 fn open_store(path: &Path, data: &Path) -> Result<String, String> {
     let failed = |error: io::Error| format!("failed to use `{}`: {error}", data.display());
     drop(tempfile::tempfile_in(first_existing(data)).map_err(failed)?);
@@ -137,13 +136,13 @@ fn open_store(path: &Path, data: &Path) -> Result<String, String> {
         false => {
             let folder = path.parent().unwrap_or(Path::new(""));
             // The daemon creates its data folder, and no other.
-            let beside = if data.starts_with(folder) { first_existing(folder) } else { folder };
-            let trial = tempfile::Builder::new().prefix(".twined-check-").tempdir_in(beside);
+            let parent = if data.starts_with(folder) { first_existing(folder) } else { folder };
+            let trial = tempfile::Builder::new().prefix(".twined-check-").tempdir_in(parent);
             let trial = trial.map_err(|error| {
                 format!("no file can be created in `{}`: {error}", folder.display())
             })?;
             let tried = trial.path().join("events.sqlite");
-            (tried, "not there yet: the daemon creates it", Some(trial))
+            (tried, "does not exist yet: the daemon creates it", Some(trial))
         }
     };
     match SqliteStore::open(&tried, sqlite::Options::default()) {
@@ -152,17 +151,21 @@ fn open_store(path: &Path, data: &Path) -> Result<String, String> {
     }
 }
 
-/// The first that exists of a folder and its parents.
+/// The folder, or its first parent that exists.
 fn first_existing(folder: &Path) -> &Path {
     folder.ancestors().find(|folder| folder.exists()).unwrap_or(folder)
 }
 
-async fn runner(settings: &ServeSettings, choice: &Choice<'_>, by: CheckedBy) -> PreflightFindings {
+async fn runner(
+    settings: &ServeSettings,
+    choice: &RunnerChoice<'_>,
+    by: CheckedBy,
+) -> PreflightFindings {
     let (kubernetes, services) = match choice {
-        Choice::Processes(args) => {
+        RunnerChoice::Processes(args) => {
             return PreflightFindings { checks: vec![folders(args)], google_account: None };
         }
-        Choice::Pods(kubernetes, services) => (kubernetes, services),
+        RunnerChoice::Pods(kubernetes, services) => (kubernetes, services),
     };
     let required = ClusterRequirements {
         network: &jobs::job_defaults(settings, kubernetes, Vec::new()),
@@ -171,7 +174,7 @@ async fn runner(settings: &ServeSettings, choice: &Choice<'_>, by: CheckedBy) ->
         queue: kubernetes.queue.as_deref(),
         is_daemon: by == CheckedBy::Daemon,
     };
-    // Boxed: its calls of many kinds make a large future.
+    // Boxed, because its many calls make a large future.
     let findings = Box::pin(preflight::check_cluster(required)).await;
     let ClusterFindings { mut checks, google_account } = findings;
     checks.extend(reachable_pubsub(settings));
@@ -185,7 +188,7 @@ fn folders(args: &ServicesArgs) -> PreflightCheck {
         Ok(found) if found.is_empty() => PreflightCheck::warn(
             name,
             "no `octue.yaml` in this folder: every question is answered with ServiceNotFound",
-            "give the folders of the services: twined serve --runner process DIR…",
+            "give the folders of the services: `twined serve --runner process DIR…`",
         ),
         Ok(found) => {
             let names: Vec<_> = found.iter().map(|found| found.sruid.to_string()).collect();
@@ -199,7 +202,7 @@ fn folders(args: &ServicesArgs) -> PreflightCheck {
     }
 }
 
-/// A pod cannot reach an emulator on our loopback.
+/// Warns if pods would get a loopback address as that of Pub/Sub.
 fn reachable_pubsub(settings: &ServeSettings) -> Option<PreflightCheck> {
     let given = settings.variables.get(variables::PUBSUB_EMULATOR_HOST).cloned();
     let address = match &settings.pubsub {
@@ -215,7 +218,7 @@ fn reachable_pubsub(settings: &ServeSettings) -> Option<PreflightCheck> {
             format!(
                 "pods get {address} as the address of Pub/Sub, which in a pod is the pod itself"
             ),
-            "give the address by which pods reach it: --env PUBSUB_EMULATOR_HOST=HOST:PORT",
+            "set the address by which pods reach it: `--env PUBSUB_EMULATOR_HOST=HOST:PORT`",
         )
     })
 }
@@ -226,18 +229,18 @@ mod tests {
     use crate::preflight::Verdict;
 
     #[test]
-    fn the_check_of_a_missing_store_leaves_nothing_behind() {
+    fn the_check_of_a_missing_store_leaves_no_file() {
         let root = tempfile::tempdir().unwrap();
         let found = open_store(&root.path().join("events.sqlite"), root.path()).unwrap();
-        assert!(found.contains("not there yet"), "{found}");
+        assert!(found.contains("does not exist yet"), "{found}");
         let data = root.path().join("not/there");
         let found = open_store(&data.join("events.sqlite"), &data).unwrap();
-        assert!(found.contains("not there yet"), "{found}");
+        assert!(found.contains("does not exist yet"), "{found}");
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn a_store_that_is_another_file_fails_the_check() {
+    fn a_file_that_is_no_store_fails_the_check() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("events.sqlite");
         std::fs::write(&path, "this is some text, and no database at all").unwrap();
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_credentials_of_a_person_are_not_the_daemon_s() {
+    fn the_credentials_of_a_user_account_are_not_the_daemons() {
         let identity = |text: &str| identity_in(Path::new("/file.json"), text.as_bytes());
         let account = identity(r#"{"type": "service_account", "client_email": "a@p"}"#);
         assert_eq!(account, PreflightIdentity { name: "a@p".to_owned(), is_daemon: true });
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emulator_that_other_hosts_reach_gives_a_warning() {
+    fn an_emulator_beyond_loopback_gives_a_warning() {
         let own = |address: &str| PubsubChoice::OwnEmulator(address.parse().unwrap());
         assert!(open_emulator(&own("127.0.0.1:1")).is_none());
         assert_eq!(open_emulator(&own("0.0.0.0:1")).unwrap().verdict, Verdict::Warn);

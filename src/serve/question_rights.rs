@@ -7,10 +7,10 @@ use crate::pubsub::Connection;
 use crate::pubsub::preflight::grant_commands;
 use crate::pubsub::preflight::questions::check_question_rights;
 
-/// Stands for an account in lines to copy.
+/// Placeholder for an account in commands to copy.
 const ACCOUNT: &str = "ACCOUNT";
 
-/// Checks the rights of questions. `account` is the account of Google that they run as, if it is known.
+/// Checks the rights of questions. `account` is their Google service account, if it is known.
 pub(super) async fn check(
     settings: &ServeSettings,
     connection: &Connection,
@@ -32,12 +32,12 @@ pub(super) async fn check(
     vec![on_pubsub, elsewhere(project, account.unwrap_or(ACCOUNT))]
 }
 
-/// The account that questions run as is not known.
+/// The result if the account of questions is not known.
 fn unknown_account(project: &str, kubernetes: &KubernetesSettings) -> PreflightCheck {
     let KubernetesSettings { namespace, service_account, .. } = kubernetes;
     PreflightCheck::unknown(
         "rights of questions on Pub/Sub",
-        format!("the account of Google of service account {service_account} cannot be read"),
+        format!("the Google service account of service account {service_account} cannot be read"),
         format!(
             "give it with `--question-account`; it is an annotation:\n\
              kubectl get serviceaccount {service_account} -n {namespace} -o yaml\n\
