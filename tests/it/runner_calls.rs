@@ -1,4 +1,4 @@
-//! The Kubernetes runner and answers that a real cluster gives only rarely.
+//! The Kubernetes runner with answers that a real cluster gives only rarely.
 
 use crate::api_server::{ApiServer, NAMESPACE};
 use crate::gauge;
@@ -20,13 +20,13 @@ use twined::runner::{
 use uuid::Uuid;
 
 /// A runner without its watches.
-struct World {
+struct TestRunner {
     server: Arc<ApiServer>,
     runner: KubernetesRunner,
     work: BackgroundWork,
 }
 
-impl World {
+impl TestRunner {
     fn new(settings: &str) -> Self {
         let server = Arc::<ApiServer>::default();
         let (runner, work) = replica(&server, settings, "one");
@@ -70,38 +70,38 @@ fn replica(
 
 #[tokio::test(start_paused = true)]
 async fn a_job_that_is_created_during_a_list_does_not_count_as_deleted() {
-    let world = World::new("");
+    let test = TestRunner::new("");
     let ask = Ask::new(GOOD);
-    world.launch(&ask).await.unwrap();
-    let mut watch = world.watch();
-    let _reconciler = world.reconcile();
+    test.launch(&ask).await.unwrap();
+    let mut watch = test.watch();
+    let _reconciler = test.reconcile();
 
-    world.runner.state().jobs_listed(&HashSet::new());
+    test.runner.state().jobs_listed(&HashSet::new());
     tokio::time::sleep(Duration::from_secs(2)).await;
 
-    assert!(world.runner.has(ask.run).await.unwrap());
+    assert!(test.runner.has(ask.run).await.unwrap());
     watch.until(ask.run, |phase| matches!(phase, RunPhase::Starting { .. })).await;
     assert!(watch.is_quiet());
 }
 
 #[tokio::test]
-async fn a_job_that_is_deleted_unseen_is_noticed_though_the_api_server_fails_for_a_while() {
-    let world = World::new("");
-    let (deleted, settled, strangers) = (Ask::new(GOOD), Ask::new(GOOD), Ask::new(GOOD));
-    for ask in [&deleted, &settled, &strangers] {
-        world.launch(ask).await.unwrap();
+async fn a_missed_deletion_is_found_after_errors_of_the_api_server() {
+    let test = TestRunner::new("");
+    let (deleted, settled, foreign) = (Ask::new(GOOD), Ask::new(GOOD), Ask::new(GOOD));
+    for ask in [&deleted, &settled, &foreign] {
+        test.launch(ask).await.unwrap();
     }
     let label = |name: &str, value: &str| json!({"metadata": {"labels": {name: value}}});
-    world.server.delete(&deleted.run.to_string());
-    world.server.change(&settled.run.to_string(), label(label::SETTLED, "true"));
-    world.server.change(&strangers.run.to_string(), label(label::TOPIC, "another"));
-    world.server.fail((Method::GET, "jobs"), (500, "InternalError"), 4);
-    let mut watch = world.watch();
-    let _reconciler = world.reconcile();
+    test.server.delete(&deleted.run.to_string());
+    test.server.change(&settled.run.to_string(), label(label::SETTLED, "true"));
+    test.server.change(&foreign.run.to_string(), label(label::TOPIC, "another"));
+    test.server.fail((Method::GET, "jobs"), (500, "InternalError"), 4);
+    let mut watch = test.watch();
+    let _reconciler = test.reconcile();
 
-    world.runner.state().jobs_listed(&HashSet::new());
+    test.runner.state().jobs_listed(&HashSet::new());
 
-    for ask in [&deleted, &strangers] {
+    for ask in [&deleted, &foreign] {
         assert_eq!(watch.end(ask.run).await.reason, EndReason::Deleted);
     }
     watch.until(settled.run, |phase| *phase == RunPhase::Settled).await;
@@ -109,12 +109,12 @@ async fn a_job_that_is_deleted_unseen_is_noticed_though_the_api_server_fails_for
 
 #[tokio::test]
 async fn a_job_that_is_not_found_when_it_is_stopped_was_deleted() {
-    let world = World::new("waiting: 1s");
+    let test = TestRunner::new("waiting: 1s");
     let ask = Ask::new(GOOD);
-    world.launch(&ask).await.unwrap();
-    world.server.delete(&ask.run.to_string());
-    let mut watch = world.watch();
-    let _reconciler = world.reconcile();
+    test.launch(&ask).await.unwrap();
+    test.server.delete(&ask.run.to_string());
+    let mut watch = test.watch();
+    let _reconciler = test.reconcile();
 
     assert_eq!(watch.end(ask.run).await.reason, EndReason::Deleted);
 }
@@ -123,17 +123,17 @@ async fn a_job_that_is_not_found_when_it_is_stopped_was_deleted() {
 async fn the_gauge_of_live_runs_counts_the_jobs() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let _guard = metrics::set_default_local_recorder(&recorder);
-    let world = World::new("");
+    let test = TestRunner::new("");
     let (stays, goes) = (Ask::new(GOOD), Ask::new(GOOD));
     for ask in [&stays, &goes] {
-        world.launch(ask).await.unwrap();
+        test.launch(ask).await.unwrap();
     }
-    let _monitor = gauge::monitor(world.runner.states()).await;
+    let _monitor = gauge::monitor(test.runner.states()).await;
     gauge::wait_for(&recorder, [0, 2, 0]).await;
 
-    let _reconciler = world.reconcile();
-    world.server.delete(&goes.run.to_string());
-    world.runner.state().jobs_listed(&HashSet::new());
+    let _reconciler = test.reconcile();
+    test.server.delete(&goes.run.to_string());
+    test.runner.state().jobs_listed(&HashSet::new());
 
     gauge::wait_for(&recorder, [0, 1, 0]).await;
 }
@@ -147,22 +147,22 @@ fn large() -> Ask {
     Ask { inputs, ..Ask::new(GOOD) }
 }
 
-/// The answer where others use the quota at the same moment.
+/// The answer when another client uses the quota at the same moment.
 const QUOTA: (u16, &str) = (409, "Conflict");
 
 #[tokio::test]
 async fn a_job_or_secret_that_conflicts_with_a_quota_is_created_by_the_next_launch() {
-    let world = World::new("");
+    let test = TestRunner::new("");
     let ask = large();
 
-    world.server.fail((Method::POST, "jobs"), QUOTA, 1);
-    assert!(matches!(world.launch(&ask).await, Err(RunnerError::Unavailable { .. })));
-    world.server.fail((Method::POST, "secrets"), QUOTA, 1);
-    assert!(matches!(world.launch(&ask).await, Err(RunnerError::Unavailable { .. })));
-    assert_eq!(world.server.secrets(), 0);
+    test.server.fail((Method::POST, "jobs"), QUOTA, 1);
+    assert!(matches!(test.launch(&ask).await, Err(RunnerError::Unavailable { .. })));
+    test.server.fail((Method::POST, "secrets"), QUOTA, 1);
+    assert!(matches!(test.launch(&ask).await, Err(RunnerError::Unavailable { .. })));
+    assert_eq!(test.server.secrets(), 0);
 
-    world.launch(&ask).await.unwrap();
-    assert_eq!(world.server.secrets(), 1);
+    test.launch(&ask).await.unwrap();
+    assert_eq!(test.server.secrets(), 1);
 }
 
 // === Relaunches ===
@@ -174,7 +174,7 @@ rules:
     retry: {failed: {times: 2, backoff: 1s}, waited: {times: 2, backoff: 1s}}
 ";
 
-impl World {
+impl TestRunner {
     /// The end of a run, once it is published.
     async fn ended(&self, ask: &Ask) -> (RunState, RunEnd) {
         let mut watch = self.watch();
@@ -183,23 +183,23 @@ impl World {
         (state, end)
     }
 
-    /// The Job of a run fails, and the watch shows it.
+    /// Fails the Job of a run, and shows it to the runner.
     async fn fail(&self, ask: &Ask, name: &str) -> (RunState, RunEnd) {
         let failed = json!({"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"});
-        self.see(name, json!({"status": {"conditions": [failed]}}));
+        self.change(name, json!({"status": {"conditions": [failed]}}));
         let _reconciler = self.reconcile();
         self.ended(ask).await
     }
 
-    /// A run is stopped while its Job is suspended.
+    /// Stops a run whose Job is suspended.
     async fn stop(&self, ask: &Ask) -> (RunState, RunEnd) {
         let stopped = json!({"reason": "waited", "message": "It waited.", "at": 1}).to_string();
         let name = ask.run.to_string();
-        self.see(&name, json!({"metadata": {"annotations": {annotation::STOPPED: stopped}}}));
+        self.change(&name, json!({"metadata": {"annotations": {annotation::STOPPED: stopped}}}));
         self.ended(ask).await
     }
 
-    fn see(&self, name: &str, change: Value) {
+    fn change(&self, name: &str, change: Value) {
         self.server.change(name, change);
         let job = self.server.job(name).unwrap();
         self.runner.state().saw_job(&serde_json::from_value(job).unwrap());
@@ -209,96 +209,97 @@ impl World {
 
 #[tokio::test(start_paused = true)]
 async fn the_next_attempt_exists_when_its_relaunch_is_reported() {
-    let world = World::new(RETRIES);
+    let test = TestRunner::new(RETRIES);
     let ask = Ask::new(GOOD);
-    world.launch(&ask).await.unwrap();
-    let (state, end) = world.fail(&ask, &ask.run.to_string()).await;
+    test.launch(&ask).await.unwrap();
+    let (state, end) = test.fail(&ask, &ask.run.to_string()).await;
 
-    world.server.fail((Method::POST, "jobs"), QUOTA, 1);
-    world.runner.relaunch(&state, &end).await.unwrap_err();
-    let again = world.runner.relaunch(&state, &end).await.unwrap().unwrap();
+    test.server.fail((Method::POST, "jobs"), QUOTA, 1);
+    test.runner.relaunch(&state, &end).await.unwrap_err();
+    let relaunch = test.runner.relaunch(&state, &end).await.unwrap().unwrap();
 
-    assert_eq!(again.attempt, 1);
-    assert!(world.server.job(&format!("{}-a1", ask.run)).is_some());
+    assert_eq!(relaunch.attempt, 1);
+    assert!(test.server.job(&format!("{}-a1", ask.run)).is_some());
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_job_that_owns_the_secrets_is_kept_until_the_last_attempt() {
+async fn the_job_that_owns_the_secrets_exists_until_the_last_attempt() {
     const DAY: i64 = 24 * 3600;
-    let world = World::new(RETRIES);
+    let test = TestRunner::new(RETRIES);
     let ask = large();
     let names = [ask.run.to_string(), format!("{}-a1", ask.run)];
-    let kept = || world.server.job(&names[0]).unwrap()["spec"]["ttlSecondsAfterFinished"].as_i64();
-    world.launch(&ask).await.unwrap();
+    let retention =
+        || test.server.job(&names[0]).unwrap()["spec"]["ttlSecondsAfterFinished"].as_i64();
+    test.launch(&ask).await.unwrap();
 
-    let (state, end) = world.fail(&ask, &names[0]).await;
-    world.runner.relaunch(&state, &end).await.unwrap().unwrap();
+    let (state, end) = test.fail(&ask, &names[0]).await;
+    test.runner.relaunch(&state, &end).await.unwrap().unwrap();
     // A day in the queue, a week of running, and a day of retention.
-    assert!(kept() > Some(9 * DAY));
-    let (state, end) = world.fail(&ask, &names[1]).await;
-    world.runner.relaunch(&state, &end).await.unwrap().unwrap();
+    assert!(retention() > Some(9 * DAY));
+    let (state, end) = test.fail(&ask, &names[1]).await;
+    test.runner.relaunch(&state, &end).await.unwrap().unwrap();
 
-    assert!(kept() > Some(17 * DAY));
+    assert!(retention() > Some(17 * DAY));
     for name in names {
-        let job = world.server.job(&name).unwrap();
+        let job = test.server.job(&name).unwrap();
         assert_eq!(job["metadata"]["labels"][label::SETTLED], "true");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_suspended_job_of_a_previous_attempt_is_deleted() {
-    let world = World::new(RETRIES);
+    let test = TestRunner::new(RETRIES);
     let ask = Ask::new(GOOD);
-    world.launch(&ask).await.unwrap();
-    let (state, end) = world.stop(&ask).await;
+    test.launch(&ask).await.unwrap();
+    let (state, end) = test.stop(&ask).await;
 
-    world.runner.relaunch(&state, &end).await.unwrap().unwrap();
+    test.runner.relaunch(&state, &end).await.unwrap().unwrap();
 
-    assert!(world.server.job(&ask.run.to_string()).is_none());
-    assert!(world.server.job(&format!("{}-a1", ask.run)).is_some());
+    assert!(test.server.job(&ask.run.to_string()).is_none());
+    assert!(test.server.job(&format!("{}-a1", ask.run)).is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_suspended_job_that_owns_secrets_is_not_relaunched() {
-    let world = World::new(RETRIES);
+    let test = TestRunner::new(RETRIES);
     let ask = large();
-    world.launch(&ask).await.unwrap();
-    let (state, end) = world.stop(&ask).await;
+    test.launch(&ask).await.unwrap();
+    let (state, end) = test.stop(&ask).await;
 
-    assert_eq!(world.runner.relaunch(&state, &end).await.unwrap(), None);
+    assert_eq!(test.runner.relaunch(&state, &end).await.unwrap(), None);
 
-    world.runner.settle(ask.run).await.unwrap();
-    assert!(world.server.job(&ask.run.to_string()).is_none());
+    test.runner.settle(ask.run).await.unwrap();
+    assert!(test.server.job(&ask.run.to_string()).is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_job_that_is_admitted_after_it_was_stopped_is_deleted() {
-    let world = World::new(RETRIES);
+    let test = TestRunner::new(RETRIES);
     let ask = Ask::new(GOOD);
-    world.launch(&ask).await.unwrap();
-    world.stop(&ask).await;
-    world.see(&ask.run.to_string(), json!({"spec": {"suspend": false}}));
+    test.launch(&ask).await.unwrap();
+    test.stop(&ask).await;
+    test.change(&ask.run.to_string(), json!({"spec": {"suspend": false}}));
 
-    world.runner.settle(ask.run).await.unwrap();
+    test.runner.settle(ask.run).await.unwrap();
 
-    assert!(world.server.job(&ask.run.to_string()).is_none());
+    assert!(test.server.job(&ask.run.to_string()).is_none());
 }
 
 // === Claims ===
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_is_taken_over_after_30_s_of_our_own_clock() {
-    let world = World::new("");
-    let (other, _work) = replica(&world.server, "", "other");
+    let test = TestRunner::new("");
+    let (other, _work) = replica(&test.server, "", "other");
     let (ask, report) = (Ask::new(GOOD), Uuid::nil());
     let name = ask.run.to_string();
-    world.launch(&ask).await.unwrap();
-    other.state().saw_job(&serde_json::from_value(world.server.job(&name).unwrap()).unwrap());
+    test.launch(&ask).await.unwrap();
+    other.state().saw_job(&serde_json::from_value(test.server.job(&name).unwrap()).unwrap());
     let claims =
         async |runner: &KubernetesRunner| runner.claim_report(ask.run, report).await.unwrap();
 
-    assert_eq!(claims(&world.runner).await, Claim::Ours);
-    let claim = world.server.job(&name).unwrap()["metadata"]["annotations"][annotation::REPORT]
+    assert_eq!(claims(&test.runner).await, Claim::Ours);
+    let claim = test.server.job(&name).unwrap()["metadata"]["annotations"][annotation::REPORT]
         .as_str()
         .unwrap()
         .to_owned();
@@ -306,25 +307,25 @@ async fn a_claim_is_taken_over_after_30_s_of_our_own_clock() {
     let year = Timestamp::now().to_string()[..4].to_owned();
     let old =
         json!({"metadata": {"annotations": {annotation::REPORT: claim.replace(&year, "2001")}}});
-    world.server.change(&name, old);
+    test.server.change(&name, old);
     assert_eq!(claims(&other).await, Claim::Theirs);
     tokio::time::sleep(Duration::from_secs(29)).await;
     assert_eq!(claims(&other).await, Claim::Theirs);
-    assert_eq!(claims(&world.runner).await, Claim::Ours, "renewed");
+    assert_eq!(claims(&test.runner).await, Claim::Ours, "renewed");
     tokio::time::sleep(Duration::from_secs(29)).await;
     assert_eq!(claims(&other).await, Claim::Theirs);
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(claims(&other).await, Claim::Ours);
-    assert_eq!(claims(&world.runner).await, Claim::Theirs);
+    assert_eq!(claims(&test.runner).await, Claim::Theirs);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_another_change_overtakes_is_tried_again() {
-    let world = World::new("");
+    let test = TestRunner::new("");
     let ask = Ask::new(GOOD);
-    world.launch(&ask).await.unwrap();
+    test.launch(&ask).await.unwrap();
 
-    world.server.fail((Method::PATCH, "jobs"), (409, "Conflict"), 2);
+    test.server.fail((Method::PATCH, "jobs"), (409, "Conflict"), 2);
 
-    assert_eq!(world.runner.claim_report(ask.run, Uuid::nil()).await.unwrap(), Claim::Ours);
+    assert_eq!(test.runner.claim_report(ask.run, Uuid::nil()).await.unwrap(), Claim::Ours);
 }

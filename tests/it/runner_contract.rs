@@ -1,4 +1,4 @@
-//! The promises of every runner, whatever it runs questions with.
+//! The promises of every runner.
 
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
@@ -97,19 +97,19 @@ impl Watch {
     }
 
     /// Waits until the phase of a run satisfies a condition.
-    pub async fn until(&mut self, run: RunId, is_so: impl Fn(&RunPhase) -> bool) -> RunState {
+    pub async fn until(&mut self, run: RunId, condition: impl Fn(&RunPhase) -> bool) -> RunState {
         let wait = async {
             loop {
-                if let Some(state) = self.last.get(&run).filter(|state| is_so(&state.phase)) {
+                if let Some(state) = self.last.get(&run).filter(|state| condition(&state.phase)) {
                     return state.clone();
                 }
-                let state = self.states.next().await.expect("the runner goes on");
+                let state = self.states.next().await.expect("the runner runs");
                 self.last.insert(state.run, state);
             }
         };
         match timeout(DEADLINE, wait).await {
             Ok(state) => state,
-            Err(_) => panic!("waited for {run} in vain: {:?}", self.last.get(&run)),
+            Err(_) => panic!("the state of {run} did not come in time: {:?}", self.last.get(&run)),
         }
     }
 
@@ -187,7 +187,9 @@ async fn a_run_is_created_once(runner: &dyn Runner) {
 
     ask.launch(runner).await.unwrap();
     let state = Watch::new(runner).running(ask.run).await;
-    assert!(matches!(state.phase, RunPhase::Running { since: again, .. } if again == since));
+    assert!(
+        matches!(state.phase, RunPhase::Running { since: unchanged, .. } if unchanged == since)
+    );
 
     assert!(runner.cancel(ask.run.question).await.unwrap());
     let at = watch.end(ask.run).await.at;
@@ -221,25 +223,25 @@ async fn a_late_listener_misses_nothing_that_is_not_settled(runner: &dyn Runner)
 
 async fn a_question_is_cancelled_with_all_its_runs(runner: &dyn Runner) {
     let first = Ask::new(ENDLESS);
-    let mut again = Ask { run: RunId { retry: 1, ..first.run }, ..first.clone() };
-    again.attributes.insert("retry_count".to_owned(), "1".to_owned());
+    let mut retry = Ask { run: RunId { retry: 1, ..first.run }, ..first.clone() };
+    retry.attributes.insert("retry_count".to_owned(), "1".to_owned());
     first.launch(runner).await.unwrap();
-    again.launch(runner).await.unwrap();
+    retry.launch(runner).await.unwrap();
 
     assert!(!runner.cancel(Uuid::new_v4()).await.unwrap());
     assert!(runner.cancel(first.run.question).await.unwrap());
 
     let mut watch = Watch::new(runner);
-    for run in [first.run, again.run] {
+    for run in [first.run, retry.run] {
         assert_eq!(watch.end(run).await.reason, EndReason::Cancelled);
     }
     assert!(!runner.cancel(first.run.question).await.unwrap());
-    for run in [first.run, again.run] {
+    for run in [first.run, retry.run] {
         runner.settle(run).await.unwrap();
     }
 }
 
-/// Some runners know it at the launch, others when the run starts.
+/// Some runners refuse the launch, others end the run when it starts.
 async fn a_question_to_an_unknown_service_is_refused_or_ends(runner: &dyn Runner) {
     let ask = Ask::new("test/nobody:1.0");
     let (exception, message) = match ask.launch(runner).await {

@@ -1,4 +1,4 @@
-//! `twined serve` and `twined doctor`: the real binary, over an emulator, SQLite and processes.
+//! `twined serve` and `twined doctor` with the real binary, an emulator, SQLite and processes.
 
 use crate::program::{make_service, twined};
 use rustix::process::Signal;
@@ -16,19 +16,19 @@ use tokio::time::Instant;
 use twined::config::{DEFAULT_PROJECT, DEFAULT_TOPIC};
 use twined::pubsub::{Admin, Connection};
 
-/// How long a test waits for what is to happen.
+/// How long a test waits for an event.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What an end may take: five seconds, and three for a machine that is busy with other tests.
-const END: Duration = Duration::from_secs(8);
+/// How long a shutdown may take: five seconds, and three for a busy machine.
+const SHUTDOWN: Duration = Duration::from_secs(8);
 
 /// A service that counts primes.
 const SERVICE: &str = "octue/primes";
 
-/// The store of the first, for another.
+/// The store of the first replica, for a second one.
 const STORE: &str = "sqlite:.twined/events.sqlite";
 
-/// A daemon of processes, with JSON logs.
+/// A daemon with the process runner and JSON logs.
 struct Replica {
     process: Child,
     lines: Receiver<Value>,
@@ -37,7 +37,7 @@ struct Replica {
 }
 
 impl Replica {
-    /// One that runs its own emulator.
+    /// A replica that runs its own emulator.
     fn first(root: &Path) -> Self {
         Self::start(root, &["--emulate", "127.0.0.1:0"])
     }
@@ -48,7 +48,7 @@ impl Replica {
         let mut process = command.current_dir(root).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = process.stderr.take().unwrap();
         let (sender, lines) = mpsc::channel();
-        // Read to its end, so that the daemon never waits for us.
+        // Read to the end, so that the daemon does not block on a full pipe.
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 eprintln!("{line}");
@@ -56,13 +56,13 @@ impl Replica {
             }
         });
         let mut replica = Self { process, lines, pubsub: String::new(), http: String::new() };
-        let started = replica.logged("daemon started");
+        let started = replica.wait_for_log("daemon started");
         replica.pubsub = started["pubsub"].as_str().unwrap().to_owned();
         replica.http = started["http"].as_str().unwrap().to_owned();
         replica
     }
 
-    /// One whose Pub/Sub, that of the first, says nothing any more: its end has to wait.
+    /// A frozen first replica, and a second one that uses its emulator, so that its shutdown waits.
     fn over_a_frozen_emulator(root: &Path) -> (Self, Self) {
         let first = Self::first(root);
         let second = Self::start(root, &["--pubsub", &first.pubsub, "--data=2", "--store", STORE]);
@@ -70,8 +70,8 @@ impl Replica {
         (first, second)
     }
 
-    /// The next line with this message.
-    fn logged(&self, message: &str) -> Value {
+    /// Waits for the next line with this message.
+    fn wait_for_log(&self, message: &str) -> Value {
         loop {
             let line = self.lines.recv_timeout(DEADLINE).expect(message);
             if line["message"] == message {
@@ -98,8 +98,8 @@ impl Replica {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// SIGTERM, its exit code, and how long that took.
-    fn end(mut self) -> (Option<i32>, Duration) {
+    /// Sends SIGTERM, and returns the exit code and the duration.
+    fn terminate(mut self) -> (Option<i32>, Duration) {
         let start = Instant::now();
         self.signal(Signal::TERM);
         (self.process.wait().unwrap().code(), start.elapsed())
@@ -115,7 +115,8 @@ impl Drop for Replica {
     }
 }
 
-fn world() -> TempDir {
+/// A folder with a service.
+fn folder() -> TempDir {
     let root = tempfile::tempdir().unwrap();
     let binary = env!("CARGO_BIN_EXE_twined");
     let script = format!("shift 3; exec '{binary}' example-service \"$@\"");
@@ -125,9 +126,9 @@ fn world() -> TempDir {
     root
 }
 
-fn words(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    format!("{}{}", text(&output.stdout), text(&output.stderr))
+fn text(output: &Output) -> String {
+    let utf8 = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{}{}", utf8(&output.stdout), utf8(&output.stderr))
 }
 
 fn in_folder(root: &Path, arguments: &[&str]) -> Command {
@@ -138,37 +139,37 @@ fn in_folder(root: &Path, arguments: &[&str]) -> Command {
 
 #[test]
 fn a_question_is_answered_and_a_drain_is_clean() {
-    let root = world();
+    let root = folder();
     let replica = Replica::first(root.path());
     assert!(replica.get("/ready").ends_with("ready\n"), "{}", replica.get("/ready"));
     assert!(replica.get("/metrics").contains("twined_build_info"));
 
     let answer = replica.ask();
 
-    assert_eq!(answer.status.code(), Some(0), "{}", words(&answer));
-    assert!(words(&answer).contains("\"primes\":25"), "{}", words(&answer));
-    let (code, took) = replica.end();
+    assert_eq!(answer.status.code(), Some(0), "{}", text(&answer));
+    assert!(text(&answer).contains("\"primes\":25"), "{}", text(&answer));
+    let (code, took) = replica.terminate();
     assert_eq!(code, Some(0));
-    assert!(took < END, "{took:?}");
+    assert!(took < SHUTDOWN, "{took:?}");
 }
 
 #[test]
-fn two_replicas_share_the_work_and_one_may_go() {
-    let root = world();
+fn two_replicas_share_the_work_and_one_can_stop() {
+    let root = folder();
     let first = Replica::first(root.path());
     let second =
         Replica::start(root.path(), &["--pubsub", &first.pubsub, "--data=2", "--store", STORE]);
 
     let answers: Vec<_> = (0..4).map(|_| first.ask()).collect();
 
-    assert!(answers.iter().all(|answer| answer.status.success()), "{}", words(&answers[0]));
-    assert_eq!(second.end().0, Some(0));
+    assert!(answers.iter().all(|answer| answer.status.success()), "{}", text(&answers[0]));
+    assert_eq!(second.terminate().0, Some(0));
     assert!(first.ask().status.success());
 }
 
 #[test]
 fn a_deleted_subscription_is_created_again_and_its_loss_is_logged() {
-    let root = world();
+    let root = folder();
     let replica = Replica::first(root.path());
     let subscription = format!("twined.daemon.{DEFAULT_TOPIC}");
     Runtime::new().unwrap().block_on(async {
@@ -176,31 +177,31 @@ fn a_deleted_subscription_is_created_again_and_its_loss_is_logged() {
         Admin::new(&connection).delete_subscription(&subscription).await.unwrap();
     });
 
-    let said = replica.logged(
+    let line = replica.wait_for_log(
         "subscription was missing: created again, without the messages published meanwhile",
     );
 
-    assert_eq!((&said["severity"], &said["subscription"]), (&"ERROR".into(), &subscription.into()));
+    assert_eq!((&line["severity"], &line["subscription"]), (&"ERROR".into(), &subscription.into()));
     let answer = replica.ask();
-    assert!(answer.status.success(), "{}", words(&answer));
+    assert!(answer.status.success(), "{}", text(&answer));
 }
 
 #[test]
-fn an_end_takes_five_seconds_though_pubsub_does_not_answer() {
-    let root = world();
+fn a_shutdown_takes_five_seconds_if_pubsub_does_not_answer() {
+    let root = folder();
     let (frozen, replica) = Replica::over_a_frozen_emulator(root.path());
-    let (code, took) = replica.end();
+    let (code, took) = replica.terminate();
     assert_eq!(code, Some(0));
-    assert!(took < END, "{took:?}");
+    assert!(took < SHUTDOWN, "{took:?}");
     drop(frozen);
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
-    let root = world();
+fn a_second_signal_stops_a_daemon_immediately() {
+    let root = folder();
     let (frozen, mut replica) = Replica::over_a_frozen_emulator(root.path());
     replica.signal(Signal::TERM);
-    replica.logged("daemon stopping");
+    replica.wait_for_log("daemon stopping");
     replica.signal(Signal::TERM);
     let code = replica.process.wait().unwrap().code();
     assert_eq!(code, Some(130));
@@ -208,11 +209,11 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn a_wrong_setting_ends_it_with_what_to_do() {
-    let root = world();
+fn an_invalid_setting_is_reported_with_its_remedy() {
+    let root = folder();
     fs::write(root.path().join("bad.yaml"), "rulez: []\n").unwrap();
     let images = "--images=europe-docker.pkg.dev/p/r";
-    for (arguments, word) in [
+    for (arguments, expected) in [
         (&["serve", "--pubsub", "127.0.0.1:9"][..], "ARTIFACT_REGISTRY_REPOSITORY_URL"),
         (&["serve", images], "--project"),
         (&["serve", images, "--project", "p", "--store", "bigquery:a.b"], "sqlite:PATH"),
@@ -227,16 +228,16 @@ fn a_wrong_setting_ends_it_with_what_to_do() {
         (&["doctor", "--pubsub", "127.0.0.1:9"], "--images"),
     ] {
         let output = in_folder(root.path(), arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", words(&output));
-        assert!(words(&output).contains(word), "{arguments:?}: {}", words(&output));
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", text(&output));
+        assert!(text(&output).contains(expected), "{arguments:?}: {}", text(&output));
     }
 }
 
 #[test]
-fn an_empty_variable_is_one_that_is_not_set() {
-    let root = world();
+fn an_empty_variable_counts_as_not_set() {
+    let root = folder();
     let help = in_folder(root.path(), &["serve", "--help"]).output().unwrap();
-    let help = words(&help);
+    let help = text(&help);
     let names: Vec<&str> =
         help.split("[env: ").skip(1).map(|rest| rest.split_once('=').unwrap().0).collect();
     assert!(names.len() > 20 && names.contains(&"TWINED_RUNNER"), "{names:?}");
@@ -249,14 +250,14 @@ fn an_empty_variable_is_one_that_is_not_set() {
         .output()
         .unwrap();
 
-    // The settings are right, and there is no cluster.
-    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
-    assert!(words(&output).contains("set KUBECONFIG"), "{}", words(&output));
+    // The settings are valid, and there is no cluster.
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("set KUBECONFIG"), "{}", text(&output));
 }
 
 #[test]
-fn all_that_stands_in_the_way_of_a_start_is_told_at_once() {
-    let root = world();
+fn all_failed_checks_of_a_start_are_reported_together() {
+    let root = folder();
     let arguments = [
         "serve",
         "--images=europe-docker.pkg.dev/p/r",
@@ -270,25 +271,25 @@ fn all_that_stands_in_the_way_of_a_start_is_told_at_once() {
         .output()
         .unwrap();
 
-    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
     let lines: Vec<Value> = String::from_utf8(output.stderr)
         .unwrap()
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let said = |check: &str| {
+    let line = |check: &str| {
         let mut lines = lines.iter();
         lines.find(|line| line["check"].as_str().is_some_and(|name| name.starts_with(check)))
     };
-    assert!(said("store").unwrap()["remedy"].as_str().unwrap().contains("--store"));
-    assert!(said("kubernetes").unwrap()["remedy"].as_str().unwrap().contains("KUBECONFIG"));
-    assert!(said("settings").unwrap()["found"].as_str().unwrap().contains("BIGQUERY"));
+    assert!(line("store").unwrap()["remedy"].as_str().unwrap().contains("--store"));
+    assert!(line("kubernetes").unwrap()["remedy"].as_str().unwrap().contains("KUBECONFIG"));
+    assert!(line("settings").unwrap()["found"].as_str().unwrap().contains("BIGQUERY"));
     assert_eq!(lines.last().unwrap()["exit_code"], 1);
 }
 
 #[test]
-fn the_doctor_finds_a_good_network_good_and_leaves_nothing() {
-    let root = world();
+fn the_doctor_passes_a_working_network_and_leaves_nothing() {
+    let root = folder();
     let replica = Replica::first(root.path());
     let doctor = ["doctor", "--runner", "process", "--pubsub", &replica.pubsub];
     let before = fs::read_dir(root.path().join(".twined")).unwrap().count();
@@ -296,8 +297,8 @@ fn the_doctor_finds_a_good_network_good_and_leaves_nothing() {
     let table = in_folder(root.path(), &doctor).output().unwrap();
     let json = in_folder(root.path(), &doctor).args(["--output", "json"]).output().unwrap();
 
-    assert_eq!(table.status.code(), Some(0), "{}", words(&table));
-    assert!(words(&table).contains("[ok]    creating subscriptions"), "{}", words(&table));
+    assert_eq!(table.status.code(), Some(0), "{}", text(&table));
+    assert!(text(&table).contains("[ok]    creating subscriptions"), "{}", text(&table));
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["ok"], true);
     let checks = json["checks"].as_array().unwrap();
@@ -306,22 +307,22 @@ fn the_doctor_finds_a_good_network_good_and_leaves_nothing() {
 }
 
 #[test]
-fn the_doctor_asks_a_daemon_that_runs_with_the_same_settings() {
-    let root = world();
+fn the_doctor_uses_the_emulator_of_a_running_daemon() {
+    let root = folder();
     let replica = Replica::first(root.path());
     let doctor = ["doctor", "--runner", "process", "--emulate", &replica.pubsub, "services"];
 
     let output = in_folder(root.path(), &doctor).output().unwrap();
 
-    assert_eq!(output.status.code(), Some(0), "{}", words(&output));
-    let words = words(&output);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let text = text(&output);
     let subscription = "[ok]    subscription twined.daemon.main.octue.twined.services: it exists";
-    assert!(words.contains(subscription), "{words}");
+    assert!(text.contains(subscription), "{text}");
 }
 
 #[test]
-fn the_doctor_leaves_nothing_and_finds_what_serve_would() {
-    let root = world();
+fn the_doctor_leaves_nothing_and_reports_what_serve_would() {
+    let root = folder();
     let doctor = ["doctor", "--runner", "process", "--emulate", "127.0.0.1:0"];
 
     let good = in_folder(root.path(), &doctor).output().unwrap();
@@ -329,26 +330,26 @@ fn the_doctor_leaves_nothing_and_finds_what_serve_would() {
     fs::create_dir(root.path().join("empty")).unwrap();
     let empty = in_folder(&root.path().join("empty"), &doctor).output().unwrap();
 
-    assert_eq!(good.status.code(), Some(0), "{}", words(&good));
-    assert!(words(&good).contains("octue/primes:local"), "{}", words(&good));
-    assert_eq!(nowhere.status.code(), Some(1), "{}", words(&nowhere));
-    assert!(words(&nowhere).contains("[fail]  services: "), "{}", words(&nowhere));
-    assert!(words(&empty).contains("[warn]  services: "), "{}", words(&empty));
+    assert_eq!(good.status.code(), Some(0), "{}", text(&good));
+    assert!(text(&good).contains("octue/primes:local"), "{}", text(&good));
+    assert_eq!(nowhere.status.code(), Some(1), "{}", text(&nowhere));
+    assert!(text(&nowhere).contains("[fail]  services: "), "{}", text(&nowhere));
+    assert!(text(&empty).contains("[warn]  services: "), "{}", text(&empty));
     assert!(!root.path().join(".twined").exists());
     assert!(!root.path().join("empty/.twined").exists());
 }
 
 #[test]
-fn the_doctor_says_what_is_wrong_and_what_to_do() {
-    let root = world();
+fn the_doctor_reports_failures_with_their_remedies() {
+    let root = folder();
     let replica = Replica::first(root.path());
     let doctor = ["doctor", "--images=host/r", "--pubsub", &replica.pubsub];
 
     let output = in_folder(root.path(), &doctor).output().unwrap();
 
-    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
-    let words = words(&output);
-    assert!(words.contains("[fail]  kubernetes: "), "{words}");
-    assert!(words.contains("set KUBECONFIG"), "{words}");
-    assert!(words.contains("[warn]  pods and Pub/Sub"), "{words}");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let text = text(&output);
+    assert!(text.contains("[fail]  kubernetes: "), "{text}");
+    assert!(text.contains("set KUBECONFIG"), "{text}");
+    assert!(text.contains("[warn]  pods and Pub/Sub"), "{text}");
 }

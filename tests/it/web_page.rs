@@ -1,5 +1,5 @@
-//! What a web page can send to the servers of a network on this host, sent raw: refused. What
-//! clients that are no pages send: answered.
+//! Requests that a web page can send to the servers of a network are refused; requests of other
+//! clients are answered. All are sent raw.
 
 use crate::program::{Network, Reply, request, twined};
 use google_cloud_googleapis::pubsub::v1 as google;
@@ -21,7 +21,7 @@ const TOPIC: &str = "projects/any/topics/main.octue.twined.services";
 const DAEMON: &str = "projects/any/subscriptions/twined.daemon";
 const PUBLISH: &str = "/google.pubsub.v1.Publisher/Publish";
 
-/// Leaves a mark in the service's folder.
+/// Leaves a file in the service's folder.
 const SCRIPT: &str = "touch started; exit 1";
 
 /// The routes of a network's own port.
@@ -50,7 +50,7 @@ const EMULATOR_ROUTES: [(&str, &str); 11] = [
     ("POST", "/google.pubsub.v1.Publisher/DetachSubscription"),
 ];
 
-/// The content types that a page can send without asking the server first; none is one of them.
+/// The content types, and none, that a page can send without a preflight request.
 const SIMPLE_TYPES: [&str; 5] = [
     "",
     "Content-Type: text/plain\r\n",
@@ -59,8 +59,8 @@ const SIMPLE_TYPES: [&str; 5] = [
     "Content-Type: multipart/form-data; boundary=x\r\n",
 ];
 
-/// What tells a page's request from a client's.
-const MARKS: [&str; 8] = [
+/// Headers that only a page's request has.
+const PAGE_HEADERS: [&str; 8] = [
     "Host: HERE\r\nOrigin: https://evil.example\r\n",
     "Host: HERE\r\nOrigin: null\r\n",
     "Host: HERE\r\nOrigin: http://127.0.0.1:3000\r\n",
@@ -71,7 +71,7 @@ const MARKS: [&str; 8] = [
     "Host: HERE\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n",
 ];
 
-/// A request on a connection of its own, with these lines behind the first.
+/// Sends a request with these header lines on a new connection.
 fn send(address: &str, method: &str, path: &str, lines: &str, body: &[u8]) -> Reply {
     let lines = lines.replace("HERE", address);
     let length = body.len();
@@ -81,7 +81,7 @@ fn send(address: &str, method: &str, path: &str, lines: &str, body: &[u8]) -> Re
     request(address, &[head.as_bytes(), body].concat())
 }
 
-/// A question that a page would ask, as the gRPC message in its frame.
+/// A question, as a framed gRPC message.
 fn framed_question() -> Vec<u8> {
     let message = question();
     let message = google::PubsubMessage {
@@ -113,7 +113,7 @@ fn question() -> Outgoing {
 }
 
 /// All topics and subscriptions.
-fn there_is(network: &Network) -> (String, String) {
+fn resources(network: &Network) -> (String, String) {
     let list = |what: &str| {
         let path = format!("/v1/projects/any/{what}");
         let reply = send(network.pubsub(), "GET", &path, "Host: HERE\r\n", b"");
@@ -123,10 +123,11 @@ fn there_is(network: &Network) -> (String, String) {
     (list("topics"), list("subscriptions"))
 }
 
-/// The network is as it was, and hears: the service that no page has started starts now.
-fn assert_nothing_happened(network: &Network, before: &(String, String)) {
+/// Asserts that no page changed the network or started the service, which a real question does
+/// start.
+fn assert_unchanged(network: &Network, before: &(String, String)) {
     let mark = network.folder(SERVICE).join("started");
-    assert_eq!(&there_is(network), before);
+    assert_eq!(&resources(network), before);
     assert!(!mark.exists(), "a page started a service");
     network.publish(question());
     network.wait_for("the service starts", || mark.exists().then_some(()));
@@ -136,18 +137,18 @@ fn assert_nothing_happened(network: &Network, before: &(String, String)) {
 #[test]
 fn every_route_refuses_a_web_page() {
     let network = Network::with_script(SERVICE, SCRIPT);
-    let before = there_is(&network);
+    let before = resources(&network);
     let json = "Content-Type: application/json\r\n";
     let mut sent = 0;
     for (address, routes) in
         [(network.http(), &NETWORK_ROUTES[..]), (network.pubsub(), &EMULATOR_ROUTES[..])]
     {
         for (method, path) in routes {
-            for mark in MARKS {
+            for headers in PAGE_HEADERS {
                 for kind in SIMPLE_TYPES.iter().chain([&json]) {
-                    let reply = send(address, method, path, &format!("{mark}{kind}"), b"");
+                    let reply = send(address, method, path, &format!("{headers}{kind}"), b"");
                     let refused = [403, 415, 505].contains(&reply.status);
-                    assert!(refused, "{method} {path} {mark} {kind}: {reply:?}");
+                    assert!(refused, "{method} {path} {headers} {kind}: {reply:?}");
                     assert!(reply.body.starts_with("request refused: "), "{reply:?}");
                     sent += 1;
                 }
@@ -155,13 +156,13 @@ fn every_route_refuses_a_web_page() {
         }
     }
     assert_eq!(sent, (7 + 11) * 8 * 6);
-    assert_nothing_happened(&network, &before);
+    assert_unchanged(&network, &before);
 }
 
 #[test]
 fn a_change_by_a_simple_request_is_refused() {
     let network = Network::with_script(SERVICE, SCRIPT);
-    let before = there_is(&network);
+    let before = resources(&network);
     let publish = framed_question();
     let detach = google::DetachSubscriptionRequest { subscription: DAEMON.to_owned() };
     let detach = framed(&detach);
@@ -182,7 +183,7 @@ fn a_change_by_a_simple_request_is_refused() {
             }
         }
     }
-    assert_nothing_happened(&network, &before);
+    assert_unchanged(&network, &before);
 }
 
 #[test]
@@ -199,7 +200,7 @@ fn the_same_requests_of_a_client_are_answered() {
     let form = "Host: HERE\r\nContent-Type: application/x-www-form-urlencoded\r\n";
     let token = send(network.http(), "POST", "/google/token", form, b"grant_type=x");
     assert_eq!(token.status, 400, "{}", token.body);
-    // As `curl -X PUT`, and as Google's Rust client.
+    // Requests like those of `curl -X PUT` and of Google's Rust client.
     let json = "Host: 127.0.0.1\r\nContent-Type: application/json\r\n";
     let topic = "/v1/projects/any/topics/a-topic";
     let subscription = "/v1/projects/any/subscriptions/a-subscription";
@@ -215,7 +216,7 @@ fn the_same_requests_of_a_client_are_answered() {
     }
 }
 
-/// A program that goes with this, and its address.
+/// A process of the program, killed when this is dropped, and its address.
 struct Server {
     process: Child,
     address: String,
@@ -223,7 +224,7 @@ struct Server {
 }
 
 impl Server {
-    /// The program whose stderr has a line with `label` and its address.
+    /// Starts the program. Its address follows `label` on a line of its stderr.
     fn start(arguments: &[&str], label: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
         let mut command = twined(arguments);
@@ -241,9 +242,9 @@ impl Server {
         Self { process, address: address.expect("it prints its address"), _root: root }
     }
 
-    /// The status of a GET by a client that calls the server `host`.
+    /// The status of a GET with this `Host`.
     fn status(&self, path: &str, host: &str) -> u16 {
-        // It may listen at all addresses.
+        // It may listen on all addresses.
         let address = self.address.replace("0.0.0.0", "127.0.0.1");
         send(&address, "GET", path, &format!("Host: {host}\r\n"), b"").status
     }
@@ -257,7 +258,7 @@ impl Drop for Server {
 }
 
 #[test]
-fn a_given_name_is_accepted_and_no_other() {
+fn only_allowed_names_are_accepted() {
     let arguments =
         ["emulator", "--pubsub-port", "0", "--allow-host", "devbox", "--allow-host=db.corp,x.corp"];
     let emulator = Server::start(&arguments, "pubsub");
@@ -268,8 +269,8 @@ fn a_given_name_is_accepted_and_no_other() {
     assert_eq!(emulator.status(topics, "evil.example"), 403);
     let wrong = twined(&["emulator", "--allow-host", "http://devbox"]).output().unwrap();
     assert_eq!(wrong.status.code(), Some(2));
-    let words = String::from_utf8_lossy(&wrong.stderr).into_owned();
-    assert!(words.contains("expected a host name such as `devbox`"), "{words}");
+    let stderr = text(&wrong.stderr);
+    assert!(stderr.contains("expected a host name such as `devbox`"), "{stderr}");
 }
 
 #[test]
@@ -277,7 +278,7 @@ fn a_daemon_is_reached_by_any_name_beyond_loopback_only() {
     let serve = |http: &str, emulate: &str| {
         let arguments = ["serve", "--runner", "process", "--log-format", "json", "--http", http];
         let arguments = [&arguments[..], &["--emulate", emulate]].concat();
-        // Its line says where both are; the emulator's is `pubsub`.
+        // One log line has both addresses; the emulator's is `pubsub`.
         (Server::start(&arguments, "\"http\""), Server::start(&arguments, "\"pubsub\""))
     };
     let (http, pubsub) = serve("0.0.0.0:0", "0.0.0.0:0");
@@ -291,16 +292,16 @@ fn a_daemon_is_reached_by_any_name_beyond_loopback_only() {
     assert_eq!(pubsub.status("/v1/projects/any/topics", "twined"), 403);
     assert_eq!(http.status("/live", "localhost:8080"), 200);
     for path in ["/live", "/ready", "/metrics"] {
-        for mark in MARKS {
-            let reply = send(&http.address, "GET", path, mark, b"");
-            assert_eq!(reply.status, 403, "{path} {mark}");
+        for headers in PAGE_HEADERS {
+            let reply = send(&http.address, "GET", path, headers, b"");
+            assert_eq!(reply.status, 403, "{path} {headers}");
         }
     }
 }
 
 #[test]
-fn grpc_has_no_rule_on_names() {
-    // A client calls the server what it was told to.
+fn grpc_accepts_every_name() {
+    // A client sends the name that it was configured with.
     let emulator = Server::start(&["emulator", "--pubsub-port", "0"], "pubsub");
     let port = emulator.address.rsplit_once(':').unwrap().1;
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -320,7 +321,7 @@ fn grpc_has_no_rule_on_names() {
     });
 }
 
-/// A server that answers every request with this.
+/// A server that answers every request with this body.
 fn answering(body: &str) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -340,8 +341,8 @@ fn answering(body: &str) -> String {
     address
 }
 
-/// What a hostile owner of the network's port answers: a good description, but for these lines.
-fn description(folder: &Path, lines: &str) -> String {
+/// The answer of a hostile owner of the network's port: a valid description with changed variables.
+fn description(folder: &Path, changes: &str) -> String {
     let credentials = folder.join("google.json");
     let mut variables = serde_json::json!({
         "PUBSUB_EMULATOR_HOST": "127.0.0.1:8085",
@@ -351,8 +352,8 @@ fn description(folder: &Path, lines: &str) -> String {
         "TWINED_SERVICES_TOPIC_NAME": "a-topic",
         "TWINED_LOCAL_REGISTRY": "http://127.0.0.1:8094/registry",
     });
-    let lines: serde_json::Value = serde_json::from_str(lines).unwrap();
-    for (name, value) in lines.as_object().unwrap() {
+    let changes: serde_json::Value = serde_json::from_str(changes).unwrap();
+    for (name, value) in changes.as_object().unwrap() {
         match value.is_null() {
             true => drop(variables.as_object_mut().unwrap().remove(name)),
             false => variables[name] = value.clone(),
@@ -370,14 +371,14 @@ fn credentials() -> TempDir {
     folder
 }
 
-/// `twined env` of this network, for a person whose home is `home`.
+/// Runs `twined env` with this home folder and this answer of the network.
 fn env(home: &Path, answer: &str, flags: &[&str]) -> Output {
     let url = format!("http://{}", answering(answer));
     twined(&["env", "--url", &url]).args(flags).env("HOME", home).output().unwrap()
 }
 
 #[test]
-fn twined_env_prints_what_it_knows_and_nothing_else() {
+fn twined_env_prints_known_variables_only() {
     let folder = credentials();
     let marker = folder.path().join("pwned");
     let name = format!("x;touch {};y", marker.display());
@@ -409,7 +410,7 @@ fn twined_env_refuses_a_description_that_is_not_a_networks() {
         .unwrap();
     let credentials =
         |path: &Path| serde_json::json!({ "GOOGLE_APPLICATION_CREDENTIALS": path }).to_string();
-    for (lines, words) in [
+    for (changes, expected) in [
         (r#"{"PUBSUB_EMULATOR_HOST": "$(id):80"}"#, "`PUBSUB_EMULATOR_HOST`"),
         (r#"{"PUBSUB_EMULATOR_HOST": null}"#, "lacks `PUBSUB_EMULATOR_HOST`"),
         (r#"{"TWINED_SERVICES_TOPIC_NAME": "a\nb"}"#, "topic name"),
@@ -420,24 +421,24 @@ fn twined_env_refuses_a_description_that_is_not_a_networks() {
         (&credentials(&shared.path().join("google.json")), "other users of this machine"),
         (&credentials(&folder.path().join("nowhere")), "nowhere"),
     ] {
-        let output = env(folder.path(), &description(folder.path(), lines), &[]);
-        let told = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(3), "{lines}: {told}");
-        assert_eq!(text(&output.stdout), "", "{lines}");
-        // A device of the system is no private file either, on some systems.
-        let device = lines.contains("/dev/") && told.contains("is not a service account");
-        assert!(told.contains(words) || device, "{lines}: {told}");
+        let output = env(folder.path(), &description(folder.path(), changes), &[]);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{changes}: {stderr}");
+        assert_eq!(text(&output.stdout), "", "{changes}");
+        // On some systems, a device is refused for another reason.
+        let device = changes.contains("/dev/") && stderr.contains("is not a service account");
+        assert!(stderr.contains(expected) || device, "{changes}: {stderr}");
     }
     let huge = format!("{{\"variables\": {{}}, \"x\": \"{}\"}}", "a".repeat(100_000));
-    for (answer, words) in [(&*huge, "over 65536 bytes"), ("<html>", "is not a network")] {
+    for (answer, expected) in [(&*huge, "over 65536 bytes"), ("<html>", "is not a network")] {
         let output = env(folder.path(), answer, &[]);
         assert_eq!(output.status.code(), Some(3));
-        assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
     }
 }
 
 #[test]
-fn the_shim_on_pythonpath_is_our_own_whatever_the_network_says() {
+fn the_shim_on_pythonpath_never_comes_from_the_network() {
     let folder = credentials();
     fs::write(folder.path().join("sitecustomize.py"), "import os").unwrap();
     let hostile = description(folder.path(), "{}");
