@@ -199,9 +199,8 @@ impl ProcessRunner {
     /// without waiting for it.
     pub async fn stop(&self) {
         let _ = self.commands.send(SchedulerCommand::Stop);
-        let mut resources = self.resources.lock().unwrap_or_else(PoisonError::into_inner);
-        let Resources { mut task, lock } = std::mem::take(&mut *resources);
-        drop(resources);
+        let resources = || self.resources.lock().unwrap_or_else(PoisonError::into_inner);
+        let Resources { mut task, lock } = std::mem::take(&mut *resources());
         while task.join_next().await.is_some() {}
         drop(lock);
     }
