@@ -1,5 +1,5 @@
-//! One event as the event store keeps it: the columns of the table that networks have, and what
-//! gives back the event as it came.
+//! One event as the event store records it: the columns of the table in BigQuery, and everything that
+//! is needed to return the event as it came.
 
 use crate::event::attributes as name;
 use crate::event::{Digest, Event, Sruid, Timestamp};
@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 use uuid::Uuid;
 
-/// The value of the column `backend`: where the event came from.
+/// The value of the column `backend`: where events come from.
 pub const BACKEND: &str = "GoogleCloudPubSub";
 
-/// The attributes that have a column of their own; the others are in `other_attributes`.
+/// The attributes that have their own column. The others are in `other_attributes`.
 pub const COLUMN_ATTRIBUTES: [&str; 11] = [
     name::DATETIME,
     name::UUID,
@@ -28,9 +28,9 @@ pub const COLUMN_ATTRIBUTES: [&str; 11] = [
 /// A row, borrowed from its event and message.
 #[derive(Clone, Debug)]
 pub struct Row<'a> {
-    /// With [`Row::digest`], what makes the row one.
+    /// The event. Question, event and digest together identify the row.
     pub uuid: Uuid,
-    /// With [`Row::uuid`], what makes the row one.
+    /// Of [`Row::data`].
     pub digest: Digest,
     /// When the event was made.
     pub datetime: Timestamp,
@@ -38,7 +38,7 @@ pub struct Row<'a> {
     pub kind: &'a str,
     /// Its JSON as it came.
     pub data: &'a str,
-    /// What of [`Row::data`] the column `event` leaves out.
+    /// The bytes of [`Row::data`] that the column `event` leaves out.
     pub kind_member: Range<usize>,
     /// The question that it belongs to.
     pub question_uuid: Uuid,
@@ -46,21 +46,21 @@ pub struct Row<'a> {
     pub parent_question_uuid: Option<Uuid>,
     /// The root of the tree.
     pub originator_question_uuid: Uuid,
-    /// Which attempt at the question.
+    /// The number of the attempt at the question, from 0.
     pub retry_count: u32,
-    /// Who asked.
+    /// The parent of the question.
     pub parent: Sruid<'a>,
-    /// Who asked the root.
+    /// The parent of the root question.
     pub originator: Sruid<'a>,
-    /// Who says it.
+    /// Who sent the event.
     pub sender: Sruid<'a>,
-    /// Whom it is said to.
+    /// Who the event is for.
     pub recipient: Sruid<'a>,
     /// `PARENT` or `CHILD`.
     pub sender_type: &'static str,
     /// The version of the sender's SDK.
     pub sender_sdk_version: &'a str,
-    /// Every attribute as it came, those with a column too.
+    /// Every attribute as it came, also those with a column.
     pub attributes: &'a HashMap<String, String>,
     /// Pub/Sub's id of the message.
     pub message_id: &'a str,
@@ -71,7 +71,7 @@ pub struct Row<'a> {
 // === impl Row ===
 
 impl<'a> Row<'a> {
-    /// The row of an event, with what its message says of itself.
+    /// The row of an event and its message.
     pub fn new(
         event: &'a Event<'a>,
         attributes: &'a HashMap<String, String>,

@@ -42,57 +42,56 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use writer::{Job, What, Write, Writer};
 
-/// What may wait to be written, in KiB: the memory that a slow disk may cost. Some six of the
+/// How much may wait to be written, in KiB: the memory that a slow disk may cost. That is six of the
 /// largest messages, or tens of thousands of small ones.
 const QUEUE_KIB: u32 = 64 << 10;
 
-/// An event store in one file, and its own [`View`]. Cheap to clone; the last to be dropped writes
-/// what waits, and lets go of the file.
+/// An event store in one file, which is also a [`View`]. Cheap to clone. The last clone to be dropped
+/// writes what waits, and closes the file.
 #[derive(Clone)]
 pub struct SqliteStore {
     inner: Arc<Inner>,
 }
 
-/// What can be chosen of a store.
+/// The options of a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long to wait for another process that writes to the same file, before the call fails.
+    /// How long a call waits for another process that writes to the same file.
     pub busy_timeout: Duration,
-    /// Whether what was answered for outlives a loss of power. It outlives a killed process in any
-    /// case.
+    /// Whether appended events survive a power loss. They survive a killed process in any case.
     pub synced: bool,
-    /// How much to keep; all where it is none. A store that forgets is its process's alone.
+    /// How much to keep; everything where it is none. Only one process may open a store that forgets.
     pub keep: Option<Keep>,
 }
 
-/// How much a store keeps. What is over is forgotten, the first to come first, a little after each
-/// append: where nothing comes, nothing goes.
+/// How much a store keeps. Older rows are deleted in the order of arrival, a few after each append: while
+/// nothing is appended, nothing is deleted.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// What came so long ago may go: at the latest after a thirty-second part more.
+    /// The age by arrival from which a row is deleted, within a further 1/32 of it.
     pub age: Duration,
-    /// How many bytes of the file may be in use. The file is a little larger, and is not cut down.
+    /// How many bytes of the file may be in use. The file is a little larger, and does not shrink.
     pub bytes: u64,
 }
 
-/// Why a store could not be opened. The file is as it was.
+/// Why a store could not be opened. The file is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is no such folder.
-    #[error("no folder `{folder}` for event store `{path}`: make it, or choose another path")]
+    #[error("no folder `{folder}` for event store `{path}`: create it, or choose another path")]
     NoFolder {
         /// Of the file.
         path: PathBuf,
         /// Of its folder.
         folder: PathBuf,
     },
-    /// The path is a folder's.
+    /// The path is a folder.
     #[error("event store `{path}` is a folder: choose the path of a file")]
     Folder {
         /// Of the folder.
         path: PathBuf,
     },
-    /// The file or its folder is not ours to write.
+    /// The file or its folder is not writable.
     #[error(
         "cannot write event store `{path}`: its folder, and the file if there is one, must be \
          writable"
@@ -100,11 +99,11 @@ pub enum OpenError {
     NotWritable {
         /// Of the file.
         path: PathBuf,
-        /// SQLite's words.
+        /// SQLite's error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The file is something else.
+    /// The file is not a database.
     #[error("event store `{path}` is not a SQLite database: choose another path")]
     NotADatabase {
         /// Of the file.
@@ -116,20 +115,20 @@ pub enum OpenError {
         /// Of the file.
         path: PathBuf,
     },
-    /// The file is of another version.
+    /// The file has a format version that we do not know.
     #[error(
-        "event store `{path}` is of version {found}, this twined reads version {known}: use the \
-         twined that wrote it or a newer one, or choose another path"
+        "event store `{path}` has format version {found}, this twined reads versions up to {known}: \
+         use the twined that wrote it or a newer one, or choose another path"
     )]
     Version {
         /// Of the file.
         path: PathBuf,
-        /// The file's.
+        /// The file's version.
         found: i32,
-        /// The one that we write.
+        /// The version that we write.
         known: i32,
     },
-    /// The file system cannot hold it.
+    /// The file system does not support the log.
     #[error(
         "event store `{path}` cannot have a write-ahead log: choose a path on a disk of this host"
     )]
@@ -137,7 +136,7 @@ pub enum OpenError {
         /// Of the file.
         path: PathBuf,
     },
-    /// The file system lets two write at once.
+    /// The file system does not enforce locks.
     #[error(
         "event store `{path}` is on a file system without locks ({why}): choose a path on a disk \
          of this host, not on a network share"
@@ -145,10 +144,10 @@ pub enum OpenError {
     NoLocks {
         /// Of the file.
         path: PathBuf,
-        /// What was seen.
+        /// What the check found.
         why: String,
     },
-    /// The file system is another host's.
+    /// The file is on a network file system.
     #[error(
         "event store `{path}` is on a network share ({share}), where SQLite is not safe: choose a \
          path on a disk of this host"
@@ -159,25 +158,25 @@ pub enum OpenError {
         /// The name of the file system.
         share: &'static str,
     },
-    /// Something else.
+    /// Another error.
     #[error("failed to open event store `{path}`")]
     Failed {
         /// Of the file.
         path: PathBuf,
-        /// SQLite's words, or the system's.
+        /// The error of SQLite or of the system.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
 }
 
-/// The store was closed, or its thread is gone.
+/// The store was closed, or its thread has ended.
 #[derive(Debug, thiserror::Error)]
 #[error("store is closed")]
 struct Closed;
 
 struct Inner {
     path: PathBuf,
-    /// Never longer than the budget allows.
+    /// Bounded by the budget.
     queue: UnboundedSender<Job>,
     /// In KiB.
     budget: Arc<Semaphore>,
@@ -188,7 +187,7 @@ struct Inner {
     metrics: Arc<Metrics>,
 }
 
-/// What SQLite says of an error, once: the sources of its errors repeat them.
+/// SQLite's message for an error, once. (The sources of its errors repeat it.)
 fn words(error: &rusqlite::Error) -> String {
     let general = error.to_string();
     match error.sqlite_error() {
@@ -207,19 +206,19 @@ fn words(error: &rusqlite::Error) -> String {
 // === impl SqliteStore ===
 
 impl SqliteStore {
-    /// Opens a store, or makes it where there is no file or an empty one. Takes some
-    /// milliseconds, in which it blocks.
+    /// Opens a store, or creates it where there is no file or an empty one. Blocks for some milliseconds,
+    /// and for some seconds where a large file has to be migrated.
     ///
     /// # Errors
     ///
-    /// Where the file cannot be written, or is not an event store of a version that we know.
+    /// Where the file cannot be written, or is not an event store of a known version.
     pub fn open(path: &Path, options: Options) -> Result<Self, OpenError> {
         let connection = schema::writable(path, &options)?;
         let metrics = Arc::new(Metrics::new(&options));
-        Self::on(connection, path, options, metrics)
+        Self::with_connection(connection, path, options, metrics)
     }
 
-    fn on(
+    fn with_connection(
         connection: rusqlite::Connection,
         path: &Path,
         options: Options,
@@ -260,20 +259,20 @@ impl SqliteStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Writes what waits, and lets go of the file. Every later call fails, of every clone.
+    /// Writes what waits, and closes the file. Later calls fail, of all clones.
     pub async fn close(&self) {
         self.inner.budget.close();
         self.inner.readers.close().await;
         if let Some(writer) = self.inner.stop() {
-            // A thread that panicked has nothing left to write, and said so on stderr.
+            // A thread that panicked has nothing left to write.
             let _ = tokio::task::spawn_blocking(move || writer.join()).await;
         }
     }
 
-    /// Has the thread write it, and waits until it is durable.
+    /// Passes it to the thread that writes, and waits until it is durable.
     async fn write(&self, weight: usize, what: impl FnOnce() -> What) -> Result<(), AppendError> {
         let start = Instant::now();
-        let result = self.hand_over(weight, what).await;
+        let result = self.enqueue(weight, what).await;
         self.inner.metrics.append(start.elapsed());
         if result.is_err() {
             self.inner.metrics.error();
@@ -281,18 +280,18 @@ impl SqliteStore {
         result
     }
 
-    async fn hand_over(
+    async fn enqueue(
         &self,
         weight: usize,
         what: impl FnOnce() -> What,
     ) -> Result<(), AppendError> {
         let closed = || AppendError::Unavailable(Box::new(Closed));
-        // More than the whole queue may hold has it for itself.
+        // A job that is larger than the whole queue takes all of it.
         let share = u32::try_from(weight / 1024 + 1).unwrap_or(u32::MAX).min(QUEUE_KIB);
         let budget = Arc::clone(&self.inner.budget);
         let share = budget.acquire_many_owned(share).await.map_err(|_| closed())?;
         let (answer, answered) = oneshot::channel();
-        // Copied only now, for what waits before the queue is not counted in it.
+        // Copied only now: what waits for the queue is not counted in it.
         let write = Write { what: what(), weight, answer, share };
         self.inner.queue.send(Job::Write(write)).map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
@@ -411,8 +410,8 @@ impl fmt::Debug for SqliteStore {
 // === impl Options ===
 
 impl Default for Options {
-    /// Waits five seconds: longer than the longest commit that was seen on a slow disk. Keeps all,
-    /// synced.
+    /// Keeps everything, synced. Waits five seconds: longer than the longest commit that was measured on a
+    /// slow disk.
     fn default() -> Self {
         Self { busy_timeout: Duration::from_secs(5), synced: true, keep: None }
     }
@@ -421,9 +420,9 @@ impl Default for Options {
 // === impl Inner ===
 
 impl Inner {
-    /// Tells the thread to stop; to be joined by the caller, if nobody else has.
+    /// Stops the thread. The caller joins it, unless another caller does.
     fn stop(&self) -> Option<JoinHandle<()>> {
-        // Fails where the thread is gone.
+        // Fails where the thread has ended.
         let _ = self.queue.send(Job::Stop);
         self.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -431,7 +430,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The readers first: the last connection to go takes the log with it, and must write.
+        // The readers first: the last connection to close removes the log, and must be able to write.
         self.readers.idle().clear();
         if let Some(writer) = self.stop() {
             let _ = writer.join();

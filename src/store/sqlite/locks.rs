@@ -1,9 +1,13 @@
-//! Whether a file system keeps others out of a file while one writes to it. Where it does not, two
-//! processes that share a store ruin it, and nothing else would say so.
+//! Checks that a file system enforces the locks of SQLite. Where it does not, two processes that share a
+//! store corrupt it without an error.
 //!
-//! SQLite's own record of who holds what, in the process, would answer for any file system. So one
-//! connection locks a file of its own, beside the store, and the kernel is asked on behalf of
-//! somebody else. (Not the store itself: to close a file takes from a process every lock on it.)
+//! Within one process SQLite compares locks itself and does not ask the kernel. So a connection locks
+//! another file beside the store, and the kernel is asked for the same lock on behalf of another opener.
+//! (Not the store itself: a process that closes a file loses every lock on it.)
+//!
+//! This needs locks of the kind that SQLite takes, POSIX record locks, but owned by an open file
+//! (`F_OFD_SETLK`). `std`'s `File::try_lock` takes the other kind (`flock`), which Linux does not compare
+//! with record locks: it would succeed on every local disk.
 
 use crate::store::sqlite::{OpenError, words};
 use rusqlite::{Connection, OpenFlags};
@@ -14,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// The file systems of a network, by the number that Linux gives them: SQLite's log is shared over
-/// memory, which two hosts do not have. (`man 2 statfs`; Lustre's and GPFS's own headers.)
+/// Network file systems by Linux's magic number. SQLite's log needs shared memory, which two hosts do not
+/// have. (`man 2 statfs`; the headers of Lustre and GPFS.)
 const SHARES: [(u32, &str); 8] = [
     (0x0000_6969, "NFS"),
     (0x0000_517b, "SMB"),
@@ -27,10 +31,10 @@ const SHARES: [(u32, &str); 8] = [
     (0x4750_4653, "GPFS"),
 ];
 
-/// A file that is there for the time of a check.
+/// A file that exists during a check.
 struct Probe(PathBuf);
 
-/// Checks the file system of a store. `vfs` is SQLite's way to the files; its usual one where none.
+/// Checks the file system of a store, by this VFS of SQLite, or by its default.
 pub(super) fn check(path: &Path, folder: &Path, vfs: Option<&str>) -> Result<(), OpenError> {
     if let Some(share) = share(folder) {
         return Err(OpenError::Share { path: path.to_owned(), share });
@@ -46,27 +50,28 @@ pub(super) fn check(path: &Path, folder: &Path, vfs: Option<&str>) -> Result<(),
     }
 }
 
-/// A connection that keeps everybody else out of the file.
+/// A connection that holds an exclusive lock on the file.
 fn lock(probe: &Probe, vfs: Option<&str>) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
     let connection = match vfs {
         Some(vfs) => Connection::open_with_flags_and_vfs(&probe.0, flags, vfs)?,
         None => Connection::open_with_flags(&probe.0, flags)?,
     };
-    // Nobody else knows the file. Locks that cannot be had look to SQLite like those of others.
+    // No other process knows the file. To SQLite, a lock that is not supported looks like one that is
+    // held.
     connection.busy_timeout(Duration::ZERO)?;
     connection.execute_batch("BEGIN EXCLUSIVE")?;
     Ok(connection)
 }
 
-/// Whether one who opens the file now is kept out of it.
+/// Whether another opener of the file is refused the lock.
 #[cfg(target_os = "linux")]
 fn excludes(probe: &Probe) -> io::Result<bool> {
     use nix::errno::Errno;
     use nix::fcntl::{FcntlArg, fcntl};
     use nix::libc;
     let file = File::options().read(true).write(true).open(&probe.0)?;
-    // Of the open file and not of the process: only so can a process be in its own way.
+    // Owned by the open file and not by the process: only so does a process conflict with itself.
     let all = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -76,22 +81,22 @@ fn excludes(probe: &Probe) -> io::Result<bool> {
     };
     match fcntl(&file, FcntlArg::F_OFD_SETLK(&all)) {
         Ok(_) => Ok(false),
-        // A kernel or a sandbox that does not know such locks cannot be asked.
+        // `EINVAL`: a kernel or a sandbox without such locks, which cannot be checked.
         Err(Errno::EAGAIN | Errno::EACCES | Errno::EINVAL) => Ok(true),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Elsewhere a process cannot ask it of itself; that the lock was granted has to do.
+/// Other systems have no such locks. That SQLite got its own has to suffice.
 #[cfg(not(target_os = "linux"))]
 fn excludes(probe: &Probe) -> io::Result<bool> {
     File::open(&probe.0).map(|_| true)
 }
 
-/// The name of the network's file system that a folder is on.
+/// The name of the network file system that a folder is on.
 #[cfg(target_os = "linux")]
 fn share(folder: &Path) -> Option<&'static str> {
-    // Where it cannot be told, the locks decide.
+    // Where that is unknown, the locks decide.
     let found = rustix::fs::statfs(folder).ok()?;
     share_of(found.f_type as u32)
 }
@@ -108,7 +113,7 @@ fn share_of(number: u32) -> Option<&'static str> {
 // === impl Probe ===
 
 impl Probe {
-    /// One that no other check uses.
+    /// A file that no other check uses.
     fn beside(path: &Path, folder: &Path) -> Self {
         let mut name = OsString::from(".");
         name.push(path.file_name().unwrap_or_default());
@@ -119,7 +124,7 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        // It may not even have been made.
+        // It may not exist.
         let _ = fs::remove_file(&self.0);
     }
 }
@@ -129,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_of_this_host_keeps_a_second_writer_out() {
+    fn a_local_disk_refuses_a_second_writer() {
         let folder = tempfile::tempdir().unwrap();
 
         check(&folder.path().join("events.sqlite"), folder.path(), None).unwrap();
@@ -137,11 +142,10 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
     }
 
-    /// SQLite's `unix-none` takes no locks at all: the same as a file system that grants them to
-    /// everybody.
+    /// SQLite's `unix-none` takes no locks, as if the file system granted every lock.
     #[cfg(target_os = "linux")]
     #[test]
-    fn locks_that_keep_nobody_out_are_refused() {
+    fn a_file_system_that_grants_every_lock_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.sqlite");
 
@@ -159,10 +163,10 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_cannot_be_had_is_refused() {
+    fn a_lock_that_is_not_granted_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.sqlite");
-        // SQLite's locks by folders: one that is there is somebody's, as SQLite takes `ENOLCK` too.
+        // SQLite's locks by folders: an existing folder is a held lock.
         let probe = Probe::beside(&path, folder.path());
         let mut taken = probe.0.clone().into_os_string();
         taken.push(".lock");
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shares_of_networks_are_known() {
+    fn network_file_systems_are_known() {
         assert_eq!(share_of(0x6969), Some("NFS"));
         assert_eq!(share_of(0xff53_4d42), Some("CIFS"));
         for (local, number) in [("ext4", 0xef53), ("tmpfs", 0x0102_1994), ("FUSE", 0x6573_5546)] {

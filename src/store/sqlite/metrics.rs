@@ -1,22 +1,22 @@
-//! What the store counts.
+//! The metrics of a store.
 
 use crate::event::Kind;
 use crate::store::sqlite::Options;
 use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
 use std::time::Duration;
 
-/// The label of the kinds that we do not know.
+/// The label of unknown kinds.
 const OTHER: &str = "other";
-/// One for each kind that we know, and one for the others.
+/// One for each known kind, and one for the others.
 const KINDS: usize = Kind::NAMES.len() + 1;
 
-/// How many rows of each kind were there already.
+/// How many rows of each kind were on record already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Duplicates([u64; KINDS]);
 
-/// The handles, made once.
+/// The handles, created once.
 pub(super) struct Metrics {
-    /// Of a view none: what it has twice says nothing of what the network was sent twice.
+    /// None for a view: its duplicates are not those of the network.
     duplicates: Option<[Counter; KINDS]>,
     append: Histogram,
     errors: Counter,
@@ -35,7 +35,7 @@ impl Duplicates {
 // === impl Metrics ===
 
 impl Metrics {
-    /// Registers them with the recorder that is installed now, all at zero.
+    /// Registers all of them with the installed recorder, at zero.
     pub(super) fn new(options: &Options) -> Self {
         let (view, store) = match options.keep {
             Some(_) => (true, "view"),
@@ -43,14 +43,14 @@ impl Metrics {
         };
         describe_counter!(
             "twined_events_duplicate_total",
-            "Events that were on record already when they came"
+            "Events that were on record already when they were received"
         );
         describe_histogram!(
             "twined_store_append_seconds",
             Unit::Seconds,
-            "From the call that appends to the answer that it is durable"
+            "Time from a call that appends until it is durable"
         );
-        describe_counter!("twined_store_errors_total", "Calls that the event store failed");
+        describe_counter!("twined_store_errors_total", "Event store calls that failed");
         Self {
             duplicates: (!view).then(|| {
                 std::array::from_fn(|kind| {
@@ -63,7 +63,7 @@ impl Metrics {
         }
     }
 
-    /// Counts what a commit found to be there already.
+    /// Counts the duplicates of a commit.
     pub(super) fn duplicates(&self, found: &Duplicates) {
         for (counter, count) in self.duplicates.iter().flatten().zip(found.0) {
             if count > 0 {
@@ -72,7 +72,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a call that appended, or failed to.
+    /// Counts a call that appended or failed to.
     pub(super) fn append(&self, took: Duration) {
         self.append.record(took);
     }

@@ -1,8 +1,7 @@
-//! Forgets what is old, a few rows at a time, between the commits of the thread that writes.
+//! Deletes old rows of a view, a few at a time, between the commits of the thread that writes.
 //!
-//! Rows go in the order in which they came. When they came is known by marks: now and then the
-//! newest row's id is noted beside the time. (An event's own datetime is its sender's, who may be a
-//! year ahead.)
+//! Rows go in the order of arrival. Marks tell when they arrived: at intervals, the newest row's id is
+//! noted with the time. (An event's own datetime is by its sender's clock, which may be a year ahead.)
 
 use crate::event::Timestamp;
 use crate::store::sqlite::Keep;
@@ -12,33 +11,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio::time::Instant;
 
-/// How many marks there are in the time that is kept.
+/// The number of marks in the time that is kept.
 const MARKS: u32 = 32;
 
-/// Until when what came may have been forgotten, as others see it.
+/// The latest arrival of a row that was deleted, for readers.
 #[derive(Debug)]
 pub(super) struct Horizon(AtomicI64);
 
-/// What forgets.
+/// Deletes old rows.
 pub(super) struct Pruner {
     keep: Keep,
     horizon: Arc<Horizon>,
-    /// Those in the time that is kept.
+    /// The marks in the time that is kept.
     marks: VecDeque<Mark>,
-    /// The last that was in it.
+    /// The last mark before that time.
     old: Option<Mark>,
 }
 
-/// What a step did.
+/// The outcome of a step.
 #[derive(Default)]
 pub(super) struct Pruned {
-    /// Whether more is to go.
+    /// Whether more rows are to go.
     pub(super) more: bool,
-    /// Whether ids of questions or envelopes are no longer in the file.
+    /// Whether ids of questions or envelopes were deleted.
     pub(super) ids: bool,
 }
 
-/// At that time this row was the newest.
+/// A time, and the newest row at that time.
 #[derive(Clone, Copy)]
 struct Mark {
     at: Instant,
@@ -46,7 +45,7 @@ struct Mark {
     newest: i64,
 }
 
-/// What rows that went had named.
+/// What deleted rows had referred to.
 #[derive(Default)]
 struct Named {
     last: Option<i64>,
@@ -60,12 +59,12 @@ struct Named {
 impl Horizon {
     const NOTHING: i64 = i64::MIN;
 
-    /// Nothing is forgotten.
+    /// Nothing was deleted.
     pub(super) fn new() -> Self {
         Self(AtomicI64::new(Self::NOTHING))
     }
 
-    /// None where nothing was forgotten.
+    /// None where nothing was deleted.
     pub(super) fn get(&self) -> Option<Timestamp> {
         Some(Timestamp(self.0.load(Ordering::Acquire))).filter(|at| at.0 != Self::NOTHING)
     }
@@ -82,7 +81,7 @@ impl Pruner {
         Self { keep, horizon, marks: VecDeque::new(), old: None }
     }
 
-    /// Forgets up to so many rows, if so many are to go.
+    /// Deletes at most this many rows.
     pub(super) fn step(
         &mut self,
         connection: &mut Connection,
@@ -96,14 +95,14 @@ impl Pruner {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let named = delete(&transaction, last, rows)?;
         let Some(gone) = named.last else { return Ok(Pruned::default()) };
-        let ids = forget_unused(&transaction, &named)?;
-        // Before it is so: who looks meanwhile asks once more than he had to.
+        let ids = delete_unused(&transaction, &named)?;
+        // Before the commit: a reader in between reads the history once more than needed.
         self.horizon.advance(self.before(gone));
         transaction.commit()?;
         Ok(Pruned { more: named.rows == rows, ids })
     }
 
-    /// Notes the time, where the last note is old enough, and passes those that are too old.
+    /// Adds a mark where the last is old enough, and drops those that are too old.
     fn mark(&mut self, newest: i64) {
         let now = Instant::now();
         let due = |mark: &Mark| now.duration_since(mark.at) >= self.keep.age / MARKS;
@@ -118,7 +117,7 @@ impl Pruner {
         }
     }
 
-    /// The last row that may go. Never the newest: its id would be given out again.
+    /// The last row that may go. Never the newest, whose id would be used again.
     fn last_to_go(&self, connection: &Connection, newest: i64) -> rusqlite::Result<Option<i64>> {
         let last = match used(connection)? > self.keep.bytes {
             true => Some(newest),
@@ -127,7 +126,7 @@ impl Pruner {
         Ok(last.map(|last| last.min(newest - 1)))
     }
 
-    /// By when a row had come.
+    /// A time by which a row had arrived.
     fn before(&self, row: i64) -> Timestamp {
         let mark = self.old.iter().chain(&self.marks).find(|mark| mark.newest >= row);
         mark.map_or_else(Timestamp::now, |mark| mark.moment)
@@ -141,7 +140,7 @@ fn newest(connection: &Connection) -> rusqlite::Result<Option<i64>> {
         .optional()
 }
 
-/// How many bytes of the file hold something.
+/// How many bytes of the file are in use.
 fn used(connection: &Connection) -> rusqlite::Result<u64> {
     connection
         .prepare_cached(
@@ -152,7 +151,7 @@ fn used(connection: &Connection) -> rusqlite::Result<u64> {
         .map(i64::unsigned_abs)
 }
 
-/// Deletes the first rows, up to the last that may go, and says what they had named.
+/// Deletes the first rows, up to the last that may go, and returns what they had referred to.
 fn delete(transaction: &Transaction<'_>, last: i64, rows: usize) -> rusqlite::Result<Named> {
     let mut statement = transaction.prepare_cached(
         "DELETE FROM events \
@@ -172,8 +171,8 @@ fn delete(transaction: &Transaction<'_>, last: i64, rows: usize) -> rusqlite::Re
     Ok(named)
 }
 
-/// Deletes the questions and envelopes that no row names any more; whether there were any.
-fn forget_unused(transaction: &Transaction<'_>, named: &Named) -> rusqlite::Result<bool> {
+/// Deletes the questions and envelopes that no row refers to any more. Returns whether there were any.
+fn delete_unused(transaction: &Transaction<'_>, named: &Named) -> rusqlite::Result<bool> {
     let mut question = transaction.prepare_cached(
         "DELETE FROM questions WHERE id = ?1 \
          AND NOT EXISTS (SELECT 1 FROM events WHERE question = ?1) \

@@ -1,4 +1,4 @@
-//! The file: whose it is, of which version, and how a connection to it is set up.
+//! The file of a store: its format version, its migrations, and the settings of its connections.
 
 use crate::store::sqlite::{OpenError, Options, locks, words};
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, TransactionBehavior};
@@ -6,9 +6,9 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What `PRAGMA application_id` says of a file of ours: `twnd` in ASCII.
+/// `PRAGMA application_id` of a store: `twnd` in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x7477_6e64;
-/// What `PRAGMA user_version` says of a file that we write. Each change of `schema.sql` raises it, and
+/// `PRAGMA user_version` of a store that we write. Each change of `schema.sql` raises it, and
 /// adds a migration.
 pub(super) const VERSION: i32 = 1 + MIGRATIONS.len() as i32;
 
@@ -18,22 +18,21 @@ const MIGRATIONS: [&str; 2] = [
     "CREATE INDEX events_of_questions ON events (datetime, uuid) WHERE kind = 'question'",
     include_str!("schema/version_3.sql"),
 ];
-/// What a store that forgets has beside: who no longer uses an envelope is found by it.
-const FORGETS: &str = "CREATE INDEX IF NOT EXISTS events_of_envelope ON events (envelope)";
+/// An index that only a view has: it tells whether an envelope is still used.
+const VIEW_INDEX: &str = "CREATE INDEX IF NOT EXISTS events_of_envelope ON events (envelope)";
 
-/// How long the log may grow, in pages of 4 KiB, before a commit moves it into the file. With
-/// SQLite's own 1,000 nearly every full commit does: 36 k events/s against 45 k were measured.
-/// The commit that moves it keeps its callers waiting, and the longer it is the longer.
+/// The length of the log, in pages of 4 KiB, at which a commit moves it into the file. With SQLite's
+/// default of 1,000 nearly every full commit does that: 36 k events/s were measured, against 45 k. The
+/// callers of that commit wait longer, the longer the log is.
 const LOG_PAGES: i64 = 4_000;
-/// What a log left behind by a burst of large events is cut down to.
+/// The size to which a log is truncated after a burst of large events, in bytes.
 const LOG_BYTES: i64 = 32 << 20;
-/// How much of the file a connection keeps in memory. The index by uuid is the part that is
-/// written all over; the rest is left to the system's cache.
+/// How much of the file a connection caches, in KiB. The system's cache has the rest.
 const CACHE_KIB: i64 = 16 << 10;
-/// More than there are different queries.
+/// More than the number of different queries.
 const STATEMENTS: usize = 48;
 
-/// What a file turned out to be.
+/// What a file is.
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Empty,
@@ -41,12 +40,12 @@ enum State {
     Foreign,
 }
 
-/// Opens the file to write, makes the tables where it is new, and checks it where it is not.
+/// Opens a file to write. Creates its tables where it is new, else checks and migrates it.
 pub(super) fn writable(path: &Path, options: &Options) -> Result<Connection, OpenError> {
     writable_by(path, options, None)
 }
 
-/// As [`writable`], by another way of SQLite's to the files than its usual one.
+/// As [`writable`], with another VFS of SQLite than its default.
 pub(super) fn writable_by(
     path: &Path,
     options: &Options,
@@ -58,30 +57,30 @@ pub(super) fn writable_by(
     sync_log(path, folder).map_err(unlocked)?;
     let failed = |source| refusal(path, source);
     let mut connection = connect(path, options, vfs).map_err(failed)?;
-    // SQLite opens what it may not write to read it, and would fail the first append.
+    // SQLite opens a file without write permission read-only, and would fail at the first append.
     if connection.is_readonly(MAIN_DB).map_err(failed)? {
         let source = "it is read-only".into();
         return Err(OpenError::NotWritable { path: path.to_owned(), source });
     }
     locks::check(path, folder, vfs)?;
-    let state = State::of(&mut connection).map_err(failed)?;
+    let state = State::read(&mut connection).map_err(failed)?;
     state.check(path)?;
-    // Who switches a new file to a log while another does fails at once, however long it would
-    // wait: so one after the other. The lock goes with the file handle.
-    let turn = match state {
-        State::Empty => Some(lock(folder).map_err(unlocked)?),
+    // Two processes that switch a new file to a log at once fail, whatever their busy timeout is. So
+    // one does it after the other. The lock goes with the file handle.
+    let lock = match state {
+        State::Empty => Some(lock_folder(folder).map_err(unlocked)?),
         State::Ours(_) | State::Foreign => None,
     };
     if set_up(&connection, options).map_err(failed)? != "wal" {
         return Err(OpenError::NoLog { path: path.to_owned() });
     }
-    if turn.is_some() {
+    if lock.is_some() {
         create(&mut connection).map_err(failed)?.check(path)?;
     }
     migrate(&mut connection).map_err(failed)?;
     if options.keep.is_some() {
-        connection.execute_batch(FORGETS).map_err(failed)?;
-        // It looks itself whether something is used, by an index. SQLite would look through all.
+        connection.execute_batch(VIEW_INDEX).map_err(failed)?;
+        // Pruning itself checks whether a row is referred to, by an index. SQLite would scan for it.
         connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
     }
     Ok(connection)
@@ -100,7 +99,7 @@ fn connect(path: &Path, options: &Options, vfs: Option<&str>) -> rusqlite::Resul
     Ok(connection)
 }
 
-/// Opens the file to read. It has been opened to write before, and still is.
+/// Opens a file to read, while it is open to write.
 pub(super) fn readable(path: &Path, options: &Options) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -109,7 +108,7 @@ pub(super) fn readable(path: &Path, options: &Options) -> rusqlite::Result<Conne
     Ok(connection)
 }
 
-/// The folder of the file, if there is one, and if the file is none.
+/// The folder of the file. Fails where there is none, or where the path is a folder itself.
 fn folder(path: &Path) -> Result<&Path, OpenError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -124,21 +123,21 @@ fn folder(path: &Path) -> Result<&Path, OpenError> {
     Ok(folder)
 }
 
-/// Waits for its turn among those who make files in this folder.
-fn lock(folder: &Path) -> io::Result<File> {
+/// Waits for other processes that create stores in this folder.
+fn lock_folder(folder: &Path) -> io::Result<File> {
     let folder = File::open(folder)?;
     folder.lock()?;
     Ok(folder)
 }
 
-/// Makes durable what a killed process left in the log. SQLite takes it for committed where it is
-/// whole, synced or not, and an event that is found there is answered for without another write.
+/// Syncs what a killed process left in the log. SQLite takes it as committed where it is complete, synced
+/// or not, and an event that is found there is acknowledged without another write.
 fn sync_log(path: &Path, folder: &Path) -> io::Result<()> {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     let log = match File::open(PathBuf::from(log)) {
         Ok(log) => log,
-        // The last to let go of the file took the log with it, synced.
+        // The last process that closed the file synced and removed the log.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
@@ -146,9 +145,9 @@ fn sync_log(path: &Path, folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Sets up a connection that writes, and says in which mode the file's journal is.
+/// Sets up a connection that writes. Returns the journal mode of the file.
 fn set_up(connection: &Connection, options: &Options) -> rusqlite::Result<String> {
-    // Before the mode, which is written to the file: with it, and all after, synced.
+    // Before the mode, which is written to the file and must be synced.
     let synchronous = if options.synced { "FULL" } else { "OFF" };
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
@@ -158,9 +157,9 @@ fn set_up(connection: &Connection, options: &Options) -> rusqlite::Result<String
     Ok(mode)
 }
 
-/// Makes the tables, in one transaction, unless another process has; and says what there is then.
+/// Creates the tables in one transaction, unless another process has. Returns the state after that.
 fn create(connection: &mut Connection) -> rusqlite::Result<State> {
-    let state = State::of(connection)?;
+    let state = State::read(connection)?;
     if state != State::Empty {
         return Ok(state);
     }
@@ -175,7 +174,7 @@ fn create(connection: &mut Connection) -> rusqlite::Result<State> {
 /// Migrates a file of an older version, unless another process has. Takes some seconds for each
 /// million events.
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    if State::of(connection)? == State::Ours(VERSION) {
+    if State::read(connection)? == State::Ours(VERSION) {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -189,7 +188,7 @@ fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// SQLite's refusal of a file, in the words of whoever chose its path.
+/// SQLite's error, as an error about the path.
 fn refusal(path: &Path, source: rusqlite::Error) -> OpenError {
     let path = path.to_owned();
     match source.sqlite_error_code() {
@@ -204,8 +203,8 @@ fn refusal(path: &Path, source: rusqlite::Error) -> OpenError {
 // === impl State ===
 
 impl State {
-    fn of(connection: &mut Connection) -> rusqlite::Result<Self> {
-        // All of one moment: another process may be making the tables.
+    fn read(connection: &mut Connection) -> rusqlite::Result<Self> {
+        // All of one moment: another process may be creating the tables.
         let moment = connection.transaction()?;
         let number = |name| moment.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
         let version = number("user_version")?;

@@ -1,15 +1,15 @@
-//! An event as its row holds it, there and back, to the byte.
+//! How a row holds an event, and how the event is put together again, to the byte.
 //!
-//! The attributes of a message are taken apart by what repeats:
+//! The attributes of a message are split by what repeats:
 //!
 //! ```text
 //! uuid, datetime, the three questions    columns of the event
-//! who, to whom, and the known others     an envelope, written once for all events that share it
-//! names that we do not know              `other_attributes` of the event, JSON
+//! names of services, and known others    an envelope, written once for all events that share it
+//! unknown attributes                     `other_attributes` of the event, JSON
 //! ```
 //!
-//! A column holds a checked value and not its text. Where the text is not what the column gives
-//! back (a datetime without an offset, `null` for no parent), it is kept beside, in `as_written`.
+//! A column holds a parsed value and not its text. Where the text differs from what the column yields
+//! (a datetime without an offset, `null` for no parent), the text is kept in `as_written`.
 
 use crate::event::attributes as name;
 use crate::event::{Digest, RunId, SruidBuf, Timestamp};
@@ -22,7 +22,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
-/// The attributes without a column that take few different values, so that envelopes stay few.
+/// The attributes without a column that have few different values, so that there are few envelopes.
 const REPEATING: [&str; 6] = [
     name::RETRY_COUNT,
     name::FORWARD_LOGS,
@@ -32,7 +32,7 @@ const REPEATING: [&str; 6] = [
     name::EPHEMERAL_STORAGE,
 ];
 
-/// What a row or a message takes in memory beside its texts.
+/// The memory that a row or a message takes beside its texts, in bytes.
 const OVERHEAD: usize = 512;
 
 /// The columns that [`attributes`] and [`cursor`] expect, in their order.
@@ -51,7 +51,7 @@ pub(super) const RUN: &str = "e.retry_count";
 /// The columns of table `rejected` that [`rejected`] expects.
 pub(super) const REJECTED: &str = "message_id, ordering_key, data, attributes, reason, at";
 
-/// Where the columns come from. To be followed by a `WHERE` over `e`.
+/// The tables of the columns. A `WHERE` over `e` follows.
 pub(super) const FROM: &str = "\
     FROM events AS e \
     JOIN envelopes AS v ON v.id = e.envelope \
@@ -95,28 +95,28 @@ pub(super) struct OwnedMessage {
     pub(super) at: Timestamp,
 }
 
-/// What many events have in common, in one text: it is looked up for every row, and taken apart
-/// only for the first.
+/// What many events have in common, as one text: it is looked up for every row, and split only for the
+/// first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Envelope(String);
 
-/// An event that was read, with what it is sorted by.
+/// An event that was read, with its sort key.
 pub(super) struct Read {
     pub(super) datetime: i64,
     pub(super) id: i64,
     pub(super) event: StoredEvent,
 }
 
-/// The texts of the attributes that have a column, as the columns give them back: in the order of
+/// The texts of the attributes that have a column, as the columns yield them, in the order of
 /// [`COLUMN_ATTRIBUTES`].
 struct Columns<'a>([Option<Cow<'a, str>>; COLUMN_ATTRIBUTES.len()]);
 
-/// About how many bytes of memory a row takes while it waits.
+/// The approximate memory of a row that waits, in bytes.
 pub(super) fn weight(row: &Row<'_>) -> usize {
     OVERHEAD + row.data.len() + attributes_weight(row.attributes)
 }
 
-/// About how many bytes of memory a message takes while it waits.
+/// The approximate memory of a message that waits, in bytes.
 pub(super) fn message_weight(message: &RejectedMessage<'_>) -> usize {
     OVERHEAD + message.data.len() + attributes_weight(message.attributes) + message.reason.len()
 }
@@ -181,7 +181,7 @@ pub(super) fn uuid(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<U
 /// Puts an event's attributes together again from a row that begins with [`ATTRIBUTES`].
 fn attributes(row: &rusqlite::Row<'_>) -> rusqlite::Result<BTreeMap<String, String>> {
     let datetime = row.get(1)?;
-    let columns = Columns::of_stored(row, datetime)?;
+    let columns = Columns::from_stored(row, datetime)?;
     let mut attributes: BTreeMap<String, String> = COLUMN_ATTRIBUTES
         .into_iter()
         .zip(columns.0)
@@ -237,7 +237,7 @@ impl OwnedRow {
     pub(super) fn new(row: &Row<'_>) -> Self {
         let as_written: BTreeMap<_, _> = COLUMN_ATTRIBUTES
             .into_iter()
-            .zip(Columns::of_row(row).0)
+            .zip(Columns::from_row(row).0)
             .map(|(name, text)| (name, row.attributes.get(name).map(String::as_str), text))
             .filter(|(_, came, text)| *came != text.as_deref())
             .map(|(name, came, _)| (name, came))
@@ -260,7 +260,7 @@ impl OwnedRow {
             parent_question: row.parent_question_uuid,
             originator_question: row.originator_question_uuid,
             retry_count: row.retry_count,
-            envelope: Envelope::of(row),
+            envelope: Envelope::new(row),
             other_attributes: (!others.is_empty()).then(|| to_json(&others)),
             as_written: (!as_written.is_empty()).then(|| to_json(&as_written)),
             service: (row.kind == "question").then(|| row.recipient.service().into()),
@@ -292,10 +292,10 @@ impl OwnedMessage {
 // === impl Envelope ===
 
 impl Envelope {
-    /// How many parts it has.
+    /// The number of its parts.
     const PARTS: usize = 7;
 
-    fn of(row: &Row<'_>) -> Self {
+    fn new(row: &Row<'_>) -> Self {
         let others: BTreeMap<_, _> = REPEATING
             .into_iter()
             .filter_map(|name| Some((name, row.attributes.get(name)?.as_str())))
@@ -323,7 +323,7 @@ impl Envelope {
 // === impl Columns ===
 
 impl<'a> Columns<'a> {
-    fn of_row(row: &Row<'a>) -> Self {
+    fn from_row(row: &Row<'a>) -> Self {
         Self([
             Some(row.datetime.to_string().into()),
             Some(row.uuid.to_string().into()),
@@ -339,7 +339,7 @@ impl<'a> Columns<'a> {
         ])
     }
 
-    fn of_stored(row: &'a rusqlite::Row<'_>, datetime: i64) -> rusqlite::Result<Self> {
+    fn from_stored(row: &'a rusqlite::Row<'_>, datetime: i64) -> rusqlite::Result<Self> {
         let text = |column| -> rusqlite::Result<_> {
             Ok(row.get_ref(column)?.as_str_or_null()?.map(Cow::Borrowed))
         };

@@ -33,7 +33,7 @@ mod sharing;
 mod views;
 
 #[tokio::test]
-async fn a_row_that_is_refused_fails_nobody_elses() {
+async fn a_refused_row_does_not_fail_the_rows_of_other_calls() {
     let world = World::new();
     world.sql(
         "CREATE TRIGGER refuse BEFORE INSERT ON events WHEN NEW.kind = 'poison' \
@@ -65,7 +65,7 @@ async fn a_row_that_is_refused_fails_nobody_elses() {
 }
 
 #[tokio::test]
-async fn a_refused_row_keeps_the_others_of_its_call_off_the_record() {
+async fn a_refused_row_keeps_its_whole_call_off_the_record() {
     let world = World::new();
     world.sql(
         "CREATE TRIGGER refuse BEFORE INSERT ON events WHEN NEW.kind = 'poison' \
@@ -77,14 +77,14 @@ async fn a_refused_row_keeps_the_others_of_its_call_off_the_record() {
 
     assert!(matches!(result, Err(AppendError::Refused { uuid, .. }) if uuid == sent[1].uuid()));
     assert_eq!(world.count("events"), 0);
-    // The ids of questions that were not kept are not used.
+    // The ids of the questions that were rolled back are not used.
     append_all(&world.store, &[sent[0].clone(), sent[2].clone()]).await.unwrap();
     assert_eq!(world.read(1).await.len(), 1);
     assert_eq!(world.read(3).await.len(), 1);
 }
 
 #[tokio::test]
-async fn what_somebody_deleted_is_written_anew() {
+async fn rows_that_another_process_deleted_are_written_again() {
     let world = World::new();
     append(&world.store, &Sent::new(1, "heartbeat")).await.unwrap();
     world.sql("DELETE FROM events; DELETE FROM envelopes; DELETE FROM questions");
@@ -98,9 +98,9 @@ async fn what_somebody_deleted_is_written_anew() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_unavailable_until_there_is_room() {
+async fn a_full_disk_makes_appends_unavailable_until_there_is_room() {
     let world = World::new();
-    // The writer's own limit: what a full disk makes SQLite say.
+    // A limit of the writer makes SQLite report a full disk.
     world.store.close().await;
     let full = schema::writable(&world.path, &Options::default()).unwrap();
     let pages: i64 = full.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
@@ -120,7 +120,7 @@ async fn a_full_disk_is_unavailable_until_there_is_room() {
 }
 
 #[tokio::test]
-async fn a_locked_file_is_unavailable_until_it_is_free() {
+async fn a_locked_file_makes_appends_unavailable_until_it_is_unlocked() {
     let world = World::waiting(Duration::from_millis(20));
     let sent = Sent::new(1, "heartbeat");
     let lock = world.lock();
@@ -129,20 +129,20 @@ async fn a_locked_file_is_unavailable_until_it_is_free() {
 
     assert!(matches!(error, AppendError::Unavailable(_)));
     assert_eq!(Chain(&error).to_string(), "failed to reach the event store: database is locked");
-    assert_eq!(world.read(1).await, [], "readers are not stopped, and nothing is there");
+    assert_eq!(world.read(1).await, [], "readers are not blocked, and find nothing");
     drop(lock);
     append(&world.store, &sent).await.unwrap();
     assert_eq!(world.read(1).await.len(), 1);
 }
 
 #[tokio::test]
-async fn a_writer_that_panics_leaves_nobody_waiting() {
+async fn a_writer_that_panics_leaves_no_caller_waiting() {
     let world = World::new();
     let (announce, appended) = watch::channel(0);
     let horizon = Arc::new(Horizon::new());
     let panics = move |mut queue: UnboundedReceiver<Job>| {
         let job = queue.blocking_recv();
-        // As a panic would drop them; to panic here would only spoil the output.
+        // As a panic would drop them, without its output.
         drop((announce, job, queue));
     };
     let options = Options::default();
@@ -155,11 +155,11 @@ async fn a_writer_that_panics_leaves_nobody_waiting() {
         let error = append(&store, &Sent::new(1, "heartbeat")).await.unwrap_err();
         assert_eq!(Chain(&error).to_string(), "failed to reach the event store: store is closed");
     }
-    assert!(appended.changed().await.is_err(), "who watches is told");
+    assert!(appended.changed().await.is_err(), "watchers are notified");
 }
 
 #[tokio::test]
-async fn a_closed_store_says_so() {
+async fn calls_to_a_closed_store_fail() {
     let world = World::new();
     let clone = world.store.clone();
     append(&clone, &Sent::new(1, "heartbeat")).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_closed_store_says_so() {
     ));
     assert!(clone.has(Uuid::nil(), Uuid::nil()).await.is_err());
     let log = format!("{}-wal", world.path.display());
-    assert!(!Path::new(&log).exists(), "the file was let go of");
+    assert!(!Path::new(&log).exists(), "the file is closed");
 }
 
 #[tokio::test]
@@ -198,7 +198,7 @@ async fn the_queue_is_bounded_by_bytes() {
 }
 
 #[test]
-fn it_counts_duplicates_and_errors_from_zero() {
+fn duplicates_and_errors_are_counted_from_zero() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
     let rendered = recorder.handle();
     let world = ::metrics::with_local_recorder(&recorder, World::new);
@@ -227,7 +227,7 @@ fn it_counts_duplicates_and_errors_from_zero() {
 
 fn store_on(path: &Path, connection: Connection) -> SqliteStore {
     let options = Options::default();
-    SqliteStore::on(connection, path, options, Arc::new(Metrics::new(&options))).unwrap()
+    SqliteStore::with_connection(connection, path, options, Arc::new(Metrics::new(&options))).unwrap()
 }
 
 async fn append(store: &SqliteStore, sent: &Sent) -> Result<(), AppendError> {
@@ -270,7 +270,7 @@ impl World {
         Self { store, path, _folder: folder }
     }
 
-    /// A connection of somebody else's.
+    /// A connection of another process, as far as SQLite can tell.
     fn connection(&self) -> Connection {
         Connection::open(&self.path).unwrap()
     }
@@ -284,7 +284,7 @@ impl World {
         self.connection().query_row(&sql, [], |row| row.get(0)).unwrap()
     }
 
-    /// Keeps everybody from writing until it is dropped.
+    /// Blocks all writers until it is dropped.
     fn lock(&self) -> Connection {
         let connection = self.connection();
         connection.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -333,7 +333,7 @@ impl Sent {
         self.with("uuid", &Uuid::new_v4().to_string())
     }
 
-    /// With a text in it that makes it so large, or tells it apart.
+    /// With this text in it.
     fn data(mut self, text: &str) -> Self {
         self.data = format!(r#"{{"kind": "result", "output_values": "{text}"}}"#);
         self

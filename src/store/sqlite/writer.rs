@@ -1,4 +1,4 @@
-//! The one thread that writes: whatever waits goes into one transaction, and is answered after its
+//! The thread that writes. Everything that waits goes into one transaction, and is answered after its
 //! commit.
 //!
 //! ```text
@@ -7,9 +7,9 @@
 //! append ─┘
 //! ```
 //!
-//! While one commit syncs, the next one's rows gather: the busier, the larger the transaction, so
-//! no timer is needed and a lone event waits for nothing. Where a transaction fails for what might
-//! be one job's fault, each job is tried on its own, so that it fails nobody else's.
+//! While one commit syncs, the rows of the next one gather. So transactions grow with the load, without
+//! a timer, and a single event does not wait. Where a transaction fails by what may be the fault of one
+//! job, each job is tried on its own, so that the others succeed.
 
 use crate::store::AppendError;
 use crate::store::sqlite::metrics::{Duplicates, Metrics};
@@ -28,33 +28,33 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use uuid::Uuid;
 
-/// The most rows of one transaction. At 500 a sync's cost is shared well; beyond some thousands
-/// only the waiting grows.
+/// The most rows of one transaction. With 500 the cost of a sync is shared well; with some thousands
+/// only the latency grows.
 const ROWS: usize = 2_000;
-/// The most bytes of one transaction, but for one job that has more: what is not yet committed is
-/// in memory, and in the log.
+/// The most bytes of one transaction, except that one job may have more. Uncommitted rows are in memory
+/// and in the log.
 const BYTES: usize = 16 << 20;
-/// How many rows are forgotten between two looks at what waits, at least: some milliseconds. Where
-/// more were written, twice as many go, so that forgetting keeps up.
-const FORGOTTEN: usize = 200;
-/// How many questions and envelopes the thread remembers the ids of: those in flight, and more.
+/// The least number of rows that are deleted before the queue is served again, which takes some
+/// milliseconds. After a larger commit it is twice as many as were written, so that pruning keeps up.
+const PRUNED: usize = 200;
+/// How many questions and envelopes the thread remembers the ids of: more than are in flight.
 const REMEMBERED: usize = 20_000;
 
 /// Work for the thread.
 pub(super) enum Job {
     Write(Write),
-    /// Ends the thread, after all that came before.
+    /// Ends the thread, after all earlier jobs.
     Stop,
 }
 
-/// Something to write, and whom to tell.
+/// Something to write, and where its answer goes.
 pub(super) struct Write {
     pub(super) what: What,
-    /// About how many bytes of memory it takes.
+    /// Its approximate size in memory, in bytes.
     pub(super) weight: usize,
-    /// Told once, after the commit.
+    /// Answered once, after the commit.
     pub(super) answer: oneshot::Sender<Result<(), AppendError>>,
-    /// Its share of the queue, given back when it is answered.
+    /// Its share of the queue, released when it is answered.
     pub(super) share: OwnedSemaphorePermit,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Writer {
     appended: watch::Sender<u64>,
     metrics: Arc<Metrics>,
     pruner: Option<Pruner>,
-    /// Whether more is to be forgotten.
+    /// Whether more rows are to be pruned.
     behind: bool,
 }
 
@@ -89,7 +89,7 @@ struct Written {
     duplicates: Duplicates,
 }
 
-/// The ids of what is written once. They are in the file for good once they are committed.
+/// The ids of questions and envelopes. An id stays valid once it is committed, until it is pruned.
 #[derive(Default)]
 struct Ids {
     questions: HashMap<Uuid, i64>,
@@ -120,7 +120,7 @@ impl Writer {
         Self { connection, queue, ids, appended, metrics, pruner, behind: false }
     }
 
-    /// Writes until it is told to stop, or nobody can ask any more.
+    /// Writes until it gets [`Job::Stop`], or the queue is closed.
     pub(super) fn run(mut self) {
         while let Some(Job::Write(first)) = self.next() {
             let (batch, stop) = self.gather(first);
@@ -129,16 +129,16 @@ impl Writer {
             if stop {
                 break;
             }
-            self.prune(FORGOTTEN.max(2 * rows));
+            self.prune(PRUNED.max(2 * rows));
         }
     }
 
-    /// What is to be done next. While it is nothing, the rest of what is to go is forgotten.
+    /// The next job. Prunes while there is none.
     fn next(&mut self) -> Option<Job> {
         while self.behind {
             match self.queue.try_recv() {
                 Ok(job) => return Some(job),
-                Err(TryRecvError::Empty) => self.prune(FORGOTTEN),
+                Err(TryRecvError::Empty) => self.prune(PRUNED),
                 Err(TryRecvError::Disconnected) => return None,
             }
         }
@@ -155,14 +155,14 @@ impl Writer {
                 }
             }
             Err(_) => {
-                // Tried again after the next append, which will say what is wrong.
+                // Tried again after the next append, which reports the error.
                 self.behind = false;
                 self.metrics.error();
             }
         }
     }
 
-    /// What waits, up to the bounds of a transaction; and whether to stop after it.
+    /// The jobs that wait, up to the bounds of a transaction, and whether to stop after them.
     fn gather(&mut self, first: Write) -> (Vec<Write>, bool) {
         let (mut rows, mut bytes) = (first.rows(), first.weight);
         let mut batch = vec![first];
@@ -186,10 +186,10 @@ impl Writer {
             Err(failure) if batch.len() > 1 && failure.may_be_of_one_job() => {
                 for job in batch {
                     let result = self.commit(std::slice::from_ref(&job));
-                    job.answer(result.map_err(|failure| failure.told()));
+                    job.answer(result.map_err(|failure| failure.to_error()));
                 }
             }
-            Err(failure) => batch.into_iter().for_each(|job| job.answer(Err(failure.told()))),
+            Err(failure) => batch.into_iter().for_each(|job| job.answer(Err(failure.to_error()))),
         }
     }
 
@@ -203,7 +203,7 @@ impl Writer {
                     self.appended.send_modify(|count| *count += written.added);
                 }
             }
-            // Some were those of the transaction that is no more.
+            // Some are of the transaction that was rolled back.
             Err(_) => self.ids = Ids::default(),
         }
         result.map(drop)
@@ -215,28 +215,28 @@ fn transact(
     ids: &mut Ids,
     batch: &[Write],
 ) -> Result<Written, Failure> {
-    // Takes the lock at once: nobody else writes between the look-up of an id and its use.
+    // Takes the lock at once: no other process writes between the lookup of an id and its use.
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(Failure::of_all)?;
+        .map_err(Failure::of_transaction)?;
     let mut written = Written::default();
-    let mut statements = Statements::of(&transaction).map_err(Failure::of_all)?;
+    let mut statements = Statements::prepare(&transaction).map_err(Failure::of_transaction)?;
     for job in batch {
         match &job.what {
             What::Rows(rows) => {
                 for row in rows {
                     let new = statements.append(ids, row);
-                    match new.map_err(|error| Failure::of(row.uuid, error))? {
+                    match new.map_err(|error| Failure::of_event(row.uuid, error))? {
                         true => written.added += 1,
                         false => written.duplicates.add(&row.kind),
                     }
                 }
             }
-            What::Rejected(message) => statements.keep(message).map_err(Failure::of_all)?,
+            What::Rejected(message) => statements.reject(message).map_err(Failure::of_transaction)?,
         }
     }
     drop(statements);
-    transaction.commit().map_err(Failure::of_all)?;
+    transaction.commit().map_err(Failure::of_transaction)?;
     Ok(written)
 }
 
@@ -252,7 +252,7 @@ impl Write {
 
     fn answer(self, result: Result<(), AppendError>) {
         drop(self.share);
-        // Who no longer waits for it will ask again.
+        // A caller that no longer waits will call again.
         let _ = self.answer.send(result);
     }
 }
@@ -260,16 +260,16 @@ impl Write {
 // === impl Failure ===
 
 impl Failure {
-    fn of_all(error: rusqlite::Error) -> Self {
+    fn of_transaction(error: rusqlite::Error) -> Self {
         Self { error, event: None }
     }
 
-    fn of(event: Uuid, error: rusqlite::Error) -> Self {
+    fn of_event(event: Uuid, error: rusqlite::Error) -> Self {
         Self { error, event: Some(event) }
     }
 
-    /// Whether another job might go through without this one's. Where the file or its lock is what
-    /// failed, all would only wait for the same again, one after the other.
+    /// Whether another job may succeed without this one. Where the file or its lock failed, every job
+    /// would only wait for the same failure again.
     fn may_be_of_one_job(&self) -> bool {
         !matches!(
             self.error.sqlite_error_code(),
@@ -286,13 +286,13 @@ impl Failure {
         )
     }
 
-    /// As a caller is told: refused where this row will never do, else to be tried again.
-    fn told(&self) -> AppendError {
+    /// The caller's error: refused where this row will always fail, else unavailable.
+    fn to_error(&self) -> AppendError {
         let row = matches!(
             self.error.sqlite_error_code(),
             Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig)
         );
-        // A key that leads nowhere is no fault of the row: somebody has deleted what we remember.
+        // A missing foreign key is not the row's fault: another process deleted an id that we remember.
         let ours = self.error.sqlite_error().is_some_and(|error| {
             error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY
         });
@@ -306,7 +306,7 @@ impl Failure {
 // === impl Ids ===
 
 fn remember<K: Eq + Hash>(ids: &mut HashMap<K, i64>, key: K, id: i64) {
-    // Now and then looking up a thousand again costs less than keeping their order.
+    // Sometimes looking up a thousand ids again costs less than keeping their order.
     if ids.len() >= REMEMBERED {
         ids.clear();
     }
@@ -316,7 +316,7 @@ fn remember<K: Eq + Hash>(ids: &mut HashMap<K, i64>, key: K, id: i64) {
 // === impl Statements ===
 
 impl<'t> Statements<'t> {
-    fn of(transaction: &'t Transaction<'_>) -> rusqlite::Result<Self> {
+    fn prepare(transaction: &'t Transaction<'_>) -> rusqlite::Result<Self> {
         let statement = |sql| transaction.prepare_cached(sql);
         Ok(Self {
             find_question: statement("SELECT id FROM questions WHERE uuid = ?1")?,
@@ -345,7 +345,7 @@ impl<'t> Statements<'t> {
         })
     }
 
-    /// Whether the row was new.
+    /// Returns whether the row was new.
     fn append(&mut self, ids: &mut Ids, row: &OwnedRow) -> rusqlite::Result<bool> {
         let question = self.question(ids, row.question)?;
         let parent = row.parent_question.map(|uuid| self.question(ids, uuid)).transpose()?;
@@ -373,10 +373,10 @@ impl<'t> Statements<'t> {
         Ok(changed > 0)
     }
 
-    fn keep(&mut self, message: &OwnedMessage) -> rusqlite::Result<()> {
+    fn reject(&mut self, message: &OwnedMessage) -> rusqlite::Result<()> {
         let OwnedMessage { message_id, digest, ordering_key, data, attributes, reason, at } =
             message;
-        // As text where people can read it; not with a NUL, where SQLite's functions stop reading.
+        // As text where it is readable, but not with a NUL, at which SQLite's functions stop.
         let text = std::str::from_utf8(data).ok().filter(|text| !text.contains('\0'));
         let data: &dyn rusqlite::ToSql = match &text {
             Some(text) => text,

@@ -1,4 +1,4 @@
-//! Stores that forget.
+//! Views, which forget old events.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn keeping(age: Duration, bytes: u64) -> World {
     World::with(Options { synced: false, keep: Some(Keep { age, bytes }), ..Options::default() })
 }
 
-/// Waits until so many rows of a table are left.
+/// Waits until the wanted number of rows is left in a table.
 async fn left(world: &World, table: &str, wanted: impl Fn(i64) -> bool) -> i64 {
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -23,7 +23,7 @@ async fn left(world: &World, table: &str, wanted: impl Fn(i64) -> bool) -> i64 {
 }
 
 #[tokio::test]
-async fn what_is_over_its_bytes_goes_the_first_to_come_first() {
+async fn a_view_over_its_bytes_forgets_events_in_the_order_of_arrival() {
     let bytes = 1 << 20;
     let world = keeping(Duration::MAX, bytes);
     for question in 0..3_000 {
@@ -46,14 +46,14 @@ async fn what_is_over_its_bytes_goes_the_first_to_come_first() {
 }
 
 #[tokio::test]
-async fn what_came_too_long_ago_goes_whatever_its_datetime() {
+async fn an_event_is_forgotten_by_its_arrival_and_not_by_its_datetime() {
     let world = keeping(Duration::from_millis(50), u64::MAX);
     assert_eq!(world.store.forgotten(), None);
     let before = Timestamp::now();
     let ahead = Sent::new(1, "question").with("datetime", "2926-01-31T12:00:00+00:00");
     append(&world.store, &ahead).await.unwrap();
 
-    // What is newest stays, and each append has some of the others go.
+    // The newest event stays. Each append makes the view forget some of the others.
     let deadline = Instant::now() + DEADLINE;
     let mut question = 2;
     while !world.read(1).await.is_empty() {
@@ -67,7 +67,7 @@ async fn what_came_too_long_ago_goes_whatever_its_datetime() {
 }
 
 #[tokio::test]
-async fn what_is_still_named_stays() {
+async fn a_question_that_other_events_name_stays() {
     let world = keeping(Duration::ZERO, u64::MAX);
     let root = Uuid::from_u128(1).to_string();
     let child = |question| {
@@ -83,13 +83,13 @@ async fn what_is_still_named_stays() {
 
     let tree = EventQuery::new(EventScope::Originator(Uuid::from_u128(1)), 10);
     assert_eq!(world.store.events(&tree).await.unwrap().len(), 1);
-    // What went may come again, under ids that are new.
+    // Forgotten events may come again, and get new ids.
     append_all(&world.store, &[child(2), Sent::new(1, "question"), child(3)]).await.unwrap();
     assert!(!world.store.events(&tree).await.unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn all_that_came_at_once_goes_in_the_end() {
+async fn a_large_burst_is_forgotten_completely() {
     let world = keeping(Duration::ZERO, u64::MAX);
     let sent: Vec<_> = (0..5_000).map(|question| Sent::new(question, "heartbeat")).collect();
     let lock = world.lock();

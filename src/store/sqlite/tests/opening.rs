@@ -1,4 +1,4 @@
-//! New files, old ones, and those that are not ours.
+//! New files, files of older versions, and files of other programs.
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn refusal(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn a_file_keeps_all_when_it_is_opened_again() {
+async fn a_file_that_is_opened_again_has_all_events() {
     let world = World::new();
     append(&world.store, &Sent::new(1, "heartbeat")).await.unwrap();
     let before = world.read(1).await;
@@ -22,7 +22,7 @@ async fn a_file_keeps_all_when_it_is_opened_again() {
 }
 
 #[test]
-fn a_file_says_whose_it_is_and_of_which_version() {
+fn a_file_has_our_application_id_and_version() {
     let world = World::new();
     let number = |name| {
         world.connection().pragma_query_value(None, name, |row| row.get::<_, i32>(0)).unwrap()
@@ -55,7 +55,7 @@ fn an_empty_file_is_a_new_one() {
 }
 
 #[test]
-fn a_newer_file_is_refused_and_left_alone() {
+fn a_file_of_a_newer_version_is_refused_and_unchanged() {
     let world = World::new();
     let newer = schema::VERSION + 1;
     world.sql(&format!("PRAGMA user_version = {newer}"));
@@ -64,8 +64,8 @@ fn a_newer_file_is_refused_and_left_alone() {
     assert_eq!(
         refusal(&world.path),
         format!(
-            "event store `{path}` is of version 4, this twined reads version 3: use the twined \
-             that wrote it or a newer one, or choose another path"
+            "event store `{path}` has format version 4, this twined reads versions up to 3: use \
+             the twined that wrote it or a newer one, or choose another path"
         )
     );
     let found: i32 =
@@ -153,7 +153,7 @@ fn definition(path: &Path) -> Vec<(String, Option<String>)> {
 }
 
 #[test]
-fn what_is_no_event_store_is_refused_and_left_alone() {
+fn a_file_that_is_no_event_store_is_refused_and_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("notes.txt");
     let notes = "Not a database, and longer than the header of one. ".repeat(40);
@@ -178,7 +178,7 @@ fn what_is_no_event_store_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_folder_that_is_not_there_is_named() {
+fn a_missing_folder_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing");
     let path = missing.join("events.sqlite");
@@ -186,7 +186,7 @@ fn a_folder_that_is_not_there_is_named() {
     assert_eq!(
         refusal(&path),
         format!(
-            "no folder `{}` for event store `{}`: make it, or choose another path",
+            "no folder `{}` for event store `{}`: create it, or choose another path",
             missing.display(),
             path.display()
         )
@@ -197,10 +197,10 @@ fn a_folder_that_is_not_there_is_named() {
     );
 }
 
-/// `/sys` takes no files, not even root's.
+/// Not even root can create files in `/sys`.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_folder_that_cannot_be_written_is_named() {
+fn a_folder_that_is_not_writable_is_named() {
     let words = refusal(Path::new("/sys/events.sqlite"));
 
     assert!(
@@ -213,22 +213,21 @@ fn a_folder_that_cannot_be_written_is_named() {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_not_written() {
+fn a_read_only_file_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let world = World::new();
     let path = world.path.clone();
     drop(world.store);
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).unwrap();
 
-    // Root may write it all the same.
+    // Root can write it in spite of its mode.
     match SqliteStore::open(&path, Options::default()) {
         Ok(_) => assert!(std::fs::OpenOptions::new().append(true).open(&path).is_ok()),
         Err(error) => assert!(matches!(error, OpenError::NotWritable { .. }), "{error}"),
     }
 }
 
-/// By SQLite's `unix-none`, which takes no locks at all: the same as a file system that grants them
-/// to everybody.
+/// SQLite's `unix-none` takes no locks, as if the file system granted every lock.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_file_system_without_locks_is_refused_before_anything_is_written() {

@@ -1,4 +1,4 @@
-//! What people see, with a SQLite of their own: every text written out by hand.
+//! The SQL views that people read with any SQLite. Every expected text is written out.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn column(world: &World, name: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn events_are_seen_as_the_table_of_networks_has_them() {
+async fn events_are_shown_with_the_columns_of_the_table_in_bigquery() {
     let world = World::new();
     let root = Uuid::from_u128(0x1234_5678_9abc_def0_0123_4567_89ab_cdef).to_string();
     let mut sent = Sent::new(1, "result")
@@ -58,7 +58,7 @@ async fn events_are_seen_as_the_table_of_networks_has_them() {
 }
 
 #[tokio::test]
-async fn the_view_holds_for_every_shape_of_an_event() {
+async fn events_of_every_shape_are_shown_right() {
     let world = World::new();
     let shaped = |data: &str| {
         let mut sent = Sent::new(1, "result");
@@ -94,7 +94,7 @@ async fn the_view_holds_for_every_shape_of_an_event() {
 }
 
 #[tokio::test]
-async fn a_look_at_one_question_does_not_read_them_all() {
+async fn a_query_by_question_uuid_uses_the_index_of_questions() {
     let world = World::new();
     let connection = world.connection();
     let mut statement = connection
