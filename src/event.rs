@@ -9,12 +9,14 @@
 //! kind, and the three inputs of a question, are looked for in it.
 
 pub mod attributes;
+mod cancellation;
 pub mod decode;
 pub mod encode;
 pub mod question;
 pub mod service_id;
 pub mod timestamp;
 pub use attributes::{Attributes, SenderType};
+pub(crate) use cancellation::may_cancel;
 pub use decode::{DecodeError, decode};
 pub use encode::Outgoing;
 pub use question::{Inputs, RunId};

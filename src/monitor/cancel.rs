@@ -11,14 +11,14 @@
 //! compared whenever either comes, and nothing depends on which replica launched the run, received
 //! the cancellation or saw either first. Every replica does so: ending a run twice is harmless.
 //!
-//! A cancellation is accepted from the parent and from the originator that the question names. The
-//! view applies this rule itself. For a cancellation from the pipeline it is applied here, to the
-//! attributes in the state of the run.
+//! [`event::may_cancel`] decides whose cancellation is accepted. The view applies it to the events
+//! that it has. For a cancellation from the pipeline it is applied here, to the attributes in the
+//! state of the run.
 
 use crate::cancellations::Cancellation;
 use crate::chain::Chain;
-use crate::event::RunId;
 use crate::event::attributes as name;
+use crate::event::{self, RunId};
 use crate::monitor::live_runs::LiveRuns;
 use crate::monitor::{Monitor, log_panic};
 use crate::notifications::QuestionAttributes;
@@ -200,11 +200,13 @@ pub(super) fn cancelled_questions(view: Arc<dyn View>) -> BoxStream<'static, Vec
     .boxed()
 }
 
-/// Whether a sender may cancel a question: its parent, or the originator of its tree. The view has
-/// the same rule.
+/// Whether a sender may cancel the question of a run.
 fn may_cancel(sender: &str, question: &QuestionAttributes) -> bool {
-    let names = [name::PARENT, name::ORIGINATOR];
-    names.iter().any(|name| question.get(*name).is_some_and(|asked_by| asked_by == sender))
+    match (question.get(name::PARENT), question.get(name::ORIGINATOR)) {
+        (Some(parent), Some(originator)) => event::may_cancel(sender, parent, originator),
+        // Every question on record names both.
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -212,12 +214,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_parent_and_the_originator_may_cancel_a_question_and_nobody_else() {
-        let attributes = [(name::PARENT, "a/parent:1"), (name::ORIGINATOR, "a/root:1")];
-        let question = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        for (sender, may) in [("a/parent:1", true), ("a/root:1", true), ("a/stranger:1", false)] {
-            assert_eq!(may_cancel(sender, &question), may, "{sender}");
-        }
+    fn a_question_that_does_not_name_its_parent_and_originator_cannot_be_cancelled() {
+        let both = [(name::PARENT, "a/parent:1"), (name::ORIGINATOR, "a/root:1")];
+        let question = |names: &[(&str, &str)]| {
+            names.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+
+        assert!(may_cancel("a/parent:1", &question(&both)));
+        assert!(!may_cancel("a/parent:1", &question(&both[..1])));
         assert!(!may_cancel("", &QuestionAttributes::new()));
     }
 

@@ -6,7 +6,7 @@ mod events;
 mod questions;
 mod rejected;
 mod unanswered;
-use crate::event::{RunId, Timestamp};
+use crate::event::{RunId, Timestamp, may_cancel};
 use crate::store::sqlite::{Closed, Options, schema, words};
 use crate::store::{EventCursor, ReadError, RunRecord, TimeRange};
 pub(super) use cancelled::cancelled_questions;
@@ -238,16 +238,16 @@ fn fold(retry_count: u32, events: &[RunEvent]) -> RunRecord {
     }
 }
 
-/// Whether a question was cancelled by its parent or the originator of its tree.
+/// Whether a question was cancelled by a sender that may cancel it.
 ///
-/// The question names both. Until it is on record, the cancellation's own names count. This keeps out
-/// mistakes, not forgers.
+/// The question names its parent and its originator. Until it is on record, those count that the
+/// cancellation itself names.
 fn is_cancelled(events: &[RunEvent]) -> bool {
     let of_kind = |kind: &'static str| events.iter().filter(move |event| event.kind == kind);
     let asked = of_kind("question").next().is_some();
     of_kind("cancellation").any(|cancellation| {
         let may =
-            |names: &RunEvent| [&names.parent, &names.originator].contains(&&cancellation.sender);
+            |names: &RunEvent| may_cancel(&cancellation.sender, &names.parent, &names.originator);
         if asked { of_kind("question").any(may) } else { may(cancellation) }
     })
 }

@@ -37,7 +37,7 @@ async fn stores_that_share_a_file_see_each_others_events() {
 }
 
 #[test]
-fn many_may_open_a_new_file_at_once() {
+fn many_stores_can_open_a_new_file_at_once() {
     let folder = tempfile::tempdir().unwrap();
     for round in 0..10 {
         let path = folder.path().join(format!("{round}.sqlite"));
