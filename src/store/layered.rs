@@ -1,4 +1,4 @@
-//! A view of the last days, with the whole history behind it.
+//! A view of the last days, and the history for everything older.
 //!
 //! ```text
 //! run_record(run) ─► view ─ ended, or asked after the view began ─► answer
@@ -37,13 +37,13 @@ const REMEMBERED: usize = 20_000;
 /// How many heartbeats of a question are searched for a fence, the last first.
 const FENCES: u32 = 100;
 
-/// A [`View`] that knows what it may not have.
+/// A [`View`] that may lack older events, and knows from when on it has them all.
 #[async_trait]
 pub trait PartialView: View {
     /// When the first attempt at a question was made, where the view has it.
-    async fn asked(&self, question: Uuid) -> Result<Option<Timestamp>, ReadError>;
+    async fn asked_at(&self, question: Uuid) -> Result<Option<Timestamp>, ReadError>;
 
-    /// The view still has everything that came later; none where it has forgotten nothing.
+    /// The time after which the view still has everything that came; none where it has forgotten nothing.
     fn forgotten(&self) -> Option<Timestamp>;
 }
 
@@ -79,7 +79,7 @@ impl LayeredView {
     async fn is_complete(&self, question: Uuid) -> Result<bool, ReadError> {
         let began = *self.since.borrow();
         let since = self.view.forgotten().map_or(began, |forgotten| forgotten.max(began));
-        let asked = self.view.asked(question).await?;
+        let asked = self.view.asked_at(question).await?;
         Ok(asked.is_some_and(|asked| asked.seconds_since(since) > EARLY.as_secs_f64()))
     }
 
@@ -165,8 +165,8 @@ fn merge(viewed: RunRecord, recorded: RunRecord) -> RunRecord {
         acknowledged: viewed.acknowledged || recorded.acknowledged,
         terminal: viewed.terminal || recorded.terminal,
         answered: viewed.answered || recorded.answered,
-        // Without the question, the view accepts what a cancellation says of itself. The history may
-        // have the question, and knows better.
+        // Without the question, the view relies on the parent and originator that the cancellation
+        // itself names. The history may have the question, whose names decide.
         cancelled: recorded.cancelled
             || viewed.cancelled && (viewed.question || !recorded.question),
     }

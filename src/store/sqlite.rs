@@ -40,7 +40,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
-use writer::{Job, What, Write, Writer};
+use writer::{Content, Job, Write, Writer};
 
 /// How much may wait to be written, in KiB: the memory that a slow disk may cost. That is six of the
 /// largest messages, or tens of thousands of small ones.
@@ -188,7 +188,7 @@ struct Inner {
 }
 
 /// SQLite's message for an error, once. (The sources of its errors repeat it.)
-fn words(error: &rusqlite::Error) -> String {
+fn error_text(error: &rusqlite::Error) -> String {
     let general = error.to_string();
     match error.sqlite_error() {
         Some(sqlite) => {
@@ -270,9 +270,13 @@ impl SqliteStore {
     }
 
     /// Passes it to the thread that writes, and waits until it is durable.
-    async fn write(&self, weight: usize, what: impl FnOnce() -> What) -> Result<(), AppendError> {
+    async fn write(
+        &self,
+        weight: usize,
+        content: impl FnOnce() -> Content,
+    ) -> Result<(), AppendError> {
         let start = Instant::now();
-        let result = self.enqueue(weight, what).await;
+        let result = self.enqueue(weight, content).await;
         self.inner.metrics.append(start.elapsed());
         if result.is_err() {
             self.inner.metrics.error();
@@ -283,7 +287,7 @@ impl SqliteStore {
     async fn enqueue(
         &self,
         weight: usize,
-        what: impl FnOnce() -> What,
+        content: impl FnOnce() -> Content,
     ) -> Result<(), AppendError> {
         let closed = || AppendError::Unavailable(Box::new(Closed));
         // A job that is larger than the whole queue takes all of it.
@@ -292,7 +296,7 @@ impl SqliteStore {
         let share = budget.acquire_many_owned(share).await.map_err(|_| closed())?;
         let (answer, answered) = oneshot::channel();
         // Copied only now: what waits for the queue is not counted in it.
-        let write = Write { what: what(), weight, answer, share };
+        let write = Write { content: content(), weight, answer, share };
         self.inner.queue.send(Job::Write(write)).map_err(|_| closed())?;
         answered.await.map_err(|_| closed())?
     }
@@ -316,12 +320,12 @@ impl EventLog for SqliteStore {
             return Ok(());
         }
         let weight = rows.iter().map(stored::weight).sum();
-        self.write(weight, || What::Rows(rows.iter().map(OwnedRow::new).collect())).await
+        self.write(weight, || Content::Rows(rows.iter().map(OwnedRow::new).collect())).await
     }
 
     async fn reject(&self, message: &RejectedMessage<'_>) -> Result<(), AppendError> {
         let weight = stored::message_weight(message);
-        self.write(weight, || What::Rejected(OwnedMessage::new(message))).await
+        self.write(weight, || Content::Rejected(OwnedMessage::new(message))).await
     }
 }
 
@@ -334,7 +338,7 @@ impl History for SqliteStore {
 
     async fn questions(&self, query: &ServiceQuery) -> Result<Vec<StoredQuestion>, ReadError> {
         let query = query.clone();
-        self.read(move |connection| reader::of_service(connection, &query)).await
+        self.read(move |connection| reader::questions_to_service(connection, &query)).await
     }
 
     async fn rejected(
@@ -370,7 +374,7 @@ impl View for SqliteStore {
 
     async fn questions(&self, filter: &QuestionFilter) -> Result<Vec<ViewedQuestion>, ReadError> {
         let filter = filter.clone();
-        self.read(move |connection| reader::of_view(connection, &filter)).await
+        self.read(move |connection| reader::questions_of_view(connection, &filter)).await
     }
 
     async fn cancelled_questions(
@@ -392,8 +396,8 @@ impl View for SqliteStore {
 
 #[async_trait]
 impl PartialView for SqliteStore {
-    async fn asked(&self, question: Uuid) -> Result<Option<Timestamp>, ReadError> {
-        self.read(move |connection| reader::asked(connection, question)).await
+    async fn asked_at(&self, question: Uuid) -> Result<Option<Timestamp>, ReadError> {
+        self.read(move |connection| reader::asked_at(connection, question)).await
     }
 
     fn forgotten(&self) -> Option<Timestamp> {

@@ -1,4 +1,4 @@
-//! What every event store promises, checked for each implementation.
+//! The contract of every event store, checked for each implementation.
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use proptest::prelude::*;
@@ -88,7 +88,7 @@ macro_rules! every_claim {
             rejected_messages_come_page_by_page_without_gaps_or_repeats
             rejected_messages_are_bounded_by_time
             unanswered_questions_are_those_without_a_terminal_event
-            unanswered_questions_tell_which_were_cancelled
+            unanswered_questions_show_which_were_cancelled
             unanswered_questions_come_page_by_page_without_gaps_or_repeats
             an_unanswered_run_is_listed_once_however_often_its_question_came
             questions_to_a_service_are_listed_newest_first
@@ -129,7 +129,7 @@ async fn an_event_comes_back_as_it_went_in(world: World) {
 
     world.append(&[&sent]).await;
 
-    assert_eq!(world.of(1).await, [sent.stored()]);
+    assert_eq!(world.events_of(1).await, [sent.stored()]);
 }
 
 async fn odd_events_come_back_as_they_went_in(world: World) {
@@ -159,7 +159,7 @@ async fn a_large_event_comes_back_as_it_went_in(world: World) {
 
     world.append(&[&sent]).await;
 
-    assert!(world.of(1).await == [sent.stored()], "2 MB are not the same");
+    assert!(world.events_of(1).await == [sent.stored()], "2 MB are not the same");
 }
 
 async fn an_event_is_on_record_once_however_often_it_comes(world: World) {
@@ -170,7 +170,7 @@ async fn an_event_is_on_record_once_however_often_it_comes(world: World) {
     world.append(&[&sent]).await;
     world.append(&[&again, &sent]).await;
 
-    assert_eq!(world.of(1).await, [sent.stored()]);
+    assert_eq!(world.events_of(1).await, [sent.stored()]);
 }
 
 async fn two_events_of_one_uuid_are_both_kept(world: World) {
@@ -181,7 +181,7 @@ async fn two_events_of_one_uuid_are_both_kept(world: World) {
     world.append(&[&log, &result]).await;
     world.append(&[&result, &log]).await;
 
-    assert_eq!(world.of(1).await, [log.stored(), result.stored()]);
+    assert_eq!(world.events_of(1).await, [log.stored(), result.stored()]);
     assert!(world.view.has(Uuid::from_u128(1), log.uuid()).await.unwrap());
     assert!(!world.view.has(Uuid::from_u128(1), Uuid::new_v4()).await.unwrap());
 }
@@ -200,7 +200,7 @@ async fn many_append_at_once(world: World) {
     tasks.join_all().await;
 
     for question in 0..8 {
-        assert_eq!(world.of(question).await.len(), 50);
+        assert_eq!(world.events_of(question).await.len(), 50);
     }
     assert_eq!(world.read(EventScope::Originator(Uuid::from_u128(3)), |_| {}).await.len(), 50);
 }
@@ -211,7 +211,7 @@ async fn rows_of_one_call_keep_their_order(world: World) {
     world.append(&sent.iter().collect::<Vec<_>>()).await;
 
     let expected: Vec<_> = sent.iter().map(Sent::stored).collect();
-    assert_eq!(world.of(1).await, expected);
+    assert_eq!(world.events_of(1).await, expected);
 }
 
 async fn kinds_are_chosen_or_left_out(world: World) {
@@ -330,7 +330,7 @@ async fn a_cancellation_holds_for_every_attempt(world: World) {
 async fn a_cancellation_by_a_stranger_is_not_accepted(world: World) {
     let stranger = "octue/stranger:1.0.0";
     let mistaken = Sent::new(1, "cancellation").with("sender", stranger);
-    // Says of itself that it asked, which the question knows better.
+    // It names its sender as the parent, but the question names another.
     let forged =
         mistaken.clone().with("parent", stranger).with("uuid", &Uuid::new_v4().to_string());
 
@@ -458,7 +458,7 @@ impl World {
         self.log.append(&rows).await
     }
 
-    async fn of(&self, question: u128) -> Vec<StoredEvent> {
+    async fn events_of(&self, question: u128) -> Vec<StoredEvent> {
         self.read(EventScope::Question(Uuid::from_u128(question)), |_| {}).await
     }
 

@@ -9,7 +9,7 @@
 //! (`F_OFD_SETLK`). `std`'s `File::try_lock` takes the other kind (`flock`), which Linux does not compare
 //! with record locks: it would succeed on every local disk.
 
-use crate::store::sqlite::{OpenError, words};
+use crate::store::sqlite::{OpenError, error_text};
 use rusqlite::{Connection, OpenFlags};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -41,7 +41,7 @@ pub(super) fn check(path: &Path, folder: &Path, vfs: Option<&str>) -> Result<(),
     }
     let none = |why: String| OpenError::NoLocks { path: path.to_owned(), why };
     let probe = Probe::beside(path, folder);
-    let holder = lock(&probe, vfs).map_err(|error| none(words(&error)))?;
+    let holder = lock(&probe, vfs).map_err(|error| none(error_text(&error)))?;
     let excluded = excludes(&probe).map_err(|error| none(error.to_string()))?;
     drop(holder);
     match excluded {
@@ -174,7 +174,7 @@ mod tests {
 
         let error = lock(&probe, Some("unix-dotfile")).unwrap_err();
 
-        assert_eq!(words(&error), "database is locked");
+        assert_eq!(error_text(&error), "database is locked");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Deletes old rows of a view, a few at a time, between the commits of the thread that writes.
 //!
-//! Rows go in the order of arrival. Marks tell when they arrived: at intervals, the newest row's id is
+//! Rows go in the order of arrival. Marks record when they arrived: at intervals, the newest row's id is
 //! noted with the time. (An event's own datetime is by its sender's clock, which may be a year ahead.)
 
 use crate::event::Timestamp;
@@ -45,9 +45,9 @@ struct Mark {
     newest: i64,
 }
 
-/// What deleted rows had referred to.
+/// The questions and envelopes that deleted rows had referred to.
 #[derive(Default)]
-struct Named {
+struct References {
     last: Option<i64>,
     rows: usize,
     questions: BTreeSet<i64>,
@@ -93,13 +93,13 @@ impl Pruner {
             return Ok(Pruned::default());
         };
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let named = delete(&transaction, last, rows)?;
-        let Some(gone) = named.last else { return Ok(Pruned::default()) };
-        let ids = delete_unused(&transaction, &named)?;
+        let references = delete(&transaction, last, rows)?;
+        let Some(gone) = references.last else { return Ok(Pruned::default()) };
+        let ids = delete_unused(&transaction, &references)?;
         // Before the commit: a reader in between reads the history once more than needed.
         self.horizon.advance(self.before(gone));
         transaction.commit()?;
-        Ok(Pruned { more: named.rows == rows, ids })
+        Ok(Pruned { more: references.rows == rows, ids })
     }
 
     /// Adds a mark where the last is old enough, and drops those that are too old.
@@ -152,27 +152,27 @@ fn used(connection: &Connection) -> rusqlite::Result<u64> {
 }
 
 /// Deletes the first rows, up to the last that may go, and returns what they had referred to.
-fn delete(transaction: &Transaction<'_>, last: i64, rows: usize) -> rusqlite::Result<Named> {
+fn delete(transaction: &Transaction<'_>, last: i64, rows: usize) -> rusqlite::Result<References> {
     let mut statement = transaction.prepare_cached(
         "DELETE FROM events \
          WHERE id IN (SELECT id FROM events WHERE id <= ?1 ORDER BY id LIMIT ?2) \
          RETURNING id, question, parent_question, originator_question, envelope",
     )?;
     let mut deleted = statement.query([last, i64::try_from(rows).unwrap_or(i64::MAX)])?;
-    let mut named = Named::default();
+    let mut references = References::default();
     while let Some(row) = deleted.next()? {
-        named.rows += 1;
-        named.last = named.last.max(Some(row.get(0)?));
-        named.questions.insert(row.get(1)?);
-        named.questions.extend(row.get::<_, Option<i64>>(2)?);
-        named.questions.insert(row.get(3)?);
-        named.envelopes.insert(row.get(4)?);
+        references.rows += 1;
+        references.last = references.last.max(Some(row.get(0)?));
+        references.questions.insert(row.get(1)?);
+        references.questions.extend(row.get::<_, Option<i64>>(2)?);
+        references.questions.insert(row.get(3)?);
+        references.envelopes.insert(row.get(4)?);
     }
-    Ok(named)
+    Ok(references)
 }
 
 /// Deletes the questions and envelopes that no row refers to any more. Returns whether there were any.
-fn delete_unused(transaction: &Transaction<'_>, named: &Named) -> rusqlite::Result<bool> {
+fn delete_unused(transaction: &Transaction<'_>, references: &References) -> rusqlite::Result<bool> {
     let mut question = transaction.prepare_cached(
         "DELETE FROM questions WHERE id = ?1 \
          AND NOT EXISTS (SELECT 1 FROM events WHERE question = ?1) \
@@ -185,10 +185,10 @@ fn delete_unused(transaction: &Transaction<'_>, named: &Named) -> rusqlite::Resu
          AND NOT EXISTS (SELECT 1 FROM events WHERE envelope = ?1)",
     )?;
     let mut gone = 0;
-    for id in &named.questions {
+    for id in &references.questions {
         gone += question.execute([id])?;
     }
-    for id in &named.envelopes {
+    for id in &references.envelopes {
         gone += envelope.execute([id])?;
     }
     Ok(gone > 0)

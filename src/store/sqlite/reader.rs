@@ -7,11 +7,11 @@ mod questions;
 mod rejected;
 mod unanswered;
 use crate::event::{RunId, Timestamp, may_cancel};
-use crate::store::sqlite::{Closed, Options, schema, words};
+use crate::store::sqlite::{Closed, Options, error_text, schema};
 use crate::store::{EventCursor, ReadError, RunRecord, TimeRange};
 pub(super) use cancelled::cancelled_questions;
 pub(super) use events::events;
-pub(super) use questions::{of_service, of_view};
+pub(super) use questions::{questions_of_view, questions_to_service};
 pub(super) use rejected::rejected;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use uuid::Uuid;
 /// How many read at once. With two, a long read does not hold up the lookups of launches and monitor.
 const READERS: usize = 2;
 
-/// The kinds that tell how far a run is. SQLite uses the index of these kinds only for a query that
+/// The kinds that decide how far a run is. SQLite uses the index of these kinds only for a query that
 /// repeats its condition to the letter.
 const KINDS_OF_RUN: &str =
     "('question', 'cancellation', 'delivery_acknowledgement', 'exception', 'result')";
@@ -55,9 +55,9 @@ struct RunEvent {
     originator: String,
 }
 
-/// A place in the order of time and arrival, in or between rows.
+/// A position in the order of datetime and arrival: a row, or a gap between rows.
 #[derive(Clone, Copy)]
-struct Place {
+struct RowPosition {
     datetime: i64,
     id: i64,
 }
@@ -96,7 +96,7 @@ impl Readers {
         reading
             .await
             .map_err(|error| ReadError(Box::new(error)))?
-            .map_err(|error| ReadError(words(&error).into()))
+            .map_err(|error| ReadError(error_text(&error).into()))
     }
 
     /// Waits for current reads, and closes the file. Later reads fail.
@@ -120,36 +120,36 @@ impl Readers {
     }
 }
 
-// === impl Place ===
+// === impl RowPosition ===
 
-impl Place {
-    /// Where a listing in ascending order begins: behind a row, and not before its time.
+impl RowPosition {
+    /// Where a listing in ascending order begins: behind the cursor, but not before the time range.
     fn behind(
         connection: &Connection,
         during: TimeRange,
         after: Option<&EventCursor>,
     ) -> rusqlite::Result<Self> {
         match after {
-            Some(cursor) if cursor.datetime >= during.since => Self::at(connection, cursor),
+            Some(cursor) if cursor.datetime >= during.since => Self::of_row(connection, cursor),
             Some(_) | None => Ok(Self { datetime: during.since.0, id: 0 }),
         }
     }
 
-    /// Where a listing in descending order begins: before a row, and not behind its time.
+    /// Where a listing in descending order begins: before the cursor, but not after the time range.
     fn before(
         connection: &Connection,
         during: TimeRange,
         after: Option<&EventCursor>,
     ) -> rusqlite::Result<Self> {
         match after {
-            Some(cursor) if cursor.datetime < during.until => Self::at(connection, cursor),
+            Some(cursor) if cursor.datetime < during.until => Self::of_row(connection, cursor),
             Some(_) | None => Ok(Self { datetime: during.until.0, id: 0 }),
         }
     }
 
-    /// A view may have forgotten the row, and then all rows that came before it. So the place is then
-    /// before the others of its datetime.
-    fn at(connection: &Connection, cursor: &EventCursor) -> rusqlite::Result<Self> {
+    /// The position of a row. A view that has forgotten the row has forgotten all rows that came before
+    /// it, so the position is then before the other rows of its datetime.
+    fn of_row(connection: &Connection, cursor: &EventCursor) -> rusqlite::Result<Self> {
         let id = connection
             .prepare_cached(ROW)?
             .query_row(
@@ -176,19 +176,20 @@ pub(super) fn has(connection: &Connection, question: Uuid, event: Uuid) -> rusql
         .query_row(params![question.to_string(), event.as_bytes()], |row| row.get(0))
 }
 
-/// When the first attempt at a question was made, where it is there.
-pub(super) fn asked(
+/// When the first attempt at a question was made, if it is on record.
+pub(super) fn asked_at(
     connection: &Connection,
     question: Uuid,
 ) -> rusqlite::Result<Option<Timestamp>> {
     let Some(question) = id(connection, question)? else { return Ok(None) };
     connection
-        .prepare_cached(&asked_sql())?
+        .prepare_cached(&asked_at_sql())?
         .query_row([question], |row| Ok(row.get::<_, Option<i64>>(0)?.map(Timestamp)))
 }
 
-/// The earliest, where it was sent twice. The `+` keeps SQLite from reading a long log by time.
-fn asked_sql() -> String {
+/// The earliest datetime, where the question was sent twice. Without the `+` SQLite would read a long log
+/// by time.
+fn asked_at_sql() -> String {
     format!(
         "SELECT min(+e.datetime) FROM events AS e \
          WHERE e.question = ?1 AND e.kind = 'question' AND e.retry_count = 0 \
@@ -202,7 +203,7 @@ pub(super) fn run_record(connection: &Connection, run: RunId) -> rusqlite::Resul
     Ok(fold(run.retry, &run_events(connection, question)?))
 }
 
-/// The events that tell how far the runs of a question are.
+/// The events that decide how far the runs of a question are.
 fn run_events(connection: &Connection, question: i64) -> rusqlite::Result<Vec<RunEvent>> {
     let mut statement = connection.prepare_cached(&run_events_sql())?;
     let events = statement.query_map([question], |row| {

@@ -1,6 +1,6 @@
 //! The file of a store: its format version, its migrations, and the settings of its connections.
 
-use crate::store::sqlite::{OpenError, Options, locks, words};
+use crate::store::sqlite::{OpenError, Options, error_text, locks};
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, TransactionBehavior};
 use std::fs::File;
 use std::io;
@@ -18,7 +18,7 @@ const MIGRATIONS: [&str; 2] = [
     "CREATE INDEX events_of_questions ON events (datetime, uuid) WHERE kind = 'question'",
     include_str!("schema/version_3.sql"),
 ];
-/// An index that only a view has: it tells whether an envelope is still used.
+/// An index that only a view has: it finds out whether an envelope is still used.
 const VIEW_INDEX: &str = "CREATE INDEX IF NOT EXISTS events_of_envelope ON events (envelope)";
 
 /// The length of the log, in pages of 4 KiB, at which a commit moves it into the file. With SQLite's
@@ -194,9 +194,9 @@ fn refusal(path: &Path, source: rusqlite::Error) -> OpenError {
     match source.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => OpenError::NotADatabase { path },
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-            OpenError::NotWritable { path, source: words(&source).into() }
+            OpenError::NotWritable { path, source: error_text(&source).into() }
         }
-        Some(_) | None => OpenError::Failed { path, source: words(&source).into() },
+        Some(_) | None => OpenError::Failed { path, source: error_text(&source).into() },
     }
 }
 

@@ -51,7 +51,7 @@ CREATE INDEX events_of_parent ON events (parent_question, datetime)
 -- The root's own events are found by the index above.
 CREATE INDEX events_of_originator ON events (originator_question, datetime)
     WHERE originator_question <> question;
--- The few events that tell how far a run is, so that a long log costs their readers nothing.
+-- The few events that decide how far a run is, so that a long log costs their readers nothing.
 CREATE INDEX events_of_run ON events (question, kind)
     WHERE kind IN ('question', 'cancellation', 'delivery_acknowledgement', 'exception', 'result');
 -- Questions by time, of all services and of one. (Each index ends with the id, so a cursor has a

@@ -101,7 +101,7 @@ pub(super) struct OwnedMessage {
 pub(super) struct Envelope(String);
 
 /// An event that was read, with its sort key.
-pub(super) struct Read {
+pub(super) struct ReadEvent {
     pub(super) datetime: i64,
     pub(super) id: i64,
     pub(super) event: StoredEvent,
@@ -126,7 +126,7 @@ fn attributes_weight(attributes: &HashMap<String, String>) -> usize {
 }
 
 /// Puts an event together again from a row of [`ATTRIBUTES`] and [`CONTENTS`].
-pub(super) fn event(row: &rusqlite::Row<'_>) -> rusqlite::Result<Read> {
+pub(super) fn event(row: &rusqlite::Row<'_>) -> rusqlite::Result<ReadEvent> {
     let data = row.get_ref(19)?.as_blob()?.to_vec();
     let data = String::from_utf8(data).map_err(|error| unreadable(19, error))?;
     let event = StoredEvent {
@@ -137,7 +137,7 @@ pub(super) fn event(row: &rusqlite::Row<'_>) -> rusqlite::Result<Read> {
         ordering_key: row.get(18)?,
         cursor: cursor(row)?,
     };
-    Ok(Read { datetime: row.get(1)?, id: row.get(0)?, event })
+    Ok(ReadEvent { datetime: row.get(1)?, id: row.get(0)?, event })
 }
 
 /// Puts a question together again from a row of [`ATTRIBUTES`] and [`RUN`].

@@ -227,7 +227,8 @@ fn duplicates_and_errors_are_counted_from_zero() {
 
 fn store_on(path: &Path, connection: Connection) -> SqliteStore {
     let options = Options::default();
-    SqliteStore::with_connection(connection, path, options, Arc::new(Metrics::new(&options))).unwrap()
+    SqliteStore::with_connection(connection, path, options, Arc::new(Metrics::new(&options)))
+        .unwrap()
 }
 
 async fn append(store: &SqliteStore, sent: &Sent) -> Result<(), AppendError> {
@@ -270,7 +271,7 @@ impl World {
         Self { store, path, _folder: folder }
     }
 
-    /// A connection of another process, as far as SQLite can tell.
+    /// A connection that SQLite treats as that of another process.
     fn connection(&self) -> Connection {
         Connection::open(&self.path).unwrap()
     }

@@ -12,10 +12,10 @@
 //! job, each job is tried on its own, so that the others succeed.
 
 use crate::store::AppendError;
+use crate::store::sqlite::error_text;
 use crate::store::sqlite::metrics::{Duplicates, Metrics};
 use crate::store::sqlite::prune::Pruner;
 use crate::store::sqlite::stored::{Envelope, OwnedMessage, OwnedRow};
-use crate::store::sqlite::words;
 use rusqlite::{
     CachedStatement, Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior,
     params,
@@ -49,7 +49,7 @@ pub(super) enum Job {
 
 /// Something to write, and where its answer goes.
 pub(super) struct Write {
-    pub(super) what: What,
+    pub(super) content: Content,
     /// Its approximate size in memory, in bytes.
     pub(super) weight: usize,
     /// Answered once, after the commit.
@@ -58,7 +58,7 @@ pub(super) struct Write {
     pub(super) share: OwnedSemaphorePermit,
 }
 
-pub(super) enum What {
+pub(super) enum Content {
     Rows(Vec<OwnedRow>),
     Rejected(OwnedMessage),
 }
@@ -222,8 +222,8 @@ fn transact(
     let mut written = Written::default();
     let mut statements = Statements::prepare(&transaction).map_err(Failure::of_transaction)?;
     for job in batch {
-        match &job.what {
-            What::Rows(rows) => {
+        match &job.content {
+            Content::Rows(rows) => {
                 for row in rows {
                     let new = statements.append(ids, row);
                     match new.map_err(|error| Failure::of_event(row.uuid, error))? {
@@ -232,7 +232,9 @@ fn transact(
                     }
                 }
             }
-            What::Rejected(message) => statements.reject(message).map_err(Failure::of_transaction)?,
+            Content::Rejected(message) => {
+                statements.reject(message).map_err(Failure::of_transaction)?
+            }
         }
     }
     drop(statements);
@@ -244,9 +246,9 @@ fn transact(
 
 impl Write {
     fn rows(&self) -> usize {
-        match &self.what {
-            What::Rows(rows) => rows.len(),
-            What::Rejected(_) => 1,
+        match &self.content {
+            Content::Rows(rows) => rows.len(),
+            Content::Rejected(_) => 1,
         }
     }
 
@@ -297,8 +299,10 @@ impl Failure {
             error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY
         });
         match self.event {
-            Some(uuid) if row && !ours => AppendError::Refused { uuid, reason: words(&self.error) },
-            Some(_) | None => AppendError::Unavailable(words(&self.error).into()),
+            Some(uuid) if row && !ours => {
+                AppendError::Refused { uuid, reason: error_text(&self.error) }
+            }
+            Some(_) | None => AppendError::Unavailable(error_text(&self.error).into()),
         }
     }
 }

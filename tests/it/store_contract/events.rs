@@ -90,5 +90,5 @@ pub async fn an_event_is_found_by_its_question_only(world: World) {
     // The same uuid and data in another question are another event.
     world.append(&[&second]).await;
     assert!(has(2).await);
-    assert_eq!(world.of(2).await, [second.stored()]);
+    assert_eq!(world.events_of(2).await, [second.stored()]);
 }

@@ -35,7 +35,7 @@ pub async fn unanswered_questions_are_those_without_a_terminal_event(world: Worl
     assert_eq!(found, expected);
 }
 
-pub async fn unanswered_questions_tell_which_were_cancelled(world: World) {
+pub async fn unanswered_questions_show_which_were_cancelled(world: World) {
     let cancelled = |question, by| {
         let asked = Sent::new(question, "question").at(100 + question as i64);
         [asked, Sent::new(question, "cancellation").with("sender", by)]

@@ -1,6 +1,6 @@
 //! The events of a question or of a tree.
 
-use crate::store::sqlite::reader::{self, Place};
+use crate::store::sqlite::reader::{self, RowPosition};
 use crate::store::sqlite::stored::{self, ATTRIBUTES, CONTENTS, FROM};
 use crate::store::{EventQuery, EventScope, StoredEvent};
 use rusqlite::{Connection, named_params};
@@ -15,7 +15,7 @@ pub(in crate::store::sqlite) fn events(
     let (EventScope::Question(uuid) | EventScope::Parent(uuid) | EventScope::Originator(uuid)) =
         query.scope;
     let Some(question) = reader::id(&snapshot, uuid)? else { return Ok(Vec::new()) };
-    let after = Place::behind(&snapshot, query.during, query.after.as_ref())?;
+    let after = RowPosition::behind(&snapshot, query.during, query.after.as_ref())?;
     let mut found = Vec::new();
     for filter in filters(query.scope) {
         select(&snapshot, query, question, after, filter, &mut found)?;
@@ -45,9 +45,9 @@ fn select(
     connection: &Connection,
     query: &EventQuery,
     question: i64,
-    after: Place,
+    after: RowPosition,
     filter: &str,
-    found: &mut Vec<stored::Read>,
+    found: &mut Vec<stored::ReadEvent>,
 ) -> rusqlite::Result<()> {
     let json = |kinds: &[String]| serde_json::to_string(kinds).expect("texts are JSON");
     let mut statement = connection.prepare_cached(&sql(filter, query.tail))?;

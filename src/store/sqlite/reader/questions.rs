@@ -1,11 +1,11 @@
 //! Questions, newest first: those to a service, and those of a view by text and state.
 
-use crate::store::sqlite::reader::{self, KINDS_OF_RUN, Place};
+use crate::store::sqlite::reader::{self, KINDS_OF_RUN, RowPosition};
 use crate::store::sqlite::stored::{self, ATTRIBUTES, FROM, RUN};
 use crate::store::{QuestionFilter, ServiceQuery, StoredQuestion, ViewedQuestion};
 use rusqlite::{Connection, named_params};
 
-/// The texts to look for, ready for `LIKE`.
+/// The patterns of a text for `LIKE`.
 struct Patterns {
     /// In names and uuids.
     plain: String,
@@ -14,12 +14,12 @@ struct Patterns {
 }
 
 /// A page of the questions to a service.
-pub(in crate::store::sqlite) fn of_service(
+pub(in crate::store::sqlite) fn questions_to_service(
     connection: &mut Connection,
     query: &ServiceQuery,
 ) -> rusqlite::Result<Vec<StoredQuestion>> {
     let snapshot = connection.transaction()?;
-    let before = Place::before(&snapshot, query.during, query.after.as_ref())?;
+    let before = RowPosition::before(&snapshot, query.during, query.after.as_ref())?;
     let filter = "e.service = :service AND (:sender IS NULL OR v.sender = :sender)";
     let mut statement = snapshot.prepare_cached(&format!("{} LIMIT :limit", sql(filter)))?;
     let found = statement.query_map(
@@ -37,14 +37,14 @@ pub(in crate::store::sqlite) fn of_service(
 }
 
 /// A page of the questions of a view. Reads on until enough of them are in the wanted state.
-pub(in crate::store::sqlite) fn of_view(
+pub(in crate::store::sqlite) fn questions_of_view(
     connection: &mut Connection,
     filter: &QuestionFilter,
 ) -> rusqlite::Result<Vec<ViewedQuestion>> {
     let snapshot = connection.transaction()?;
-    let before = Place::before(&snapshot, filter.during, filter.after.as_ref())?;
+    let before = RowPosition::before(&snapshot, filter.during, filter.after.as_ref())?;
     let patterns = filter.text.as_deref().map(Patterns::new);
-    let mut statement = snapshot.prepare_cached(&sql(of_filter(filter)))?;
+    let mut statement = snapshot.prepare_cached(&sql(condition(filter)))?;
     let mut bind = |name: &str, value: &dyn rusqlite::ToSql| -> rusqlite::Result<()> {
         match statement.parameter_index(name)? {
             Some(index) => statement.raw_bind_parameter(index, value),
@@ -75,7 +75,7 @@ pub(in crate::store::sqlite) fn of_view(
     Ok(found)
 }
 
-fn of_filter(filter: &QuestionFilter) -> &'static str {
+fn condition(filter: &QuestionFilter) -> &'static str {
     match (&filter.service, &filter.text) {
         (None, None) => "TRUE",
         (Some(_), None) => "e.service = :service",

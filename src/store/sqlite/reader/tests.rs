@@ -22,15 +22,15 @@ fn an_event_is_looked_up_by_its_question_and_uuid() {
 }
 
 #[test]
-fn the_record_of_a_run_is_read_from_the_few_events_that_tell_of_it() {
+fn the_record_of_a_run_is_read_by_the_index_of_the_few_events_that_decide_it() {
     let plan = plan(&run_events_sql());
 
     assert!(plan.contains("USING INDEX events_of_run "), "{plan}");
 }
 
 #[test]
-fn the_datetime_of_a_question_is_read_from_the_few_events_that_tell_of_its_runs() {
-    let plan = plan(&asked_sql());
+fn the_datetime_of_a_question_is_read_by_the_index_of_the_few_events_that_decide_its_runs() {
+    let plan = plan(&asked_at_sql());
 
     assert!(plan.contains("USING INDEX events_of_run "), "{plan}");
 }

@@ -1,6 +1,6 @@
 //! The runs without a terminal event.
 
-use crate::store::sqlite::reader::{self, KINDS_OF_RUN, Place};
+use crate::store::sqlite::reader::{self, KINDS_OF_RUN, RowPosition};
 use crate::store::sqlite::stored::{self, ATTRIBUTES, FROM, RUN};
 use crate::store::{StoredQuestion, UnansweredQuery, UnansweredQuestion};
 use rusqlite::{Connection, named_params};
@@ -12,7 +12,7 @@ pub(in crate::store::sqlite) fn unanswered(
 ) -> rusqlite::Result<Vec<UnansweredQuestion>> {
     // A page and its cancellations must be of one moment.
     let snapshot = connection.transaction()?;
-    let after = Place::behind(&snapshot, query.during, query.after.as_ref())?;
+    let after = RowPosition::behind(&snapshot, query.during, query.after.as_ref())?;
     let mut statement = snapshot.prepare_cached(&sql())?;
     let mut rows = statement.query(named_params! {
         ":datetime": after.datetime,

@@ -201,14 +201,14 @@ fn a_missing_folder_is_named() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_folder_that_is_not_writable_is_named() {
-    let words = refusal(Path::new("/sys/events.sqlite"));
+    let text = refusal(Path::new("/sys/events.sqlite"));
 
     assert!(
-        words.starts_with(
+        text.starts_with(
             "cannot write event store `/sys/events.sqlite`: its folder, and the file if there is \
              one, must be writable: "
         ),
-        "{words}"
+        "{text}"
     );
 }
 
