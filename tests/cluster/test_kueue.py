@@ -196,6 +196,34 @@ def test_a_question_that_has_ended_leaves_nothing_behind(fake_network, queue):
         network.cluster.wait_for(lambda: not workloads(network), "the Workload is gone", within=60)
 
 
+# === Further attempts ===
+
+
+@pytest.mark.parametrize(
+    ("reason", "behaviour"),
+    [
+        ("failed", {"FAKE_EXIT": "3"}),
+        ("memory", {"FAKE_EXIT": "137", "FAKE_REASON": "OOMKilled"}),
+    ],
+    ids=["failed", "memory"],
+)
+def test_a_question_in_a_queue_runs_again_by_its_retry_rule(fake_network, queue, reason, behaviour):
+    """Kueue starts no Job whose pod template has what it wrote into that of another."""
+    network = fake_network
+    queue(network.namespace, on_fake_nodes=True, cpu="200m")
+    network.flags = ["--queue", "questions"]
+    retry = {reason: {"times": 1, "backoff": "1s"}}
+    add_rule(network, "tests/echo", environment=behaviour, retry=retry)
+
+    with network.daemon(), network.parent("tests/echo:local", input_values={}) as parent:
+        parent.exception(within=120)
+        assert any("attempt 2 of 2" in message for message in parent.logs()), parent.logs()
+        second = f"question-{parent.question_uuid}-a1"
+        job = network.cluster.kubectl.get("job", second, "-n", network.namespace)
+        assert not is_suspended(job), "Kueue admitted the second attempt"
+        network.cluster.wait_for(lambda: not admitted(network), "no quota is held", within=30)
+
+
 # === Questions that can never start ===
 
 

@@ -22,7 +22,7 @@ use crate::event::{RunId, Sruid, SruidBuf, Timestamp};
 use crate::runner::cause::Cause;
 use crate::runner::kubernetes::inputs::QuestionMount;
 use crate::runner::kubernetes::refusal::LaunchRefusal;
-use crate::runner::kubernetes::settings::{NetworkSettings, ServiceSettings};
+use crate::runner::kubernetes::settings::{NetworkSettings, RelaunchPolicy, ServiceSettings};
 use crate::runner::{EndReason, LaunchRequest};
 use crate::sdk::arguments::{self, ARGUMENT_LIMIT};
 use k8s_openapi::api::batch::v1::{
@@ -180,6 +180,23 @@ pub struct JobRequest<'a> {
     pub nonce: u32,
 }
 
+/// All that the Job of a further attempt is written from, beside the Job of the attempt before.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptRequest<'a> {
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// The settings of the service that answers.
+    pub service: &'a ServiceSettings,
+    /// How the settings let it run again.
+    pub policy: &'a RelaunchPolicy,
+    /// What all Jobs of the network have in common.
+    pub network: &'a JobDefaults,
+    /// What the Job waits for.
+    pub gate: Gate,
+    /// The time of the launch.
+    pub launched: Timestamp,
+}
+
 // === impl StopRecord ===
 
 impl StopRecord {
@@ -250,16 +267,26 @@ pub fn image(network: &JobDefaults, recipient: Sruid<'_>) -> String {
 ///
 /// If the question asks for more than it may have, or is larger than can be carried.
 pub fn manifest(request: &JobRequest<'_>) -> Result<Job, LaunchRefusal> {
-    let JobRequest { launch, service, network, gate, depth, launched, nonce } = *request;
+    let JobRequest { launch, service, nonce, .. } = *request;
     let recipient = launch.recipient.as_sruid();
     let requests = ResourceRequests::from_attributes(launch.attributes, service, recipient)?;
+    let mount = QuestionMount::new(launch.inputs, service.inputs, nonce)?;
+    write(request, 0, &requests, mount)
+}
+
+/// Writes the Job of an attempt. All attempts mount the Secrets of the first.
+fn write(
+    request: &JobRequest<'_>,
+    attempt: u32,
+    requests: &ResourceRequests,
+    mount: Option<QuestionMount>,
+) -> Result<Job, LaunchRefusal> {
+    let JobRequest { launch, service, network, gate, depth, launched, .. } = *request;
     let attributes = arguments::attributes(launch.attributes);
     check_length(&attributes)?;
-    let mount = QuestionMount::new(launch.inputs, service.inputs, nonce)?;
     let as_they_came = arguments::json(launch.attributes);
 
-    let name = name(launch.run, 0);
-    let (mut labels, mut annotations) = labels::labels_and_annotations(&launch, network, 0);
+    let (mut labels, mut annotations) = labels::labels_and_annotations(&launch, network, attempt);
     annotations.insert(annotation::ATTRIBUTES.into(), as_they_came);
     let mut pod_annotations = annotations.clone();
     pod_annotations.insert(SAFE_TO_EVICT.into(), "false".into());
@@ -271,10 +298,10 @@ pub fn manifest(request: &JobRequest<'_>) -> Result<Job, LaunchRefusal> {
     }
     put_gate(gate, service, &mut labels, &mut annotations);
 
-    let spec = pod::spec(request, &name, &requests, attributes, mount);
+    let spec = pod::spec(request, &name(launch.run, 0), requests, attributes, mount);
     Ok(Job {
         metadata: ObjectMeta {
-            name: Some(name),
+            name: Some(name(launch.run, attempt)),
             namespace: Some(network.namespace.clone()),
             labels: Some(labels),
             annotations: Some(annotations),

@@ -15,7 +15,9 @@
 use crate::chain::Chain;
 use crate::event::Timestamp;
 use crate::runner::kubernetes::api::{ApiClient, ApiError};
-use crate::runner::kubernetes::job::{self, Gate, JobDefaults, JobRequest, Templates, annotation};
+use crate::runner::kubernetes::job::{
+    self, AttemptRequest, Gate, JobDefaults, JobRequest, Templates, annotation,
+};
 use crate::runner::kubernetes::job_writer::JobWriter;
 use crate::runner::kubernetes::observed::ObservedJob;
 use crate::runner::kubernetes::refusal::LaunchRefusal;
@@ -202,8 +204,18 @@ impl Launcher {
             return Ok(None);
         }
         tokio::time::sleep(attempt.remaining_pause()).await;
-        let (number, gate) = (attempt.number(), Gate::for_service(&self.settings, service));
-        let next = job::next_attempt(job, number, service, policy, gate, Timestamp::now());
+        let number = attempt.number();
+        let next = job::next_attempt(
+            job,
+            &AttemptRequest {
+                attempt: number,
+                service,
+                policy,
+                network: &self.defaults,
+                gate: Gate::for_service(&self.settings, service),
+                launched: Timestamp::now(),
+            },
+        );
         let Some(next) = next else { return Ok(None) };
         let body = serde_json::to_vec(&next).expect("a Job has text keys and whole numbers");
         match self.create(body).await {

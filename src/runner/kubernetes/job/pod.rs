@@ -221,13 +221,13 @@ fn own_volumes(own: &[Volume]) -> (Vec<core::Volume>, Vec<VolumeMount>) {
 }
 
 /// The node selector of the settings.
-pub(super) fn node_selector(service: &ServiceSettings) -> Option<BTreeMap<String, String>> {
+fn node_selector(service: &ServiceSettings) -> Option<BTreeMap<String, String>> {
     let labels = service.node_selector.iter().map(|(key, value)| (key.0.clone(), value.0.clone()));
     (!service.node_selector.is_empty()).then(|| labels.collect())
 }
 
 /// The tolerations of the settings.
-pub(super) fn tolerations(service: &ServiceSettings) -> Vec<core::Toleration> {
+fn tolerations(service: &ServiceSettings) -> Vec<core::Toleration> {
     let toleration = |Toleration { key, value, effect, seconds }: &Toleration| core::Toleration {
         key: key.as_ref().map(|key| key.0.clone()),
         operator: Some(if value.is_some() { "Equal" } else { "Exists" }.into()),
@@ -239,13 +239,18 @@ pub(super) fn tolerations(service: &ServiceSettings) -> Vec<core::Toleration> {
 }
 
 /// A list, or `None` if it is empty.
-pub(super) fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
+fn non_empty<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
 
 /// A text that Kubernetes expands to the original.
 fn escaped(text: &str) -> String {
     text.replace('$', "$$")
+}
+
+/// The text that Kubernetes expands this one to, if nothing in it names a variable.
+pub(super) fn unescaped(text: &str) -> String {
+    text.replace("$$", "$")
 }
 
 fn escaped_owned(text: String) -> String {

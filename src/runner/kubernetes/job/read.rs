@@ -1,34 +1,24 @@
 //! Reads a Job of the API server: its identity, and the Job of the next attempt.
 
+use super::requests::{RequestAndLimit, ResourceRequests};
 use super::{
-    ATTEMPTS, CONTAINER, Gate, JobIdentity, JobRequest, KEPT_SECONDS, MANAGER, annotation, image,
-    label, manifest, name, pod,
+    ATTEMPTS, AttemptRequest, CONTAINER, Gate, JobIdentity, JobRequest, KEPT_SECONDS, MANAGER,
+    annotation, image, label, manifest, name, pod,
 };
 use crate::event::attributes::RECIPIENT;
 use crate::event::{Inputs, RunId, Timestamp};
+use crate::runner::LaunchRequest;
 use crate::runner::kubernetes::inputs::{QuestionMount, SecretOwner};
 use crate::runner::kubernetes::quantity::Quantity;
-use crate::runner::kubernetes::settings::{RelaunchPolicy, ServiceSettings};
+use crate::runner::kubernetes::settings::RelaunchPolicy;
 use crate::sdk::arguments::{self, ATTRIBUTES_OPTION, MANIFEST_OPTION, VALUES_OPTION};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements, Secret};
+use k8s_openapi::api::core::v1::{Container, Secret};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-
-/// Labels that the Job controller puts on the pods of one Job.
-const OF_ONE_JOB: [&str; 4] = [
-    "controller-uid",
-    "job-name",
-    "batch.kubernetes.io/controller-uid",
-    "batch.kubernetes.io/job-name",
-];
-
-/// Annotations that record how one attempt went.
-const OF_ONE_ATTEMPT: [&str; 4] =
-    [annotation::STOPPED, annotation::EVICTED, annotation::REPORT, annotation::GATE];
 
 /// The identity of a Job of ours. `None` for the Job of another client, or one whose labels or
 /// annotations were changed.
@@ -104,54 +94,38 @@ pub fn adoption(job: &Job, request: &JobRequest<'_>) -> Option<Value> {
     Some(patch)
 }
 
-/// The Job of the next attempt at a run, from that of the attempt before: without the additions of the
-/// API server and Kueue, and with more memory if the settings give it. It mounts the Secrets of the
-/// first attempt.
+/// The Job of a further attempt at a run. It is written like the first, from the question that the
+/// last Job carries and the present settings, because a copy would carry what others have written
+/// into that Job: the API server, its controllers, Kueue. Only the memory starts from the last Job's,
+/// which it raises if the settings say so.
 ///
-/// `None` if the Job is not ours, or has no pod.
-pub fn next_attempt(
-    job: &Job,
-    attempt: u32,
-    service: &ServiceSettings,
-    retry: &RelaunchPolicy,
-    gate: Gate,
-    now: Timestamp,
-) -> Option<Job> {
+/// `None` if the Job is not ours, has no pod, or asks for more than the settings allow by now.
+pub fn next_attempt(job: &Job, next: &AttemptRequest<'_>) -> Option<Job> {
+    let AttemptRequest { service, network, gate, launched, .. } = *next;
     let identity = identify(job)?;
-    let mut spec = job.spec.clone()?;
-    let mut labels = job.metadata.labels.clone().unwrap_or_default();
-    let mut annotations = job.metadata.annotations.clone().unwrap_or_default();
-    let attempt = attempt.min(ATTEMPTS);
-    labels.remove(label::SETTLED);
-    labels.insert(label::ATTEMPT.into(), attempt.to_string());
-    annotations.retain(|name, _| !OF_ONE_ATTEMPT.contains(&&**name));
-    annotations.insert(annotation::LAUNCHED.into(), now.to_string());
-    super::put_gate(gate, service, &mut labels, &mut annotations);
-
-    spec.selector = None;
-    spec.manual_selector = None;
-    // We may have ended the attempt before by it.
-    spec.active_deadline_seconds = None;
-    spec.suspend = Some(gate != Gate::Open);
-    if let Some(metadata) = &mut spec.template.metadata {
-        let pod_labels = metadata.labels.get_or_insert_default();
-        pod_labels.retain(|name, _| !OF_ONE_JOB.contains(&&**name));
-        pod_labels.insert(label::ATTEMPT.into(), attempt.to_string());
-        metadata.creation_timestamp = None;
-    }
-    let pod = spec.template.spec.as_mut()?;
-    reset_pod(pod, service, retry);
-    Some(Job {
-        metadata: ObjectMeta {
-            name: Some(name(identity.run, attempt)),
-            namespace: job.metadata.namespace.clone(),
-            labels: Some(labels),
-            annotations: Some(annotations),
-            ..ObjectMeta::default()
-        },
-        spec: Some(spec),
-        status: None,
-    })
+    let container = container(job)?;
+    let texts = options(container.args.as_deref().unwrap_or_default())?;
+    let text = |option: &str| texts.get(option).map(|text| pod::unescaped(text));
+    let (input_values, input_manifest) = (text(VALUES_OPTION), text(MANIFEST_OPTION));
+    let inputs = Inputs {
+        input_values: input_values.as_deref(),
+        input_manifest: input_manifest.as_deref(),
+        children: None,
+    };
+    let launch = LaunchRequest {
+        run: identity.run,
+        recipient: &identity.recipient,
+        parent_question: identity.parent_question,
+        attributes: &identity.attributes,
+        inputs,
+    };
+    let depth = identity.depth;
+    let request = JobRequest { launch, service, network, gate, depth, launched, nonce: 0 };
+    let recipient = identity.recipient.as_sruid();
+    let mut requests =
+        ResourceRequests::from_attributes(&identity.attributes, service, recipient).ok()?;
+    raise_memory(&mut requests.memory, container, next.policy);
+    super::write(&request, next.attempt.min(ATTEMPTS), &requests, question_mount(job)).ok()
 }
 
 /// The Secrets of a Job that the API server has: the same for every redelivery of its question. Empty
@@ -188,35 +162,24 @@ fn secret_owner(job: &Job) -> Option<SecretOwner> {
     })
 }
 
-/// Resets what Kueue writes into a pod: it restricts the nodes to those of its quota, and the next
-/// attempt may get quota elsewhere.
-fn reset_pod(pod: &mut PodSpec, service: &ServiceSettings, retry: &RelaunchPolicy) {
-    pod.node_selector = pod::node_selector(service);
-    pod.tolerations = pod::non_empty(pod::tolerations(service));
-    pod.scheduling_gates = None;
-    if let Some(resources) =
-        pod.containers.first_mut().and_then(|container| container.resources.as_mut())
-    {
-        raise_memory(resources, retry);
-    }
-    pod::enforce(pod, service.security);
-}
-
-/// Raises the memory by the factor of the settings. Never lowers it: the ceiling may be below the request.
-fn raise_memory(resources: &mut ResourceRequirements, retry: &RelaunchPolicy) {
-    let raise = |amount: &mut Written| {
-        let Ok(now) = amount.0.parse::<Quantity>() else { return };
-        let raised = now.times_permille(retry.memory_permille);
-        let raised = retry.ceiling.map_or(raised, |ceiling| raised.min(ceiling)).max(now);
-        if raised != now {
-            *amount = Written(raised.to_string());
-        }
+/// Raises the memory of the last attempt by the factor of the settings. Never lowers it: the ceiling
+/// may be below the request.
+fn raise_memory(memory: &mut RequestAndLimit, last: &Container, policy: &RelaunchPolicy) {
+    let amount = |amounts: Option<&BTreeMap<String, Written>>| {
+        amounts?.get("memory")?.0.parse::<Quantity>().ok()
     };
-    for amounts in [&mut resources.requests, &mut resources.limits] {
-        if let Some(amount) = amounts.as_mut().and_then(|amounts| amounts.get_mut("memory")) {
-            raise(amount);
-        }
-    }
+    let raised = |last: Option<Quantity>, now: Quantity| {
+        let last = last.unwrap_or(now);
+        let raised = last.times_permille(policy.memory_permille);
+        policy.ceiling.map_or(raised, |ceiling| raised.min(ceiling)).max(last).max(now)
+    };
+    let last = last.resources.as_ref();
+    let (request, limit) = (
+        amount(last.and_then(|last| last.requests.as_ref())),
+        amount(last.and_then(|last| last.limits.as_ref())),
+    );
+    memory.request = raised(request, memory.request);
+    memory.limit = memory.limit.map(|now| raised(limit, now));
 }
 
 /// The container of a question, in a Job of ours or of the reference.

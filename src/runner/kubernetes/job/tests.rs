@@ -1,6 +1,5 @@
 use super::*;
 use crate::event::Inputs;
-use crate::runner::kubernetes::quantity::Quantity;
 use crate::runner::kubernetes::settings::{RelaunchPolicy, ServiceFields};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -84,6 +83,20 @@ impl World {
 
     fn job(&self) -> Job {
         self.with(manifest).unwrap()
+    }
+
+    /// The Job of the attempt that follows that of `job`, at time 0.
+    fn next_attempt(&self, job: &Job, policy: &RelaunchPolicy) -> Option<Job> {
+        let service = self.service();
+        let next = AttemptRequest {
+            attempt: 1,
+            service: &service,
+            policy,
+            network: &self.network,
+            gate: Gate::for_service(&self.settings, &service),
+            launched: Timestamp(0),
+        };
+        next_attempt(job, &next)
     }
 
     fn refused(&self) -> LaunchRefusal {

@@ -19,6 +19,9 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// yet, and its report stays until it looks at the Job again.
 pub(super) const CLUSTER_QUEUE_GRACE: Duration = Duration::from_secs(600);
 
+/// The grace of a Workload that is finished while its Job still waits. Kueue may replace it by another.
+const FINISHED_GRACE: Duration = Duration::from_secs(30);
+
 /// The report while Kueue does not know the cluster queue of a local queue, for example when a
 /// stopped queue continues (seen with 0.10.1). It stays until Kueue looks at the Job again.
 const CLUSTER_QUEUE_UNKNOWN: &str = "ClusterQueue \u{20}doesn't exist";
@@ -56,8 +59,8 @@ pub(super) enum WorkloadState {
         /// The message of Kueue.
         message: String,
     },
-    /// It waits for nothing.
-    Finished,
+    /// It waits for nothing; with the message of Kueue. A Job that still waits will not start.
+    Finished(String),
 }
 
 #[derive(Deserialize)]
@@ -163,7 +166,9 @@ impl WorkloadBrief {
             WorkloadState::Inactive { cause: None, message } => {
                 sentence(&format!("An operator holds it back from queue `{queue}`"), message)
             }
-            WorkloadState::Finished => String::new(),
+            WorkloadState::Finished(message) => {
+                sentence(&format!("Queue `{queue}` has dealt with it"), message)
+            }
         }
     }
 
@@ -181,11 +186,11 @@ impl WorkloadBrief {
             WorkloadState::Inactive { cause: Some(cause), message } => {
                 Some(deactivated(&self.queue, cause, message))
             }
+            WorkloadState::Finished(message) => Some(finished(&self.queue, message)),
             WorkloadState::Inactive { cause: None, .. }
             | WorkloadState::Backoff(_)
             | WorkloadState::Checks(_)
-            | WorkloadState::Admitted
-            | WorkloadState::Finished => None,
+            | WorkloadState::Admitted => None,
         }
     }
 }
@@ -223,8 +228,8 @@ impl Status {
 
 impl WorkloadState {
     fn new(spec: &Spec, status: &Status) -> Self {
-        if status.is("Finished").is_some() {
-            return Self::Finished;
+        if let Some(finished) = status.is("Finished") {
+            return Self::Finished(finished.message.clone());
         }
         if spec.active == Some(false) {
             let evicted = status.is("Evicted");
@@ -353,6 +358,15 @@ fn deactivated(queue: &str, cause: &str, message: &str) -> Stall {
     };
     let message = sentence(&format!("{meaning} (queue `{queue}`)"), message);
     Stall::new(reason, GRACE, message)
+}
+
+/// A Job that still waits though its Workload is finished: Kueue could not start it.
+fn finished(queue: &str, message: &str) -> Stall {
+    let message = sentence(
+        &format!("Kueue could not start it, and has given it up (queue `{queue}`)"),
+        message,
+    );
+    Stall::new(EndReason::Queue, FINISHED_GRACE, message)
 }
 
 #[cfg(test)]

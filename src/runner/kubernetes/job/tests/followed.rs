@@ -112,48 +112,78 @@ fn retry(permille: u32, ceiling: Option<&str>) -> RelaunchPolicy {
     RelaunchPolicy { times: 3, backoff: Duration::ZERO, memory_permille: permille, ceiling }
 }
 
-#[test]
-fn the_next_attempt_drops_the_additions_of_the_cluster() {
-    let world = World::new("defaults: {node_selector: {disk: fast}}");
-    let first = world.job();
-    let mut seen = first.clone();
-    // The additions of the API server, of its controllers and of ours.
-    let metadata = &mut seen.metadata;
+/// Adds what the API server, its controllers, Kueue, we and others write into an existing Job.
+fn add_everything(job: &mut Job) {
+    let metadata = &mut job.metadata;
     metadata.uid = Some("uid".into());
     metadata.resource_version = Some("9".into());
-    metadata.labels.as_mut().unwrap().insert(label::SETTLED.into(), "true".into());
-    for name in [annotation::STOPPED, annotation::REPORT, annotation::EVICTED] {
-        metadata.annotations.as_mut().unwrap().insert(name.into(), "x".into());
+    metadata.finalizers = Some(vec!["orphan".into()]);
+    let labels = metadata.labels.get_or_insert_default();
+    labels.insert(label::SETTLED.into(), "true".into());
+    labels.insert("team".into(), "x".into());
+    let annotations = metadata.annotations.get_or_insert_default();
+    for name in [annotation::STOPPED, annotation::REPORT, annotation::EVICTED, annotation::GATE] {
+        annotations.insert(name.into(), "x".into());
     }
-    let spec = seen.spec.as_mut().unwrap();
+    annotations.insert("kueue.x-k8s.io/info".into(), "x".into());
+    let spec = job.spec.as_mut().unwrap();
     spec.active_deadline_seconds = Some(1);
     spec.selector = Some(Default::default());
     spec.suspend = Some(true);
-    let template = spec.template.metadata.as_mut().unwrap().labels.as_mut().unwrap();
-    template.insert("batch.kubernetes.io/controller-uid".into(), "uid".into());
-    template.insert("job-name".into(), "question".into());
-    let pod = spec.template.spec.as_mut().unwrap();
-    pod.node_selector.as_mut().unwrap().insert("flavor".into(), "spot".into());
-    pod.host_network = Some(true);
-
-    let next =
-        next_attempt(&seen, 1, &world.service(), &retry(1000, None), Gate::Open, Timestamp(0));
-
-    let mut expected = first;
-    expected.metadata.name = Some(format!("question-{QUESTION}-a1"));
-    let launched = "1970-01-01T00:00:00.000000+00:00";
-    expected
-        .metadata
-        .annotations
-        .as_mut()
-        .unwrap()
-        .insert(annotation::LAUNCHED.into(), launched.into());
-    let spec = expected.spec.as_mut().unwrap();
-    let template = spec.template.metadata.as_mut().unwrap().labels.as_mut().unwrap();
-    for labels in [expected.metadata.labels.as_mut().unwrap(), template] {
-        labels.insert(label::ATTEMPT.into(), "1".into());
+    spec.completion_mode = Some("NonIndexed".into());
+    let template = spec.template.metadata.get_or_insert_default();
+    let labels = template.labels.get_or_insert_default();
+    for name in ["batch.kubernetes.io/controller-uid", "job-name", "kueue.x-k8s.io/podset"] {
+        labels.insert(name.into(), "x".into());
     }
-    assert_eq!(next, Some(expected));
+    let annotations = template.annotations.get_or_insert_default();
+    annotations.insert("kueue.x-k8s.io/workload".into(), "job-question-x".into());
+    let pod = spec.template.spec.as_mut().unwrap();
+    pod.node_selector.get_or_insert_default().insert("flavor".into(), "spot".into());
+    pod.tolerations.get_or_insert_default().push(Default::default());
+    pod.scheduling_gates = Some(vec![Default::default()]);
+    pod.host_network = Some(true);
+    pod.scheduler_name = Some("default-scheduler".into());
+    pod.containers[0].image_pull_policy = Some("Always".into());
+    pod.containers.push(Default::default());
+}
+
+#[test]
+fn the_next_attempt_has_nothing_that_others_wrote_into_the_last_job() {
+    for settings in [
+        "defaults: {node_selector: {disk: fast}}",
+        "defaults: {queue: small, queue_priority: high}",
+        "running: {network: 1}",
+        "",
+    ] {
+        let mut world = World::new(settings);
+        world.inputs.input_values = Some(r#"{"cost": "$$1 $(HOME)"}"#);
+        world.inputs.input_manifest = Some(r#"{"id": "$"}"#);
+        let first = world.job();
+        let mut seen = first.clone();
+        add_everything(&mut seen);
+
+        let next = world.next_attempt(&seen, &retry(1000, None));
+
+        let mut expected = first;
+        expected.metadata.name = Some(format!("question-{QUESTION}-a1"));
+        let launched = "1970-01-01T00:00:00.000000+00:00";
+        let annotations = expected.metadata.annotations.as_mut().unwrap();
+        annotations.insert(annotation::LAUNCHED.into(), launched.into());
+        let spec = expected.spec.as_mut().unwrap();
+        let template = spec.template.metadata.as_mut().unwrap().labels.as_mut().unwrap();
+        for labels in [expected.metadata.labels.as_mut().unwrap(), template] {
+            labels.insert(label::ATTEMPT.into(), "1".into());
+        }
+        assert_eq!(next, Some(expected), "{settings}");
+    }
+}
+
+#[test]
+fn a_question_that_asks_for_more_than_the_settings_allow_by_now_has_no_next_attempt() {
+    let job = World::new("").asking("memory", "8Gi").job();
+    let stricter = World::new("defaults: {memory: {cap: 4Gi}}");
+    assert_eq!(stricter.next_attempt(&job, &retry(1000, None)), None);
 }
 
 #[test]
@@ -166,11 +196,8 @@ fn memory_is_raised_up_to_its_ceiling_and_never_lowered() {
         (2000, Some("512Mi"), "1Gi", "2Gi"),
         (1500, Some("1536Mi"), "1536Mi", "2Gi"),
     ] {
-        let retry = retry(permille, ceiling);
-        let next =
-            next_attempt(&world.job(), 1, &world.service(), &retry, Gate::Open, Timestamp(0));
-        let resources =
-            &value(&next.unwrap())["spec"]["template"]["spec"]["containers"][0]["resources"];
+        let next = world.next_attempt(&world.job(), &retry(permille, ceiling)).unwrap();
+        let resources = &value(&next)["spec"]["template"]["spec"]["containers"][0]["resources"];
         assert_eq!(resources["requests"]["memory"], request);
         assert_eq!(resources["limits"]["memory"], limit);
         assert_eq!(resources["requests"]["cpu"], "1");
@@ -178,18 +205,22 @@ fn memory_is_raised_up_to_its_ceiling_and_never_lowered() {
 }
 
 #[test]
-fn an_unreadable_quantity_stays_as_it_is() {
-    let world = World::new("");
+fn memory_is_raised_from_that_of_the_last_attempt() {
+    let world = World::new("").asking("memory", "1Gi");
+    let second = world.next_attempt(&world.job(), &retry(2000, None)).unwrap();
+    let third = world.next_attempt(&second, &retry(2000, None)).unwrap();
+    let resources = &value(&third)["spec"]["template"]["spec"]["containers"][0]["resources"];
+    assert_eq!(resources["requests"]["memory"], "4Gi");
+}
+
+#[test]
+fn memory_that_cannot_be_read_is_taken_from_the_question() {
+    let world = World::new("").asking("memory", "1Gi");
     let mut job = world.job();
     let container = &mut job.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0];
     let requests = container.resources.as_mut().unwrap().requests.as_mut().unwrap();
     requests.get_mut("memory").unwrap().0 = "odd".into();
-    let next =
-        next_attempt(&job, 1, &world.service(), &retry(2000, None), Gate::Open, Timestamp(0));
-    let next = value(&next.unwrap());
-    assert_eq!(
-        next["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["memory"],
-        "odd"
-    );
-    assert_eq!(Quantity::mebi(1).to_string(), "1Mi");
+    let next = world.next_attempt(&job, &retry(2000, None)).unwrap();
+    let resources = &value(&next)["spec"]["template"]["spec"]["containers"][0]["resources"];
+    assert_eq!(resources["requests"]["memory"], "2Gi");
 }

@@ -175,11 +175,9 @@ fn a_job_with_a_malformed_annotation_has_no_secrets() {
 fn the_next_attempt_mounts_the_secrets_of_the_first() {
     let inputs = Inputs { children: Some("[]"), ..Inputs::default() };
     let first = created("", inputs);
-    let settings = NetworkSettings::read("", ServiceFields::default()).unwrap();
-    let service = settings.service(&"a/b:1".parse().unwrap());
-    let retry =
+    let policy =
         RelaunchPolicy { times: 1, backoff: Duration::ZERO, memory_permille: 1000, ceiling: None };
-    let mut next = next_attempt(&first, 1, &service, &retry, Gate::Open, Timestamp(0)).unwrap();
+    let mut next = World::new("").next_attempt(&first, &policy).unwrap();
     next.metadata.uid = Some("another".into());
 
     assert_eq!(pod(&next)["volumes"], pod(&first)["volumes"]);

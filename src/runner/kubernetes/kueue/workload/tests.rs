@@ -235,5 +235,18 @@ fn with_quota_a_workload_waits_for_its_checks_and_then_for_nothing() {
     assert_eq!(brief.state, WorkloadState::Admitted);
     let finished = ["Finished", "True", "Succeeded", "Job finished successfully"];
     let brief = self::brief(workload("v1beta1", &[reserved, admitted, finished]));
-    assert_eq!(brief.state, WorkloadState::Finished);
+    assert_eq!(brief.state, WorkloadState::Finished("Job finished successfully".into()));
+}
+
+#[test]
+fn a_job_that_waits_though_its_workload_is_finished_is_given_up() {
+    let message = "conflict for annotations: conflict for key=kueue.x-k8s.io/workload";
+    let brief = brief(workload("v1beta1", &[["Finished", "True", "FailedToStart", message]]));
+    let stall = brief.stall().unwrap();
+    assert_eq!((stall.cause.reason, stall.grace), (EndReason::Queue, FINISHED_GRACE));
+    assert_eq!(
+        stall.cause.message,
+        format!("Kueue could not start it, and has given it up (queue `questions`): {message}.")
+    );
+    assert_eq!(brief.position(), None, "it delays no other");
 }
