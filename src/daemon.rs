@@ -25,7 +25,8 @@ pub(crate) use stores::{Stores, ViewSettings};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-/// How long the parents of interrupted runs may take to be notified. Shutdown must take 5 s at most.
+/// How long the parents of interrupted runs may take to be notified. Shutdown must take 5 s at
+/// most.
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A daemon that works.
@@ -63,8 +64,8 @@ pub(crate) struct Addresses {
 pub(crate) struct Shutdown {
     /// Whether runs end with the daemon, because their Pub/Sub or their folder does.
     pub(crate) interrupt_runs: bool,
-    /// How long the daemon may take, after the drain, to close the store and delete the subscription of
-    /// its view. A subscription that stays expires after a day.
+    /// How long the daemon may take, after the drain, to close the store and delete the
+    /// subscription of its view. A subscription that stays expires after a day.
     pub(crate) release_timeout: Duration,
 }
 
@@ -96,7 +97,7 @@ impl Daemon {
             }
         };
         let releasing = async {
-            // At the same time, because the whole must be short.
+            // At the same time, because the shutdown must be short.
             let all = async { tokio::join!(runner.stop(), stores.close()) };
             if tokio::time::timeout(release_timeout, all).await.is_err() {
                 warn!(

@@ -147,8 +147,8 @@ impl<'a> Attempt<'a> {
         self.notification("exception", end.at, &body)
     }
 
-    /// The fence of a run that has ended: a heartbeat, published in the run's name after all events of
-    /// the run. When it is on record, so are they.
+    /// The fence of a run that has ended: a heartbeat, published in the run's name after all events
+    /// of the run. When it is on record, so are they.
     ///
     /// Each claim has a fence of its own. After a claim was taken over, its fence proves nothing:
     /// its holder may have published an exception behind it.
@@ -168,7 +168,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// The heartbeat of a question whose launch is being retried. `slot` counts the intervals since
-    /// the first attempt.
+    /// the first try.
     pub(crate) fn retry_heartbeat(&self, at: Timestamp, slot: i64) -> Option<Notification> {
         self.notification(&format!("held {slot}"), at, &Body::Heartbeat)
     }
@@ -189,8 +189,8 @@ impl<'a> Attempt<'a> {
         self.notification("again", at, &Body::Heartbeat)
     }
 
-    /// A log record for the parent; none if the parent does not want logs. The same text is always the
-    /// same notification.
+    /// A log record for the parent; none if the parent does not want logs. The same text is always
+    /// the same notification.
     pub(crate) fn log_record(
         &self,
         at: Timestamp,
@@ -204,8 +204,8 @@ impl<'a> Attempt<'a> {
         self.notification(&format!("note {text}"), at, &body)
     }
 
-    /// The uuid is derived from `occasion`. Replicas of other versions derive the same one, so the text
-    /// of an occasion must never change.
+    /// The uuid is derived from `occasion`. Replicas of other versions derive the same one, so the
+    /// text of an occasion must never change.
     fn notification(&self, occasion: &str, at: Timestamp, body: &Body) -> Option<Notification> {
         let Self { run, number, question } = self;
         let name = match number {

@@ -80,7 +80,8 @@ impl DaemonBuilder {
         Self { tasks, servers: Tasks::new(), readiness, metrics, allowed_hosts }
     }
 
-    /// Serves HTTP from now on until all else has ended, so that probes are answered during a drain.
+    /// Serves HTTP from now on until all else has ended, so that probes are answered during a
+    /// drain.
     pub(crate) fn serve_http_last(&mut self, listener: TcpListener, router: Router) {
         serve_http(&mut self.servers, listener, router, self.allowed_hosts.clone());
     }
@@ -122,8 +123,8 @@ impl DaemonBuilder {
         let subscriber = subscriber.map_err(DaemonError::Subscribe)?;
         let spec = SubscriptionSpec::all_messages(topic, &subscription);
         let subscriber = subscriber.recreating(admin.clone(), spec, None);
-        // A subscription exists for a service that a person runs by hand. It must win over a registry
-        // that takes every allowed revision to exist, and over a folder.
+        // A person who starts a service by hand creates its subscription. It must win over a
+        // service of ours: in a cluster every revision is taken to exist.
         let router = routing::Router::new(registry, admin, true);
         let dependencies = Dependencies {
             runner: runner.runner(),

@@ -41,7 +41,7 @@ pub enum AccountError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the file system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },

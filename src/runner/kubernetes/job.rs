@@ -5,9 +5,9 @@
 //!                                       └──> next_attempt -> the Job of the next attempt
 //! ```
 //!
-//! A label's value has at most 63 characters of letters, digits, `-`, `_` and `.`, with a letter or a
-//! digit at both ends. A value that does not fit is [shortened](label_value), and the whole value is in
-//! an annotation of the same name.
+//! A label's value has at most 63 characters of letters, digits, `-`, `_` and `.`, with a letter or
+//! a digit at both ends. A value that does not fit is [shortened](label_value), and the whole value
+//! is in an annotation of the same name.
 //!
 //! Kubernetes replaces `$(NAME)` in commands, arguments and variables, and replaces `$$`
 //! by `$`. So every `$` of a question is written twice.
@@ -131,7 +131,7 @@ const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
 /// The name of the container.
 pub const CONTAINER: &str = "question";
 
-/// How long a finished Job is kept: longer than all replicas are down.
+/// How long Kubernetes keeps a finished Job: longer than all replicas may be down.
 const KEPT_SECONDS: i32 = 24 * 3600;
 
 /// The highest attempt that fits into a name, and more than any setting allows.
@@ -142,11 +142,13 @@ const ATTEMPTS: u32 = 9999;
 pub struct JobDefaults {
     /// Their namespace.
     pub namespace: String,
-    /// The repository of the images, without `/` at the end: `<region>-docker.pkg.dev/<project>/<name>`.
+    /// The repository of the images, without `/` at the end:
+    /// `<region>-docker.pkg.dev/<project>/<name>`.
     pub images: String,
     /// The name of the topic.
     pub topic: String,
-    /// Variables for every question, beside those that the SDK needs. A service's own override them.
+    /// Variables for every question, beside those that the SDK needs. A service's own override
+    /// them.
     pub environment: Vec<(String, String)>,
 }
 
@@ -180,14 +182,14 @@ pub struct JobRequest<'a> {
     pub nonce: u32,
 }
 
-/// All that the Job of a further attempt is written from, beside the Job of the attempt before.
+/// What the Job of a further attempt is written from, together with the Job of the last attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptRequest<'a> {
     /// Which attempt, from 1.
     pub attempt: u32,
     /// The settings of the service that answers.
     pub service: &'a ServiceSettings,
-    /// How the settings let it run again.
+    /// The relaunch policy of the settings.
     pub policy: &'a RelaunchPolicy,
     /// What all Jobs of the network have in common.
     pub network: &'a JobDefaults,
@@ -216,7 +218,8 @@ impl StopRecord {
 // === impl Gate ===
 
 impl Gate {
-    /// The gate of a service. Kueue counts what runs in a queue, so our own limits do not apply there.
+    /// The gate of a service. Kueue counts what runs in a queue, so our own limits do not apply
+    /// there.
     pub fn for_service(settings: &NetworkSettings, service: &ServiceSettings) -> Self {
         if service.queue.is_some() {
             Self::Queue

@@ -45,8 +45,8 @@ pub fn identify(job: &Job) -> Option<JobIdentity> {
     })
 }
 
-/// Whether a Job of this question's name was created by the reference for the same question: without
-/// our label, with the same image, and with equal arguments as JSON.
+/// Whether a Job of this question's name was created by the reference for the same question:
+/// without our label, with the same image, and with equal arguments as JSON.
 ///
 /// The reference leaves out input values that are false in Python (`0`, `[]`), so those may be
 /// missing; and it leaves out all `children`, so a question with children is not the one that runs.
@@ -94,10 +94,10 @@ pub fn adoption(job: &Job, request: &JobRequest<'_>) -> Option<Value> {
     Some(patch)
 }
 
-/// The Job of a further attempt at a run. It is written like the first, from the question that the
-/// last Job carries and the present settings, because a copy would carry what others have written
-/// into that Job: the API server, its controllers, Kueue. Only the memory starts from the last Job's,
-/// which it raises if the settings say so.
+/// The Job of a further attempt at a run. It is written like the first one, from the question in
+/// the last Job and the present settings. A copy would contain what others have written into that
+/// Job: the API server, its controllers, Kueue. Only the memory is derived from that of the last
+/// Job, and raised by the factor of the settings.
 ///
 /// `None` if the Job is not ours, has no pod, or asks for more than the settings allow by now.
 pub fn next_attempt(job: &Job, next: &AttemptRequest<'_>) -> Option<Job> {
@@ -128,8 +128,8 @@ pub fn next_attempt(job: &Job, next: &AttemptRequest<'_>) -> Option<Job> {
     super::write(&request, next.attempt.min(ATTEMPTS), &requests, question_mount(job)).ok()
 }
 
-/// The Secrets of a Job that the API server has: the same for every redelivery of its question. Empty
-/// for a Job that mounts nothing.
+/// The Secrets of a Job that the API server has: the same for every redelivery of its question.
+/// Empty for a Job that mounts nothing.
 pub fn input_secrets(job: &Job, inputs: Inputs<'_>) -> Vec<Secret> {
     match question_mount(job).zip(secret_owner(job)) {
         Some((mount, owner)) => mount.secrets(&owner, inputs),
@@ -162,8 +162,8 @@ fn secret_owner(job: &Job) -> Option<SecretOwner> {
     })
 }
 
-/// Raises the memory of the last attempt by the factor of the settings. Never lowers it: the ceiling
-/// may be below the request.
+/// Raises the memory of the last attempt by the factor of the settings. Never lowers it: the
+/// ceiling may be below the request.
 fn raise_memory(memory: &mut RequestAndLimit, last: &Container, policy: &RelaunchPolicy) {
     let amount = |amounts: Option<&BTreeMap<String, Written>>| {
         amounts?.get("memory")?.0.parse::<Quantity>().ok()

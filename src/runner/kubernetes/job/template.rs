@@ -1,8 +1,9 @@
-//! The bytes of Jobs, quickly.
+//! Writes the JSON of Jobs quickly, from templates.
 //!
-//! Most of a Job is the same for all questions to a service revision. So the Job of a first one is
-//! made and written once, with marks where it is a question's own; of the next only those places
-//! are written. What comes out is what writing [`manifest`] gives, but for spaces and order.
+//! Most of a Job is the same for all questions to a service revision. So the Job of the first
+//! question is serialized once, with marks in the places that differ between questions: the
+//! template. For the next questions only these places are filled in. The result equals the
+//! serialized [`manifest`], except for spaces and the order of keys.
 
 use super::requests::{RequestAndLimit, ResourceRequests};
 use super::{
@@ -20,7 +21,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// How many are kept: as many as services are.
+/// The most templates in the cache. Real networks have hundreds of service revisions.
 const KEPT: usize = 4096;
 
 /// The templates of one network with one file of settings.
@@ -29,17 +30,17 @@ pub struct Templates {
     kept: RwLock<HashMap<SruidBuf, Arc<Template>>>,
 }
 
-/// A written Job with holes.
+/// A serialized Job with holes for what differs between questions.
 #[derive(Debug)]
 struct Template {
     gate: Gate,
-    /// What is before each hole.
+    /// The text before each hole, and the hole.
     pieces: Vec<(Vec<u8>, Hole)>,
-    /// What is behind the last.
+    /// The text behind the last hole.
     end: Vec<u8>,
 }
 
-/// What is a question's own in a Job.
+/// A place in a Job that differs between questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hole {
     Name,
@@ -56,29 +57,29 @@ enum Hole {
     StorageLimit,
 }
 
-/// What is put into the holes.
+/// The values for the holes, of one question.
 struct Filling<'o> {
     request: &'o JobRequest<'o>,
     requests: ResourceRequests,
-    /// JSON within JSON: as an argument, with every `$` twice.
+    /// The attributes as an argument: JSON in a JSON string, with every `$` twice.
     argument: Vec<u8>,
-    /// As they came.
+    /// The attributes as an annotation, as received.
     annotation: Vec<u8>,
     labels: Vec<u8>,
-    /// With a comma at the end, if there is any.
+    /// The annotations with the full values of shortened labels, each with a comma behind it.
     whole: Vec<u8>,
 }
 
 // === impl Templates ===
 
 impl Templates {
-    /// The bytes of the Job of a question.
+    /// The JSON of the Job of a question.
     ///
     /// # Errors
     ///
-    /// As of [`manifest`].
+    /// The same as those of [`manifest`].
     pub fn body(&self, request: &JobRequest<'_>) -> Result<Vec<u8>, LaunchRefusal> {
-        // What is mounted is large, and rare.
+        // A question that is mounted is rare, and too large for a template.
         if QuestionMount::new(request.launch.inputs, request.service.inputs, request.nonce)?
             .is_some()
         {
@@ -110,7 +111,7 @@ impl Templates {
 // === impl Template ===
 
 impl Template {
-    /// None where a mark is not found just once: somebody's settings look like one.
+    /// None if a mark is not found exactly once: then a value of the settings equals a mark.
     fn of(mut job: Job, request: &JobRequest<'_>) -> Option<Self> {
         let mut marked = mark(&mut job, request)?;
         let text = serde_json::to_string(&job).ok()?;
@@ -145,7 +146,7 @@ impl Template {
     }
 }
 
-/// Puts marks where a Job is a question's own.
+/// Puts marks into the places of a Job that differ between questions.
 fn mark(job: &mut Job, request: &JobRequest<'_>) -> Option<Vec<Hole>> {
     let alone = |hole: Hole| BTreeMap::from([(hole.mark(), String::new())]);
     let (mut labels, mut annotations) = (alone(Hole::Labels), alone(Hole::Annotations));
@@ -187,12 +188,12 @@ fn mark(job: &mut Job, request: &JobRequest<'_>) -> Option<Vec<Hole>> {
 // === impl Hole ===
 
 impl Hole {
-    /// A text that no name and no value of a Job is: it ends with a control character.
+    /// A text that is no name and no value in a Job, because it ends with a control character.
     fn mark(self) -> String {
         format!("twined {self:?}\u{1}")
     }
 
-    /// The mark as it is in the JSON, with what goes when it is filled.
+    /// The mark in the JSON, with all that is replaced when the hole is filled.
     fn written(self) -> String {
         let mark = format!("\"twined {self:?}\\u0001\"");
         match self {
@@ -292,7 +293,7 @@ impl<'o> Filling<'o> {
     }
 }
 
-/// A hole of a limit is there where there is a limit.
+/// A template has the hole of a limit only if the settings have that limit.
 fn kept_to(share: RequestAndLimit) -> Quantity {
     share.limit.unwrap_or(share.request)
 }

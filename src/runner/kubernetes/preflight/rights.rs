@@ -166,7 +166,8 @@ impl Right {
 // === impl ApiUser ===
 
 impl ApiUser {
-    /// The user of this name, if the API server reports one. `is_daemon` tells whether the daemon asks.
+    /// The user of this name, if the API server reports one. `is_daemon`: the daemon makes the
+    /// checks.
     pub(super) fn new(user: Option<String>, is_daemon: bool) -> Self {
         Self { user, is_daemon }
     }

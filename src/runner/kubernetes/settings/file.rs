@@ -13,7 +13,7 @@ use serde::de::{Deserializer, Error};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// The whole file.
+/// All keys of the file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct SettingsFile {
@@ -30,7 +30,7 @@ pub(super) struct SettingsFile {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunningLimits {
-    /// In the whole network.
+    /// In the network.
     #[serde(deserialize_with = "positive")]
     pub network: Option<u32>,
     /// In one tree of questions: all that follow from one question from outside the network.
@@ -38,7 +38,8 @@ pub struct RunningLimits {
     pub tree: Option<u32>,
 }
 
-/// The fields that defaults and rules can set. All are optional; see [`super::ServiceSettings`] for the meaning.
+/// The fields that defaults and rules can set. All are optional; see [`super::ServiceSettings`] for
+/// the meaning.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceFields {
@@ -79,8 +80,8 @@ pub struct ServiceFields {
     pub command: Option<Vec<String>>,
     /// How a question is delivered that no argument holds.
     pub inputs: Option<InputDelivery>,
-    /// When we launch another attempt, by the reason of the end. (Not for a question that no argument
-    /// holds, if it was ended before it was first admitted.)
+    /// When we launch another attempt, by the reason of the end. (Not for a question that no
+    /// argument holds, if it was ended before it was first admitted.)
     #[serde(rename = "retry")]
     pub relaunch: RelaunchPolicies,
     /// The security standard of the pods.

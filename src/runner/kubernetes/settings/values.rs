@@ -60,7 +60,7 @@ impl ObjectName {
     ///
     /// # Errors
     ///
-    /// If it is no name of an object: the message tells what is expected.
+    /// If it is no name of an object; the message names what is expected.
     pub fn new(text: &str) -> Result<Self, String> {
         if is_subdomain(text) {
             return Ok(Self(text.to_owned()));
