@@ -4,7 +4,7 @@ use crate::cli::{Failure, OK, USAGE, interrupted, process_host, terminal};
 use crate::config::{DEFAULT_PUBSUB_PORT, HostArgs, LocalArgs, bind_loopback};
 use crate::daemon::sdk_service;
 use crate::local::{self, LocalSettings};
-use crate::pubsub::emulator::{Emulator, Options};
+use crate::pubsub::emulator::{Emulator, EmulatorOptions};
 use crate::sdk::services;
 use crate::telemetry;
 use tokio::net::TcpListener;
@@ -76,8 +76,11 @@ pub async fn emulator(args: EmulatorArgs) -> Result<u8, Failure> {
     let address = listener.local_addr().map_err(Failure::failed)?;
     terminal::note(&terminal::block(&[("pubsub", address.to_string())]));
     terminal::note(&format!("to use it from another shell: export PUBSUB_EMULATOR_HOST={address}"));
-    let emulator =
-        Emulator::new(Options { project, allowed_hosts: hosts.allow_host, ..Options::default() });
+    let emulator = Emulator::new(EmulatorOptions {
+        project,
+        allowed_hosts: hosts.allow_host,
+        ..EmulatorOptions::default()
+    });
     emulator.serve(listener, interrupted()).await.map_err(Failure::failed)?;
     Ok(OK)
 }

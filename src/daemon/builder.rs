@@ -197,7 +197,7 @@ where
 
 fn emulate(servers: &mut Tasks, listener: TcpListener, project: &str, allowed_hosts: &[HostName]) {
     let (project, allowed_hosts) = (Some(project.to_owned()), allowed_hosts.to_vec());
-    let options = emulator::Options { project, allowed_hosts, ..Default::default() };
+    let options = emulator::EmulatorOptions { project, allowed_hosts, ..Default::default() };
     let emulator = Emulator::new(options);
     let stop = servers.stop();
     servers.spawn("emulator", async move {

@@ -1,20 +1,20 @@
 //! Google Pub/Sub in one process: `google.pubsub.v1` over gRPC, everything in memory. Topics and
-//! subscriptions can also be made and listed over plain HTTP, on the same port.
+//! subscriptions can also be created and listed over plain HTTP, on the same port.
 //!
 //! ```text
 //! Publish ─► publisher ─► topic ─► subscription: filter ─► queue ─► stream ──► StreamingPull
-//!              limits      fan-out      wanted?       leases, order     └────► Pull
+//!              limits      fan-out      matches?      leases, order     └────► Pull
 //!                                                          ▲
 //!                          Acknowledge, ModifyAckDeadline ─┘
 //! ```
 //!
-//! It answers as Google's service does where the SDK and the official clients look, with the same
-//! status codes; what it does not have yet, it refuses with UNIMPLEMENTED. What is different:
-//! messages do not outlive the process, there are no access rights, and expiration policies and
-//! dead-letter policies are kept without being acted upon (attempts are counted).
+//! It answers as Google's service does in everything that the SDK and the official clients depend on,
+//! with the same status codes. What it lacks, it refuses with UNIMPLEMENTED. Differences: messages do
+//! not outlive the process, there are no access rights, and expiration policies and dead-letter
+//! policies are stored without effect (attempts are counted).
 //!
-//! Nothing here polls. A queue is a state machine that is told the time; who waits for messages
-//! sleeps until a change, or until the next lease ends. Where nobody waits, nothing runs.
+//! Nothing here polls. A queue is a state machine that takes the time as an argument; a call that waits
+//! for messages sleeps until a change, or until the next lease ends.
 
 use std::io;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use tonic::{Code, Status};
 
 use crate::request_guard::{HostName, RequestGuard};
 use directory::Directory;
-use memory::Memory;
+use memory::MemoryBudget;
 pub use name::NameError;
 use publisher::PublisherService;
 use rpc::publisher_server::PublisherServer;
@@ -46,7 +46,7 @@ mod name;
 mod ack_id;
 mod memory;
 mod queue;
-// What there is.
+// The topics and subscriptions.
 mod settings;
 mod subscription;
 mod topic;
@@ -59,46 +59,46 @@ mod subscriber;
 mod stream;
 mod rest;
 
-/// How long open calls may take to end when the server stops.
+/// The time in which open calls may end when the server stops.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The largest request that is read at all. Above Google's limit, so that a request over that is
-/// answered with the words that say so.
+/// The largest request that is read, in bytes. It is above Google's limit, so that a request over that
+/// limit gets an error that names it.
 const LARGEST_REQUEST: usize = 16 * 1024 * 1024;
 
 /// The SDK waits for each of its questions in a call of its own, all on one connection.
-const CALLS_OF_A_CONNECTION: u32 = 10_000;
+const MAX_CALLS_PER_CONNECTION: u32 = 10_000;
 
-/// How often a quiet connection is asked whether its client is still there. One that vanished
-/// without a word would otherwise go on getting messages.
+/// How often a silent connection is checked. A client that vanished without closing it would otherwise
+/// go on receiving messages.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// What the paths of gRPC methods begin with. Paths of HTTP without gRPC begin with `/v1/`.
+/// The prefix of the paths of gRPC methods. Paths of HTTP without gRPC begin with `/v1/`.
 const GRPC_PREFIX: &str = "/google.pubsub.v1.";
 
-/// Why an emulator does not serve, or no longer.
+/// Why an emulator stopped serving.
 #[derive(Debug, thiserror::Error)]
-pub enum ServeError {
+pub enum EmulatorError {
     /// The listener has no address.
     #[error("failed to read the listener's address")]
     Address(#[source] io::Error),
     /// The server failed.
-    #[error("the gRPC server failed")]
+    #[error("the emulator's gRPC server failed")]
     Transport(#[source] tonic::transport::Error),
 }
 
-/// How an emulator differs from another.
+/// The options of an emulator.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// Every project id is taken for this one, and answers carry the id that was asked with: a
-    /// laptop's network is one, whatever project a service's `octue.yaml` names. None: projects
-    /// are apart, as in the cloud.
+pub struct EmulatorOptions {
+    /// If set, all projects are this one, and answers repeat the project id of their request: a laptop
+    /// has one network, whatever project a service's `octue.yaml` names. `None`: projects are separate,
+    /// as in the cloud.
     pub project: Option<String>,
-    /// How many bytes of messages are kept at most, over all subscriptions. Beyond it Publish
-    /// answers RESOURCE_EXHAUSTED; nothing is ever dropped to make room.
+    /// The most bytes of messages in all subscriptions together. Beyond it Publish answers
+    /// RESOURCE_EXHAUSTED; no message is dropped to make room.
     pub memory_limit: usize,
-    /// Names, beside `localhost`, by which HTTP without gRPC may reach an emulator that listens on
-    /// loopback.
+    /// Host names, in addition to `localhost`, under which HTTP without gRPC may reach an emulator that
+    /// listens on loopback.
     pub allowed_hosts: Vec<HostName>,
 }
 
@@ -111,12 +111,12 @@ pub struct Emulator {
 #[derive(Debug)]
 struct Inner {
     directory: Directory,
-    memory: Arc<Memory>,
+    memory: Arc<MemoryBudget>,
     next_message_id: AtomicU64,
     allowed_hosts: Vec<HostName>,
 }
 
-/// What `build.rs` made: the services as traits.
+/// The services as traits, generated by `build.rs`.
 mod rpc {
     #![allow(
         missing_docs,
@@ -128,10 +128,10 @@ mod rpc {
     include!(concat!(env!("OUT_DIR"), "/google.pubsub.v1.Subscriber.rs"));
 }
 
-// === impl Options ===
+// === impl EmulatorOptions ===
 
-impl Default for Options {
-    /// Projects apart, and 1 GiB of messages.
+impl Default for EmulatorOptions {
+    /// Separate projects, and 1 GiB of messages.
     fn default() -> Self {
         Self { project: None, memory_limit: 1024 * 1024 * 1024, allowed_hosts: Vec::new() }
     }
@@ -140,39 +140,39 @@ impl Default for Options {
 // === impl Emulator ===
 
 impl Emulator {
-    /// Makes an emulator without topics.
-    pub fn new(options: Options) -> Self {
-        let Options { project, memory_limit, allowed_hosts } = options;
+    /// An emulator without topics.
+    pub fn new(options: EmulatorOptions) -> Self {
+        let EmulatorOptions { project, memory_limit, allowed_hosts } = options;
         let inner = Inner {
             directory: Directory::new(project),
-            memory: Memory::new(memory_limit),
+            memory: MemoryBudget::new(memory_limit),
             next_message_id: AtomicU64::new(first_message_id()),
             allowed_hosts,
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Serves clients of `listener` until `stop` is ready; then ends their open calls with
-    /// UNAVAILABLE, which clients take for a reason to try again, and returns within a second or so.
+    /// Serves the clients of `listener` until `stop` is ready. Then ends their open calls with
+    /// UNAVAILABLE, on which clients retry, and returns within about a second.
     ///
-    /// What a web page of another origin could send is refused: see [`RequestGuard`].
+    /// Refuses requests that a web page of another origin can send: see [`RequestGuard`].
     ///
-    /// Several listeners may be served at a time.
+    /// Several listeners can be served at the same time.
     pub async fn serve(
         &self,
         listener: TcpListener,
         stop: impl Future<Output = ()> + Send,
-    ) -> Result<(), ServeError> {
-        let address = listener.local_addr().map_err(ServeError::Address)?;
+    ) -> Result<(), EmulatorError> {
+        let address = listener.local_addr().map_err(EmulatorError::Address)?;
         let guard = RequestGuard::new(address, &self.inner.allowed_hosts).with_grpc(GRPC_PREFIX);
         let ending = CancellationToken::new();
         let routes = guard.protect(self.routes(ending.clone()).into_axum_router());
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let mut serving = std::pin::pin!(
             Server::builder()
-                // Google's Rust client makes topics and subscriptions over HTTP/1.
+                // Google's Rust client creates topics and subscriptions over HTTP/1.
                 .accept_http1(true)
-                .max_concurrent_streams(CALLS_OF_A_CONNECTION)
+                .max_concurrent_streams(MAX_CALLS_PER_CONNECTION)
                 .http2_keepalive_interval(Some(KEEPALIVE))
                 .initial_stream_window_size(1024 * 1024)
                 .initial_connection_window_size(16 * 1024 * 1024)
@@ -180,11 +180,14 @@ impl Emulator {
                 .serve_with_incoming_shutdown(incoming, ending.cancelled())
         );
         tokio::select! {
-            served = &mut serving => return served.map_err(ServeError::Transport),
+            served = &mut serving => return served.map_err(EmulatorError::Transport),
             () = stop => ending.cancel(),
         }
-        // A client that does not take its end is left behind.
-        tokio::time::timeout(GRACE, serving).await.unwrap_or(Ok(())).map_err(ServeError::Transport)
+        // A client may ignore the end of its calls.
+        tokio::time::timeout(GRACE, serving)
+            .await
+            .unwrap_or(Ok(()))
+            .map_err(EmulatorError::Transport)
     }
 
     /// The two services, and beside them HTTP without gRPC, for a server of the caller's own. Nothing
@@ -197,44 +200,43 @@ impl Emulator {
             .max_decoding_message_size(LARGEST_REQUEST);
         let services = Routes::new(publisher).add_service(subscriber);
         let inner = inner();
-        let rest = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| async move {
+        let http = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| async move {
             rest::answer(&inner, method, &uri, &headers, &body)
         };
-        services.into_axum_router().fallback(rest).into()
+        services.into_axum_router().fallback(http).into()
     }
 
-    /// Makes a topic of this full name (`projects/<project>/topics/<id>`), unless it is there.
+    /// Creates a topic with this full name (`projects/<project>/topics/<id>`), unless it exists.
     pub fn ensure_topic(&self, name: &str) -> Result<(), NameError> {
-        self.inner.directory.asked(name::Kind::Topic, name)?;
+        self.inner.directory.requested(name::ResourceKind::Topic, name)?;
         let topic = google::Topic { name: name.to_owned(), ..google::Topic::default() };
         match self.inner.directory.create_topic(topic) {
             Ok(_) => Ok(()),
             Err(status) => {
-                debug_assert_eq!(status.code(), Code::AlreadyExists, "nothing else is left");
+                debug_assert_eq!(status.code(), Code::AlreadyExists, "its name is valid");
                 Ok(())
             }
         }
     }
 
-    /// Whether there is a subscription of this full name
-    /// (`projects/<project>/subscriptions/<id>`).
+    /// Whether a subscription with this full name (`projects/<project>/subscriptions/<id>`) exists.
     pub fn has_subscription(&self, name: &str) -> bool {
         self.inner.directory.has_subscription(name)
     }
 
-    /// How many bytes of messages are kept now, as [`Options::memory_limit`] counts them.
+    /// The bytes of messages in memory now, as [`EmulatorOptions::memory_limit`] counts them.
     pub fn memory_used(&self) -> usize {
         self.inner.memory.used()
     }
 }
 
-/// Where message ids begin: above those of an emulator that ran before.
+/// The first message id: above those of an emulator that ran before.
 fn first_message_id() -> u64 {
     let age = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(age.as_micros()).unwrap_or_default()
 }
 
-/// The answer to a call that this emulator does not serve yet.
-fn not_yet(call: &str) -> Status {
-    Status::unimplemented(format!("this emulator does not yet have `{call}`"))
+/// The answer to a call that this emulator does not implement.
+fn unimplemented(call: &str) -> Status {
+    Status::unimplemented(format!("this emulator does not implement `{call}`"))
 }

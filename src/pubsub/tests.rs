@@ -85,7 +85,7 @@ async fn emulator_connection() -> (Connection, JoinSet<()>) {
     let address = listener.local_addr().unwrap().to_string();
     let mut server = JoinSet::new();
     server.spawn(async move {
-        let emulator = Emulator::new(emulator::Options::default());
+        let emulator = Emulator::new(emulator::EmulatorOptions::default());
         emulator.serve(listener, std::future::pending()).await.unwrap();
     });
     (Connection::emulator(&address, "a-project").unwrap(), server)

@@ -25,7 +25,7 @@ use twined::event::{Outgoing, RunId, SruidBuf, Timestamp, decode};
 use twined::monitor::Monitor;
 use twined::pipeline::Pipeline;
 use twined::pipeline::view_feed::{self, ViewFeed};
-use twined::pubsub::emulator::{Emulator, Options};
+use twined::pubsub::emulator::{Emulator, EmulatorOptions};
 use twined::pubsub::subscriber::FlowControl;
 use twined::pubsub::{Admin, Connection, Delivery, Publisher, Subscriber};
 use twined::registry::Listed;
@@ -557,7 +557,8 @@ async fn run_all(views_alone: bool) {
     let address = listener.local_addr().unwrap().to_string();
     let mut servers = JoinSet::new();
     servers.spawn(async move {
-        let _ = Emulator::new(Options::default()).serve(listener, std::future::pending()).await;
+        let _ =
+            Emulator::new(EmulatorOptions::default()).serve(listener, std::future::pending()).await;
     });
     let connection = Connection::emulator(&address, "a-project").unwrap();
     let start = Instant::now() + Duration::from_secs(30);

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use twined::pubsub::emulator::{Emulator, Options};
+use twined::pubsub::emulator::{Emulator, EmulatorOptions};
 use twined::pubsub::subscriber::FlowControl;
 use twined::pubsub::{Admin, Connection, Delivery, Publisher, Subscriber};
 use uuid::Uuid;
@@ -43,7 +43,8 @@ async fn a_stream_with_a_dead_connection_is_opened_again() {
     let mut tasks = JoinSet::new();
     tasks.spawn(forward(proxy, address(&pubsub), Arc::clone(&freeze)));
     tasks.spawn(async move {
-        let _ = Emulator::new(Options::default()).serve(pubsub, std::future::pending()).await;
+        let _ =
+            Emulator::new(EmulatorOptions::default()).serve(pubsub, std::future::pending()).await;
     });
     Admin::new(&direct).ensure_topic_and_subscription("a-topic", "a-subscription").await.unwrap();
     let publisher = Publisher::new(&direct, "a-topic");

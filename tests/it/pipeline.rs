@@ -16,7 +16,7 @@ use twined::dependencies::Dependencies;
 use twined::event::encode::{Ask, Body};
 use twined::event::{Outgoing, RunId, Sruid, SruidBuf, Timestamp, decode};
 use twined::pipeline::Pipeline;
-use twined::pubsub::emulator::{Emulator, Options};
+use twined::pubsub::emulator::{Emulator, EmulatorOptions};
 use twined::pubsub::subscriber::FlowControl;
 use twined::pubsub::{Admin, Connection, Delivery, Message, Publisher, Subscriber};
 use twined::registry::Listed;
@@ -188,7 +188,7 @@ impl World {
         let inner = SqliteStore::open(&path, sqlite::Options::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let emulator = Emulator::new(Options::default());
+        let emulator = Emulator::new(EmulatorOptions::default());
         let mut servers = JoinSet::new();
         servers.spawn(async move {
             emulator.serve(listener, std::future::pending()).await.unwrap();

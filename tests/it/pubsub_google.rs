@@ -17,7 +17,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{InterceptorLayer, Routes};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
-use twined::pubsub::emulator::{Emulator, Options};
+use twined::pubsub::emulator::{Emulator, EmulatorOptions};
 
 mod iam;
 
@@ -107,7 +107,7 @@ fn succeeded(output: Output) -> String {
 }
 
 fn emulator() -> Routes {
-    Emulator::new(Options::default()).routes(CancellationToken::new())
+    Emulator::new(EmulatorOptions::default()).routes(CancellationToken::new())
 }
 
 /// Grants one token to each connection.

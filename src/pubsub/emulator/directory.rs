@@ -1,4 +1,4 @@
-//! Which topics and subscriptions there are, and by which names they go.
+//! The topics and subscriptions, by name.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -7,39 +7,40 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use google_cloud_googleapis::pubsub::v1 as google;
 use tonic::Status;
 
-use super::name::{self, DELETED_TOPIC, Kind, Name};
-use super::page::{Page, of_project, page};
-use super::settings::{Settings, TopicSettings};
-use super::subscription::{Gone, Subscription};
+use super::name::{self, DELETED_TOPIC, ResourceKind, ResourceName};
+use super::page::{Page, first_page, items_in_project};
+use super::settings::{SubscriptionSettings, TopicSettings};
+use super::subscription::{Subscription, SubscriptionEnd};
 use super::topic::Topic;
 
-/// All topics and subscriptions. Locks: the tables, then a topic, then a subscription.
+/// All topics and subscriptions. Order of locks: the tables, a topic, a subscription.
 #[derive(Debug)]
 pub(super) struct Directory {
-    /// The one project that all projects are taken for, if they are.
+    /// If set, all projects are this one.
     project: Option<String>,
     tables: RwLock<Tables>,
 }
 
-/// What a client asked for, and how it calls it.
-pub(super) struct Asked {
-    /// The name under which it is kept.
-    name: Name,
-    /// The project as the client writes it.
+/// A resource that a client named.
+pub(super) struct RequestedResource {
+    /// The name in the tables.
+    name: ResourceName,
+    /// The project in the client's name.
     project: String,
+    /// The client's name.
     text: String,
-    kind: Kind,
+    kind: ResourceKind,
 }
 
 #[derive(Debug, Default)]
 struct Tables {
-    topics: BTreeMap<Name, Arc<Topic>>,
-    subscriptions: BTreeMap<Name, Placed>,
+    topics: BTreeMap<ResourceName, Arc<Topic>>,
+    subscriptions: BTreeMap<ResourceName, SubscriptionEntry>,
 }
 
-/// A subscription, and the topic that feeds it, unless that was deleted.
+/// A subscription and its topic; `None` if the topic was deleted.
 #[derive(Clone, Debug)]
-struct Placed {
+struct SubscriptionEntry {
     subscription: Arc<Subscription>,
     topic: Option<Arc<Topic>>,
 }
@@ -51,46 +52,50 @@ impl Directory {
         Self { project, tables: RwLock::default() }
     }
 
-    /// Reads a name that a client wrote.
-    pub fn asked(&self, kind: Kind, text: &str) -> Result<Asked, name::NameError> {
-        let Name { project, id } = Name::parse(kind, text)?;
-        let name = Name { project: self.kept(&project), id };
-        Ok(Asked { name, project, text: text.to_owned(), kind })
+    /// Parses a client's name of a resource.
+    pub fn requested(
+        &self,
+        kind: ResourceKind,
+        text: &str,
+    ) -> Result<RequestedResource, name::NameError> {
+        let ResourceName { project, id } = ResourceName::parse(kind, text)?;
+        let name = ResourceName { project: self.stored_project(&project), id };
+        Ok(RequestedResource { name, project, text: text.to_owned(), kind })
     }
 
-    pub fn create_topic(&self, asked: google::Topic) -> Result<google::Topic, Status> {
-        let which = self.asked(Kind::Topic, &asked.name).map_err(invalid)?;
-        let settings = TopicSettings::new(asked)?;
-        match self.write().topics.entry(which.name.clone()) {
-            Entry::Occupied(_) => Err(which.exists()),
+    pub fn create_topic(&self, topic: google::Topic) -> Result<google::Topic, Status> {
+        let requested = self.requested(ResourceKind::Topic, &topic.name).map_err(invalid)?;
+        let settings = TopicSettings::new(topic)?;
+        match self.write().topics.entry(requested.name.clone()) {
+            Entry::Occupied(_) => Err(requested.already_exists()),
             Entry::Vacant(entry) => {
-                let topic = entry.insert(Arc::new(Topic::new(which.name, settings)));
-                Ok(topic.settings.describe(which.text))
+                let topic = entry.insert(Arc::new(Topic::new(requested.name, settings)));
+                Ok(topic.settings.describe(requested.text))
             }
         }
     }
 
-    pub fn topic(&self, text: &str) -> Result<(Arc<Topic>, Asked), Status> {
-        let asked = self.asked(Kind::Topic, text).map_err(invalid)?;
-        match self.read().topics.get(&asked.name) {
-            Some(topic) => Ok((Arc::clone(topic), asked)),
-            None => Err(asked.missing()),
+    pub fn topic(&self, text: &str) -> Result<(Arc<Topic>, RequestedResource), Status> {
+        let requested = self.requested(ResourceKind::Topic, text).map_err(invalid)?;
+        match self.read().topics.get(&requested.name) {
+            Some(topic) => Ok((Arc::clone(topic), requested)),
+            None => Err(requested.missing()),
         }
     }
 
     pub fn describe_topic(&self, text: &str) -> Result<google::Topic, Status> {
-        let (topic, asked) = self.topic(text)?;
-        Ok(topic.settings.describe(asked.text))
+        let (topic, requested) = self.topic(text)?;
+        Ok(topic.settings.describe(requested.text))
     }
 
-    /// Deletes a topic. Its subscriptions stay, with what they have.
+    /// Deletes a topic. Its subscriptions remain, with their messages.
     pub fn delete_topic(&self, text: &str) -> Result<(), Status> {
-        let asked = self.asked(Kind::Topic, text).map_err(invalid)?;
+        let requested = self.requested(ResourceKind::Topic, text).map_err(invalid)?;
         let mut tables = self.write();
-        let topic = tables.topics.remove(&asked.name).ok_or_else(|| asked.missing())?;
+        let topic = tables.topics.remove(&requested.name).ok_or_else(|| requested.missing())?;
         for name in topic.subscriptions() {
-            if let Some(placed) = tables.subscriptions.get_mut(&name) {
-                placed.topic = None;
+            if let Some(entry) = tables.subscriptions.get_mut(&name) {
+                entry.topic = None;
             }
         }
         Ok(())
@@ -102,71 +107,78 @@ impl Directory {
         size: i32,
         token: &str,
     ) -> Result<Page<google::Topic>, Status> {
-        let project = name::project(project).map_err(invalid)?;
+        let project = name::parse_project(project).map_err(invalid)?;
         let tables = self.read();
-        let found = of_project(&tables.topics, self.kept(project), token);
+        let found = items_in_project(&tables.topics, self.stored_project(project), token);
         let described = found.map(|topic| {
-            topic.settings.describe(Name::write(Kind::Topic, project, &topic.name.id))
+            topic.settings.describe(ResourceName::format(
+                ResourceKind::Topic,
+                project,
+                &topic.name.id,
+            ))
         });
-        page(described, size, |last| id_of(&last.name))
+        first_page(described, size, |last| last_part(&last.name))
     }
 
     pub fn create_subscription(
         &self,
-        asked: google::Subscription,
+        subscription: google::Subscription,
     ) -> Result<google::Subscription, Status> {
-        let which = self.asked(Kind::Subscription, &asked.name).map_err(invalid)?;
-        let from = self.asked(Kind::Topic, &asked.topic).map_err(invalid)?;
-        let (settings, filter) = Settings::new(asked)?;
+        let requested =
+            self.requested(ResourceKind::Subscription, &subscription.name).map_err(invalid)?;
+        let requested_topic =
+            self.requested(ResourceKind::Topic, &subscription.topic).map_err(invalid)?;
+        let (settings, filter) = SubscriptionSettings::new(subscription)?;
 
         let mut tables = self.write();
         let Tables { topics, subscriptions } = &mut *tables;
-        let Entry::Vacant(entry) = subscriptions.entry(which.name.clone()) else {
-            return Err(which.exists());
+        let Entry::Vacant(entry) = subscriptions.entry(requested.name.clone()) else {
+            return Err(requested.already_exists());
         };
-        let topic = topics.get(&from.name).ok_or_else(|| from.missing())?;
-        let subscription = Arc::new(Subscription::new(which.name, settings, filter));
+        let topic = topics.get(&requested_topic.name).ok_or_else(|| requested_topic.missing())?;
+        let subscription = Arc::new(Subscription::new(requested.name, settings, filter));
         topic.attach(Arc::clone(&subscription));
-        let described = subscription.settings.describe(which.text, from.text, false);
-        entry.insert(Placed { subscription, topic: Some(Arc::clone(topic)) });
+        let described = subscription.settings.describe(requested.text, requested_topic.text, false);
+        entry.insert(SubscriptionEntry { subscription, topic: Some(Arc::clone(topic)) });
         Ok(described)
     }
 
     pub fn subscription(&self, text: &str) -> Result<Arc<Subscription>, Status> {
-        let asked = self.asked(Kind::Subscription, text).map_err(invalid)?;
-        match self.read().subscriptions.get(&asked.name) {
-            Some(placed) => Ok(Arc::clone(&placed.subscription)),
-            None => Err(asked.missing()),
+        let requested = self.requested(ResourceKind::Subscription, text).map_err(invalid)?;
+        match self.read().subscriptions.get(&requested.name) {
+            Some(entry) => Ok(Arc::clone(&entry.subscription)),
+            None => Err(requested.missing()),
         }
     }
 
     pub fn describe_subscription(&self, text: &str) -> Result<google::Subscription, Status> {
-        let asked = self.asked(Kind::Subscription, text).map_err(invalid)?;
+        let requested = self.requested(ResourceKind::Subscription, text).map_err(invalid)?;
         let tables = self.read();
-        let placed = tables.subscriptions.get(&asked.name).ok_or_else(|| asked.missing())?;
-        Ok(self.describe(placed, &asked.project))
+        let entry = tables.subscriptions.get(&requested.name).ok_or_else(|| requested.missing())?;
+        Ok(self.describe(entry, &requested.project))
     }
 
     pub fn delete_subscription(&self, text: &str) -> Result<(), Status> {
-        let asked = self.asked(Kind::Subscription, text).map_err(invalid)?;
-        let removed = self.write().subscriptions.remove(&asked.name);
-        let Placed { subscription, topic } = removed.ok_or_else(|| asked.missing())?;
+        let requested = self.requested(ResourceKind::Subscription, text).map_err(invalid)?;
+        let removed = self.write().subscriptions.remove(&requested.name);
+        let SubscriptionEntry { subscription, topic } =
+            removed.ok_or_else(|| requested.missing())?;
         if let Some(topic) = topic {
             topic.detach(&subscription);
         }
-        subscription.end(Gone::Deleted);
+        subscription.close(SubscriptionEnd::Deleted);
         Ok(())
     }
 
-    /// Cuts a subscription off from its topic, and drops its messages.
+    /// Detaches a subscription from its topic, and drops its messages.
     pub fn detach_subscription(&self, text: &str) -> Result<(), Status> {
-        let asked = self.asked(Kind::Subscription, text).map_err(invalid)?;
+        let requested = self.requested(ResourceKind::Subscription, text).map_err(invalid)?;
         let tables = self.read();
-        let placed = tables.subscriptions.get(&asked.name).ok_or_else(|| asked.missing())?;
-        if let Some(topic) = &placed.topic {
-            topic.detach(&placed.subscription);
+        let entry = tables.subscriptions.get(&requested.name).ok_or_else(|| requested.missing())?;
+        if let Some(topic) = &entry.topic {
+            topic.detach(&entry.subscription);
         }
-        placed.subscription.end(Gone::Detached);
+        entry.subscription.close(SubscriptionEnd::Detached);
         Ok(())
     }
 
@@ -176,11 +188,11 @@ impl Directory {
         size: i32,
         token: &str,
     ) -> Result<Page<google::Subscription>, Status> {
-        let project = name::project(project).map_err(invalid)?;
+        let project = name::parse_project(project).map_err(invalid)?;
         let tables = self.read();
-        let found = of_project(&tables.subscriptions, self.kept(project), token);
-        let described = found.map(|placed| self.describe(placed, project));
-        page(described, size, |last| id_of(&last.name))
+        let found = items_in_project(&tables.subscriptions, self.stored_project(project), token);
+        let described = found.map(|entry| self.describe(entry, project));
+        first_page(described, size, |last| last_part(&last.name))
     }
 
     /// The names of a topic's subscriptions.
@@ -190,68 +202,68 @@ impl Directory {
         size: i32,
         token: &str,
     ) -> Result<Page<String>, Status> {
-        let (topic, asked) = self.topic(topic)?;
-        let written = |name: Name| {
-            let project = self.echo(&name.project, &asked.project);
-            Name::write(Kind::Subscription, project, &name.id)
+        let (topic, requested) = self.topic(topic)?;
+        let format = |name: ResourceName| {
+            let project = self.answered_project(&name.project, &requested.project);
+            ResourceName::format(ResourceKind::Subscription, project, &name.id)
         };
-        let mut names: Vec<String> = topic.subscriptions().into_iter().map(written).collect();
+        let mut names: Vec<String> = topic.subscriptions().into_iter().map(format).collect();
         names.sort_unstable();
-        page(names.into_iter().filter(|name| token < &**name), size, String::clone)
+        first_page(names.into_iter().filter(|name| token < &**name), size, String::clone)
     }
 
     pub fn has_subscription(&self, text: &str) -> bool {
-        let Ok(asked) = self.asked(Kind::Subscription, text) else { return false };
-        self.read().subscriptions.contains_key(&asked.name)
+        let Ok(requested) = self.requested(ResourceKind::Subscription, text) else { return false };
+        self.read().subscriptions.contains_key(&requested.name)
     }
 
-    /// Lets go of everything that is older than its subscription keeps.
-    pub fn forget_outdated(&self) {
-        for placed in self.read().subscriptions.values() {
-            placed.subscription.forget_outdated();
+    /// Drops the messages past the retention of their subscription.
+    pub fn drop_expired(&self) {
+        for entry in self.read().subscriptions.values() {
+            entry.subscription.drop_expired();
         }
     }
 
-    fn describe(&self, placed: &Placed, project: &str) -> google::Subscription {
-        let Placed { subscription, topic } = placed;
-        let name = Name::write(Kind::Subscription, project, &subscription.name.id);
+    fn describe(&self, entry: &SubscriptionEntry, project: &str) -> google::Subscription {
+        let SubscriptionEntry { subscription, topic } = entry;
+        let name = ResourceName::format(ResourceKind::Subscription, project, &subscription.name.id);
         let topic = match topic {
             None => DELETED_TOPIC.to_owned(),
             Some(topic) => {
-                let project = self.echo(&topic.name.project, project);
-                Name::write(Kind::Topic, project, &topic.name.id)
+                let project = self.answered_project(&topic.name.project, project);
+                ResourceName::format(ResourceKind::Topic, project, &topic.name.id)
             }
         };
         subscription.settings.describe(name, topic, subscription.is_detached())
     }
 
-    /// The project under which things of `project` are kept.
-    fn kept(&self, project: &str) -> String {
+    /// The project in the tables for a client's project.
+    fn stored_project(&self, project: &str) -> String {
         self.project.as_deref().unwrap_or(project).to_owned()
     }
 
-    /// How to write the project of something to a client of another project.
-    fn echo<'a>(&self, kept: &'a str, client: &'a str) -> &'a str {
-        if self.project.is_some() { client } else { kept }
+    /// The project of a resource in an answer to a client.
+    fn answered_project<'a>(&self, stored: &'a str, client: &'a str) -> &'a str {
+        if self.project.is_some() { client } else { stored }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Tables> {
-        self.tables.read().expect("nothing panics while it changes the tables")
+        self.tables.read().expect("no code panics while it holds this lock")
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Tables> {
-        self.tables.write().expect("nothing panics while it changes the tables")
+        self.tables.write().expect("no code panics while it holds this lock")
     }
 }
 
-// === impl Asked ===
+// === impl RequestedResource ===
 
-impl Asked {
+impl RequestedResource {
     fn missing(&self) -> Status {
         Status::not_found(format!("{} does not exist (resource={})", self.kind, self.text))
     }
 
-    fn exists(&self) -> Status {
+    fn already_exists(&self) -> Status {
         Status::already_exists(format!("{} already exists (resource={})", self.kind, self.text))
     }
 }
@@ -261,6 +273,6 @@ pub(super) fn invalid(error: name::NameError) -> Status {
 }
 
 /// The last part of a full name.
-fn id_of(name: &str) -> String {
+fn last_part(name: &str) -> String {
     name.rsplit('/').next().unwrap_or_default().to_owned()
 }

@@ -1,4 +1,4 @@
-//! The filter language of a subscription: which messages it wants, by their attributes.
+//! The filter language of subscriptions, which selects messages by their attributes.
 //!
 //! ```text
 //! filter     = term { "AND" term } | term { "OR" term }
@@ -9,9 +9,9 @@
 //! key        = 1*( letter | digit | "_" | "-" ) | string
 //! ```
 //!
-//! `AND` and `OR` do not mix without parentheses, operators are upper case, and a filter has at
-//! most 256 bytes: what this accepts, Google's service accepts. `!=` asks for no presence: a
-//! message without the attribute does not have that value either, so it matches.
+//! `AND` and `OR` cannot be mixed without parentheses, operators are in upper case, and a filter has at
+//! most 256 bytes: Google's service accepts what this accepts. `!=` also matches a message without the
+//! attribute.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,54 +24,56 @@ mod tests;
 /// Google's limit on the length of a filter, in bytes.
 pub const MAX_LENGTH: usize = 256;
 
-/// A filter that was read, ready to judge messages without allocating.
+/// A parsed filter, which matches messages without allocating.
 ///
-/// Prints as a filter that reads back to an equal one.
+/// It is displayed as a text that parses to an equal filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
     root: Term,
 }
 
-/// Why a text is not a filter. Positions are bytes from the start of the text.
+/// Why a filter is invalid. Positions are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// The text is longer than Google takes.
+    /// The text is longer than Google accepts.
     #[error("filter has {length} bytes, over the limit of {MAX_LENGTH}")]
     TooLong {
-        /// How many bytes it has.
+        /// Its length in bytes.
         length: usize,
     },
-    /// Parentheses are nested deeper than anything that means something.
+    /// Parentheses are nested too deeply.
     #[error("filter is nested too deeply at byte {position}")]
     TooDeep {
-        /// Where the first one too many opens.
+        /// The first parenthesis over the limit.
         position: usize,
     },
-    /// Something else should stand here.
+    /// The text has something other than the grammar requires.
     #[error("at byte {position}: expected {expected}, found {found}")]
     Unexpected {
-        /// Where it stands.
+        /// Where.
         position: usize,
-        /// What the grammar has at this place.
+        /// What the grammar requires there.
         expected: &'static str,
-        /// What is there.
+        /// What the text has there.
         found: String,
     },
-    /// `AND` and `OR` side by side, without parentheses that say which binds.
-    #[error("at byte {position}: expected parentheses, for `AND` and `OR` are mixed")]
+    /// `AND` and `OR` are mixed without parentheses.
+    #[error("at byte {position}: expected parentheses around mixed `AND` and `OR`")]
     Mixed {
-        /// Where the second operator stands.
+        /// The second operator.
         position: usize,
     },
-    /// An escape sequence in a string that names no character.
-    #[error("at byte {position}: expected an escape sequence, such as `\\\"`, `\\n` or `\\u00e9`")]
+    /// An invalid escape sequence in a string.
+    #[error(
+        "at byte {position}: expected an escape sequence, for example `\\\"`, `\\n` or `\\u00e9`"
+    )]
     Escape {
-        /// Where its backslash stands.
+        /// Its backslash.
         position: usize,
     },
 }
 
-/// One node of the tree. `All` and `Any` have two terms or more.
+/// A node of the tree. `All` and `Any` have at least two terms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Term {
     Has { key: String },
@@ -86,7 +88,7 @@ enum Term {
 // === impl Filter ===
 
 impl Filter {
-    /// Reads a filter, in time linear in its length.
+    /// Parses a filter, in time linear in its length.
     pub fn parse(text: &str) -> Result<Self, FilterError> {
         if text.len() > MAX_LENGTH {
             return Err(FilterError::TooLong { length: text.len() });
@@ -94,7 +96,7 @@ impl Filter {
         parse::filter(text).map(|root| Self { root })
     }
 
-    /// Whether a message with these attributes is wanted.
+    /// Whether a message with these attributes matches.
     pub fn matches(&self, attributes: &HashMap<String, String>) -> bool {
         self.root.matches(attributes)
     }
@@ -123,7 +125,7 @@ impl Term {
         }
     }
 
-    /// Whether it must stand in parentheses when it is part of another.
+    /// Whether it needs parentheses within another term.
     fn is_compound(&self) -> bool {
         match self {
             Self::All(_) | Self::Any(_) => true,
@@ -140,10 +142,14 @@ impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Has { key } => write!(f, "attributes:{}", Key(key)),
-            Self::Equals { key, value } => write!(f, "attributes.{} = {}", Key(key), Text(value)),
-            Self::Differs { key, value } => write!(f, "attributes.{} != {}", Key(key), Text(value)),
+            Self::Equals { key, value } => {
+                write!(f, "attributes.{} = {}", Key(key), StringLiteral(value))
+            }
+            Self::Differs { key, value } => {
+                write!(f, "attributes.{} != {}", Key(key), StringLiteral(value))
+            }
             Self::HasPrefix { key, prefix } => {
-                write!(f, "hasPrefix(attributes.{}, {})", Key(key), Text(prefix))
+                write!(f, "hasPrefix(attributes.{}, {})", Key(key), StringLiteral(prefix))
             }
             Self::Not(term) if term.is_compound() || matches!(**term, Self::Not(_)) => {
                 write!(f, "NOT ({term})")
@@ -156,8 +162,8 @@ impl fmt::Display for Term {
 }
 
 fn join(f: &mut fmt::Formatter<'_>, terms: &[Term], operator: &str) -> fmt::Result {
-    for (place, term) in terms.iter().enumerate() {
-        if place > 0 {
+    for (index, term) in terms.iter().enumerate() {
+        if index > 0 {
             f.write_str(operator)?;
         }
         if term.is_compound() { write!(f, "({term})")? } else { write!(f, "{term}")? }
@@ -165,7 +171,7 @@ fn join(f: &mut fmt::Formatter<'_>, terms: &[Term], operator: &str) -> fmt::Resu
     Ok(())
 }
 
-/// A key, quoted only where it must be.
+/// A key, quoted only if necessary.
 struct Key<'a>(&'a str);
 
 impl fmt::Display for Key<'_> {
@@ -173,15 +179,15 @@ impl fmt::Display for Key<'_> {
         if !self.0.is_empty() && self.0.bytes().all(parse::is_bare) {
             f.write_str(self.0)
         } else {
-            Text(self.0).fmt(f)
+            StringLiteral(self.0).fmt(f)
         }
     }
 }
 
 /// A string literal.
-struct Text<'a>(&'a str);
+struct StringLiteral<'a>(&'a str);
 
-impl fmt::Display for Text<'_> {
+impl fmt::Display for StringLiteral<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\"")?;
         for letter in self.0.chars() {

@@ -1,4 +1,4 @@
-//! Messages as they are kept, and how many bytes of them.
+//! Stored messages, and the budget for their bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,47 +6,48 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-/// What a message costs beside its bytes: itself, its counts and its ordering key.
+/// The cost of a message in addition to its encoded bytes: the struct, its counters and its ordering
+/// key.
 const MESSAGE_COST: usize = 160;
 
-/// What a message costs in one subscription: an entry, and its places in the queue's indexes.
-const SHARE_COST: usize = 160;
+/// The cost of a message in each subscription: an entry of its queue, and of the queue's indexes.
+const REFERENCE_COST: usize = 160;
 
-/// Counts the bytes of all messages that an emulator keeps.
+/// The bytes of all messages that an emulator stores.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(super) struct MemoryBudget {
     used: AtomicUsize,
     limit: usize,
 }
 
-/// Bytes set aside for messages that are not yet there. What is left of it is given back.
+/// Bytes reserved for messages that do not exist yet. The rest is freed on drop.
 pub(super) struct Reservation {
-    memory: Arc<Memory>,
+    memory: Arc<MemoryBudget>,
     bytes: usize,
 }
 
-/// A published message. Subscriptions share it; its bytes are free when the last lets go.
+/// A published message, shared by subscriptions. Its bytes are freed with the last reference.
 #[derive(Debug)]
-pub(super) struct Message {
-    /// The encoded `PubsubMessage`, id and time of publishing included.
+pub(super) struct StoredMessage {
+    /// The encoded `PubsubMessage`, with its id and publish time.
     pub encoded: Bytes,
     pub ordering_key: Option<Arc<str>>,
     pub published: Instant,
-    memory: Arc<Memory>,
+    memory: Arc<MemoryBudget>,
 }
 
-/// One subscription's hold on a message.
+/// A reference to a message from one subscription.
 #[derive(Debug)]
-pub(super) struct Share(Arc<Message>);
+pub(super) struct MessageRef(Arc<StoredMessage>);
 
-// === impl Memory ===
+// === impl MemoryBudget ===
 
-impl Memory {
+impl MemoryBudget {
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { used: AtomicUsize::new(0), limit })
     }
 
-    /// Sets room aside for messages of these encoded lengths, or for none of them.
+    /// Reserves bytes for messages of these encoded lengths; `None` if not all of them fit.
     pub fn reserve(self: &Arc<Self>, lengths: impl Iterator<Item = usize>) -> Option<Reservation> {
         let bytes = lengths.map(|length| length + MESSAGE_COST).sum();
         self.used
@@ -77,15 +78,20 @@ impl Memory {
 // === impl Reservation ===
 
 impl Reservation {
-    /// Makes a message of what was set aside for it.
-    pub fn message(
+    /// Creates a message in the reserved bytes.
+    pub fn store(
         &mut self,
         encoded: Bytes,
         ordering_key: Option<Arc<str>>,
         published: Instant,
-    ) -> Arc<Message> {
+    ) -> Arc<StoredMessage> {
         self.bytes -= encoded.len() + MESSAGE_COST;
-        Arc::new(Message { encoded, ordering_key, published, memory: Arc::clone(&self.memory) })
+        Arc::new(StoredMessage {
+            encoded,
+            ordering_key,
+            published,
+            memory: Arc::clone(&self.memory),
+        })
     }
 }
 
@@ -95,36 +101,36 @@ impl Drop for Reservation {
     }
 }
 
-// === impl Message ===
+// === impl StoredMessage ===
 
-impl Message {
-    /// Keeps the message for one subscription more. It may go over the limit by what a share
-    /// costs: the next publish finds that out.
-    pub fn share(self: &Arc<Self>) -> Share {
-        self.memory.add(SHARE_COST);
-        Share(Arc::clone(self))
+impl StoredMessage {
+    /// Adds a reference from one more subscription. Its cost may exceed the limit, which then holds
+    /// back the next publish.
+    pub fn reference(self: &Arc<Self>) -> MessageRef {
+        self.memory.add(REFERENCE_COST);
+        MessageRef(Arc::clone(self))
     }
 }
 
-impl Drop for Message {
+impl Drop for StoredMessage {
     fn drop(&mut self) {
         self.memory.subtract(self.encoded.len() + MESSAGE_COST);
     }
 }
 
-// === impl Share ===
+// === impl MessageRef ===
 
-impl std::ops::Deref for Share {
-    type Target = Message;
+impl std::ops::Deref for MessageRef {
+    type Target = StoredMessage;
 
-    fn deref(&self) -> &Message {
+    fn deref(&self) -> &StoredMessage {
         &self.0
     }
 }
 
-impl Drop for Share {
+impl Drop for MessageRef {
     fn drop(&mut self) {
-        self.0.memory.subtract(SHARE_COST);
+        self.0.memory.subtract(REFERENCE_COST);
     }
 }
 
@@ -133,17 +139,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_is_given_back_when_the_last_share_goes() {
-        let memory = Memory::new(1000);
+    fn bytes_are_freed_with_the_last_reference() {
+        let memory = MemoryBudget::new(1000);
         let mut reservation = memory.reserve([100, 100].into_iter()).unwrap();
 
-        let message = reservation.message(vec![0; 100].into(), None, Instant::now());
+        let message = reservation.store(vec![0; 100].into(), None, Instant::now());
         drop(reservation);
         assert_eq!(memory.used(), 100 + MESSAGE_COST);
 
-        let (first, second) = (message.share(), message.share());
+        let (first, second) = (message.reference(), message.reference());
         drop(message);
-        assert_eq!(memory.used(), 100 + MESSAGE_COST + 2 * SHARE_COST);
+        assert_eq!(memory.used(), 100 + MESSAGE_COST + 2 * REFERENCE_COST);
 
         drop(first);
         drop(second);
@@ -151,8 +157,8 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_whole() {
-        let memory = Memory::new(1000);
+    fn messages_that_do_not_all_fit_are_refused() {
+        let memory = MemoryBudget::new(1000);
         assert!(memory.reserve([300, 600].into_iter()).is_none());
         assert_eq!(memory.used(), 0);
     }

@@ -2,48 +2,48 @@
 
 use std::fmt;
 
-/// What a subscription answers as its topic when that was deleted.
+/// The topic in answers about a subscription whose topic was deleted.
 pub(super) const DELETED_TOPIC: &str = "_deleted-topic_";
 
-/// What a name names.
+/// The kind of a named resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ResourceKind {
     Topic,
     Subscription,
 }
 
-/// A checked name. Its kind is known from where it stands.
+/// A valid name. Its kind is known from the context.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Name {
+pub(super) struct ResourceName {
     pub project: String,
     pub id: String,
 }
 
-/// Why a text is not a name.
+/// Why a name is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// It does not have the form of the kind that was asked for.
+    /// It does not have the form of its kind.
     #[error("invalid resource name (name={name}): expected `projects/<project>/{collection}/<id>`")]
     Form {
-        /// What was given.
+        /// The name.
         name: String,
-        /// The part that says what is named.
+        /// The part that names the kind.
         collection: &'static str,
     },
-    /// Its last part is not an id.
+    /// Its last part is not a valid id.
     #[error(
         "invalid resource name (name={name}): an id has 3 to 255 letters, digits and `-_.~+%`, \
          begins with a letter, and not with `goog`"
     )]
     Id {
-        /// What was given.
+        /// The name.
         name: String,
     },
 }
 
-// === impl Kind ===
+// === impl ResourceKind ===
 
-impl Kind {
+impl ResourceKind {
     fn collection(self) -> &'static str {
         match self {
             Self::Topic => "topics",
@@ -52,7 +52,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ResourceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Topic => "Topic",
@@ -61,11 +61,11 @@ impl fmt::Display for Kind {
     }
 }
 
-// === impl Name ===
+// === impl ResourceName ===
 
-impl Name {
-    /// Reads the name of a `kind`.
-    pub fn parse(kind: Kind, name: &str) -> Result<Self, NameError> {
+impl ResourceName {
+    /// Parses the name of a resource of this kind.
+    pub fn parse(kind: ResourceKind, name: &str) -> Result<Self, NameError> {
         let collection = kind.collection();
         let form = || NameError::Form { name: name.to_owned(), collection };
         let parts: Vec<&str> = name.split('/').collect();
@@ -79,14 +79,14 @@ impl Name {
         Ok(Self { project: project.to_owned(), id: id.to_owned() })
     }
 
-    /// Writes the name of a `kind`, as `project` calls it.
-    pub fn write(kind: Kind, project: &str, id: &str) -> String {
+    /// Formats the name of a resource of this kind in `project`.
+    pub fn format(kind: ResourceKind, project: &str, id: &str) -> String {
         format!("projects/{project}/{}/{id}", kind.collection())
     }
 }
 
-/// Reads `projects/{project}`, and gives the project.
-pub(super) fn project(name: &str) -> Result<&str, NameError> {
+/// Parses `projects/{project}`, and returns the project.
+pub(super) fn parse_project(name: &str) -> Result<&str, NameError> {
     match name.strip_prefix("projects/") {
         Some(project) if !project.is_empty() && !project.contains('/') => Ok(project),
         _ => Err(NameError::Form { name: name.to_owned(), collection: "…" }),
@@ -103,19 +103,19 @@ fn is_id(id: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind, Name, NameError, project};
+    use super::{NameError, ResourceKind, ResourceName, parse_project};
 
     #[test]
-    fn a_name_is_read_and_written() {
+    fn a_name_is_formatted_as_it_was_parsed() {
         let text = "projects/my-project/subscriptions/octue.test.1-0-0.answers~+%_x";
-        let name = Name::parse(Kind::Subscription, text).unwrap();
+        let name = ResourceName::parse(ResourceKind::Subscription, text).unwrap();
 
         assert_eq!(name.project, "my-project");
-        assert_eq!(Name::write(Kind::Subscription, &name.project, &name.id), text);
+        assert_eq!(ResourceName::format(ResourceKind::Subscription, &name.project, &name.id), text);
     }
 
     #[test]
-    fn a_name_of_the_wrong_form_is_refused() {
+    fn a_name_in_another_form_is_refused() {
         for text in [
             "",
             "abc",
@@ -123,20 +123,25 @@ mod tests {
             "projects/p/subscriptions/abc",
             "projects/p/topics/abc/d",
         ] {
-            let error = Name::parse(Kind::Topic, text).unwrap_err();
+            let error = ResourceName::parse(ResourceKind::Topic, text).unwrap_err();
             assert!(matches!(error, NameError::Form { .. }), "{text}");
         }
-        assert!(project("projects/p/topics").is_err());
-        assert_eq!(project("projects/p"), Ok("p"));
+        assert!(parse_project("projects/p/topics").is_err());
+        assert_eq!(parse_project("projects/p"), Ok("p"));
     }
 
     #[test]
-    fn the_rules_of_ids_hold() {
+    fn an_invalid_id_is_refused() {
         let long = "a".repeat(256);
         for id in ["ab", &long, "1abc", "-abc", "google", "goog-abc", "a b c", "ä-b-c", "a:bc"] {
-            let error = Name::parse(Kind::Topic, &format!("projects/p/topics/{id}")).unwrap_err();
+            let error =
+                ResourceName::parse(ResourceKind::Topic, &format!("projects/p/topics/{id}"))
+                    .unwrap_err();
             assert!(matches!(error, NameError::Id { .. }), "{id}");
         }
-        assert!(Name::parse(Kind::Topic, &format!("projects/p/topics/{}", &long[1..])).is_ok());
+        assert!(
+            ResourceName::parse(ResourceKind::Topic, &format!("projects/p/topics/{}", &long[1..]))
+                .is_ok()
+        );
     }
 }

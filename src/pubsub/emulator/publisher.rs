@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::Inner;
 use super::memory::Reservation;
 use super::rpc::publisher_server::Publisher;
-use super::subscription::Published;
+use super::subscription::PublishedMessage;
 
 /// Google's limits on a request and on a message.
 mod limit {
@@ -31,8 +31,8 @@ pub(super) struct PublisherService(pub Arc<Inner>);
 // === impl PublisherService ===
 
 impl PublisherService {
-    /// Publishes all of a request's messages, or none.
-    fn accept(&self, request: google::PublishRequest) -> Result<Vec<String>, Status> {
+    /// Publishes all messages of a request, or none.
+    fn publish_all(&self, request: google::PublishRequest) -> Result<Vec<String>, Status> {
         let (topic, _) = self.0.directory.topic(&request.topic)?;
         check(&request)?;
 
@@ -46,7 +46,7 @@ impl PublisherService {
         let ids = messages.iter().map(|message| message.message_id.clone()).collect();
         let now = Instant::now();
         let messages: Vec<_> =
-            messages.into_iter().map(|message| keep(message, &mut reservation, now)).collect();
+            messages.into_iter().map(|message| store(message, &mut reservation, now)).collect();
         topic.publish(&messages);
         Ok(ids)
     }
@@ -57,13 +57,13 @@ impl PublisherService {
         if let Some(reservation) = memory.reserve(lengths()) {
             return Ok(reservation);
         }
-        // Messages past their retention leave when somebody looks: now.
-        directory.forget_outdated();
+        // Messages past their retention are dropped only when their queue is used.
+        directory.drop_expired();
         memory.reserve(lengths()).ok_or_else(|| {
             let (used, limit) = (memory.used(), memory.limit());
             Status::resource_exhausted(format!(
-                "the emulator keeps {used} bytes of messages that are not acked, of at most \
-                 {limit}: ack some, delete a subscription that nobody reads, or raise its limit"
+                "the emulator's limit of {limit} bytes is reached: {used} bytes of messages are not \
+                 acked; ack messages, or delete a subscription that no client reads"
             ))
         })
     }
@@ -82,14 +82,14 @@ impl Publisher for PublisherService {
         &self,
         _: Request<google::UpdateTopicRequest>,
     ) -> Result<Response<google::Topic>, Status> {
-        Err(super::not_yet("UpdateTopic"))
+        Err(super::unimplemented("UpdateTopic"))
     }
 
     async fn publish(
         &self,
         request: Request<google::PublishRequest>,
     ) -> Result<Response<google::PublishResponse>, Status> {
-        let message_ids = self.accept(request.into_inner())?;
+        let message_ids = self.publish_all(request.into_inner())?;
         Ok(Response::new(google::PublishResponse { message_ids }))
     }
 
@@ -108,7 +108,7 @@ impl Publisher for PublisherService {
         let page = self.0.directory.list_topics(&project, page_size, &page_token)?;
         Ok(Response::new(google::ListTopicsResponse {
             topics: page.items,
-            next_page_token: page.next,
+            next_page_token: page.next_token,
         }))
     }
 
@@ -121,7 +121,7 @@ impl Publisher for PublisherService {
         let page = self.0.directory.list_topic_subscriptions(&topic, page_size, &page_token)?;
         Ok(Response::new(google::ListTopicSubscriptionsResponse {
             subscriptions: page.items,
-            next_page_token: page.next,
+            next_page_token: page.next_token,
         }))
     }
 
@@ -129,7 +129,7 @@ impl Publisher for PublisherService {
         &self,
         _: Request<google::ListTopicSnapshotsRequest>,
     ) -> Result<Response<google::ListTopicSnapshotsResponse>, Status> {
-        Err(super::not_yet("ListTopicSnapshots"))
+        Err(super::unimplemented("ListTopicSnapshots"))
     }
 
     async fn delete_topic(
@@ -148,18 +148,22 @@ impl Publisher for PublisherService {
     }
 }
 
-fn keep(message: google::PubsubMessage, reservation: &mut Reservation, now: Instant) -> Published {
+fn store(
+    message: google::PubsubMessage,
+    reservation: &mut Reservation,
+    now: Instant,
+) -> PublishedMessage {
     let encoded = message.encode_to_vec().into();
     let google::PubsubMessage { attributes, ordering_key, .. } = message;
     let ordering_key = (!ordering_key.is_empty()).then(|| ordering_key.into());
-    Published { message: reservation.message(encoded, ordering_key, now), attributes }
+    PublishedMessage { message: reservation.store(encoded, ordering_key, now), attributes }
 }
 
 fn check(request: &google::PublishRequest) -> Result<(), Status> {
     let messages = &request.messages;
     if messages.is_empty() || messages.len() > limit::MESSAGES {
         return Err(Status::invalid_argument(format!(
-            "a publish request has 1 to {} messages, and this one has {}",
+            "a publish request must have 1 to {} messages, and has {}",
             limit::MESSAGES,
             messages.len()
         )));
@@ -172,13 +176,12 @@ fn check(request: &google::PublishRequest) -> Result<(), Status> {
     }
     if messages.iter().any(|message| message.ordering_key != messages[0].ordering_key) {
         return Err(Status::invalid_argument(
-            "in one publish request, either all messages have the same ordering key or none has \
-             one",
+            "all messages of a publish request must have the same ordering key, or none",
         ));
     }
-    messages.iter().enumerate().try_for_each(|(place, message)| {
+    messages.iter().enumerate().try_for_each(|(index, message)| {
         check_message(message).map_err(|reason| {
-            Status::invalid_argument(format!("message {place} of the request is invalid: {reason}"))
+            Status::invalid_argument(format!("message {index} of the request is invalid: {reason}"))
         })
     })
 }
@@ -188,22 +191,22 @@ fn check_message(message: &google::PubsubMessage) -> Result<(), String> {
     if data.is_empty() && attributes.is_empty() {
         return Err("it has neither data nor attributes".to_owned());
     }
-    at_most("its data", data.len(), limit::DATA_BYTES, "bytes")?;
-    at_most("it", attributes.len(), limit::ATTRIBUTES, "attributes")?;
-    at_most("its ordering key", ordering_key.len(), limit::ORDERING_KEY_BYTES, "bytes")?;
+    check_limit("its data", data.len(), limit::DATA_BYTES, "bytes")?;
+    check_limit("it", attributes.len(), limit::ATTRIBUTES, "attributes")?;
+    check_limit("its ordering key", ordering_key.len(), limit::ORDERING_KEY_BYTES, "bytes")?;
     for (key, value) in attributes {
         if key.is_empty() {
             return Err("the key of an attribute is empty".to_owned());
         }
-        at_most("the key of an attribute", key.len(), limit::KEY_BYTES, "bytes")?;
-        at_most(&format!("its attribute `{key}`"), value.len(), limit::VALUE_BYTES, "bytes")?;
+        check_limit("the key of an attribute", key.len(), limit::KEY_BYTES, "bytes")?;
+        check_limit(&format!("its attribute `{key}`"), value.len(), limit::VALUE_BYTES, "bytes")?;
     }
     Ok(())
 }
 
-fn at_most(what: &str, has: usize, limit: usize, unit: &str) -> Result<(), String> {
-    if has > limit {
-        return Err(format!("{what} has {has} {unit}, over the limit of {limit}"));
+fn check_limit(subject: &str, count: usize, limit: usize, unit: &str) -> Result<(), String> {
+    if count > limit {
+        return Err(format!("{subject} has {count} {unit}, over the limit of {limit}"));
     }
     Ok(())
 }

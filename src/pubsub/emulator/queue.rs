@@ -1,4 +1,4 @@
-//! The backlog of one subscription, as a state machine: no tasks, no clock, no locks.
+//! The messages of one subscription, as a state machine: no tasks, no clock, no locks.
 //!
 //! ```text
 //!            push                take                 ack
@@ -8,12 +8,12 @@
 //!                      └──────── Paused ◄───────┘
 //! ```
 //!
-//! A message with an ordering key stands in the lane of its key. Only the first that waits in a
-//! lane is offered; while some of a lane are out, only to the puller that has them. When one of
-//! them comes back, all later ones of its lane come back with it, acked or not: Pub/Sub promises
-//! the order anew from there on.
+//! A message with an ordering key is in the lane of its key. Only the first message that waits in a
+//! lane is offered; while messages of a lane are leased, only to the puller that has them. When one of
+//! them returns, all later ones of its lane return with it, acked or not: Pub/Sub guarantees the order
+//! again from there on.
 //!
-//! Every method that takes `now` first lets happen what was due until then.
+//! Every method with the parameter `now` first applies what was due until then.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ack_id::AckId;
-use super::memory::Share;
+use super::memory::MessageRef;
 use lane::Lane;
 
 mod lane;
@@ -30,77 +30,78 @@ mod lane;
 #[cfg(test)]
 mod tests;
 
-/// How a queue treats its messages.
+/// The settings of a queue.
 #[derive(Clone, Debug)]
-pub(super) struct Rules {
+pub(super) struct QueueRules {
     /// Whether messages of one ordering key keep their order.
     pub ordering: bool,
-    /// How long a message is kept that nobody acks, from its publishing on.
+    /// How long an unacked message is kept after it was published.
     pub retention: Duration,
-    /// How long a message rests that came back; none: not at all.
-    pub backoff: Option<Backoff>,
+    /// The pause before a returned message is offered again.
+    pub backoff: Option<RedeliveryBackoff>,
 }
 
-/// Doubles from `minimum` at the first return up to `maximum`.
+/// A pause that doubles with each return, from `minimum` up to `maximum`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Backoff {
+pub(super) struct RedeliveryBackoff {
     pub minimum: Duration,
     pub maximum: Duration,
 }
 
-/// Who takes messages: one stream, or one call of `Pull`.
+/// A receiver of messages: one stream, or one call of `Pull`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Puller(pub u64);
 
-/// How much a puller takes at a time.
+/// How much a puller may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Want {
-    /// At most so many messages now.
+pub(super) struct PullLimits {
+    /// The most messages of one batch.
     pub messages: usize,
-    /// At most so many bytes now, unless a single message is larger.
+    /// The most bytes of one batch. A single message may be larger.
     pub bytes: usize,
-    /// Nothing while so many messages are out with this puller.
+    /// No messages while the puller has leases on so many.
     pub outstanding_messages: usize,
-    /// Nothing while so many bytes are out with this puller.
+    /// No messages while the puller has leases on so many bytes.
     pub outstanding_bytes: usize,
-    /// How long the puller has to ack.
+    /// The time that the puller has to ack.
     pub lease: Duration,
 }
 
-/// One message on its way to a puller.
+/// A message that was leased to a puller.
 #[derive(Debug)]
-pub(super) struct Delivery {
+pub(super) struct LeasedMessage {
     pub ack_id: AckId,
     pub message: bytes::Bytes,
 }
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    rules: Rules,
+    rules: QueueRules,
     id: u64,
-    next_place: u64,
-    /// All messages, by their place: the order of publishing.
-    entries: BTreeMap<u64, Entry>,
+    next_sequence: u64,
+    /// All messages, by their sequence number: the order of publishing.
+    entries: BTreeMap<u64, QueueEntry>,
     lanes: HashMap<Arc<str>, Lane>,
-    /// What anybody may take: messages without a key, and the first of each lane that is whole.
+    /// What every puller may take: messages without a key, and the first of each lane without leases.
     free: BTreeSet<u64>,
-    /// What one puller alone may take: the first of each lane of which it has some.
+    /// What only one puller may take: the first of each lane in which it has leases.
     bound: HashMap<Puller, BTreeSet<u64>>,
-    loads: HashMap<Puller, Load>,
-    /// When leases and back-offs end.
+    loads: HashMap<Puller, LeasedLoad>,
+    /// The ends of leases and back-offs.
     timers: BTreeSet<(Instant, u64)>,
-    news: bool,
+    /// Whether a waiting puller may have something to take.
+    must_wake: bool,
 }
 
 #[derive(Debug)]
-struct Entry {
-    share: Share,
+struct QueueEntry {
+    message: MessageRef,
     deliveries: u32,
-    state: State,
+    state: MessageState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum MessageState {
     Ready,
     Paused {
         until: Instant,
@@ -109,13 +110,13 @@ enum State {
         until: Instant,
         puller: Puller,
     },
-    /// Kept until everything before it in its lane is acked: it may have to be sent again.
+    /// Kept until all messages before it in its lane are acked: it may have to be delivered again.
     Acked,
 }
 
-/// What is out with one puller.
+/// What is leased to one puller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Load {
+struct LeasedLoad {
     messages: usize,
     bytes: usize,
 }
@@ -123,33 +124,34 @@ struct Load {
 // === impl Queue ===
 
 impl Queue {
-    /// Makes an empty queue. `id` goes into its ack ids.
-    pub fn new(id: u64, rules: Rules) -> Self {
+    /// An empty queue. `id` is part of its ack ids.
+    pub fn new(id: u64, rules: QueueRules) -> Self {
         Self {
             rules,
             id,
-            next_place: 0,
+            next_sequence: 0,
             entries: BTreeMap::new(),
             lanes: HashMap::new(),
             free: BTreeSet::new(),
             bound: HashMap::new(),
             loads: HashMap::new(),
             timers: BTreeSet::new(),
-            news: false,
+            must_wake: false,
         }
     }
 
     /// Adds a message at the end.
-    pub fn push(&mut self, share: Share) {
-        let place = self.next_place;
-        self.next_place += 1;
-        let key = self.rules.ordering.then(|| share.ordering_key.clone()).flatten();
-        self.entries.insert(place, Entry { share, deliveries: 0, state: State::Ready });
+    pub fn push(&mut self, message: MessageRef) {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let key = self.rules.ordering.then(|| message.ordering_key.clone()).flatten();
+        self.entries
+            .insert(sequence, QueueEntry { message, deliveries: 0, state: MessageState::Ready });
         match key {
-            None => self.offer_free(place),
+            None => self.offer_free(sequence),
             Some(key) => {
                 let lane = self.lanes.entry(Arc::clone(&key)).or_default();
-                lane.waiting.push_back(place);
+                lane.waiting.push_back(sequence);
                 if lane.waiting.len() == 1 {
                     self.offer(&key);
                 }
@@ -157,101 +159,108 @@ impl Queue {
         }
     }
 
-    /// Leases to `puller` what it may have now, oldest first.
-    pub fn take(&mut self, puller: Puller, want: &Want, now: Instant) -> Vec<Delivery> {
-        self.pass(now);
-        let news = self.news;
+    /// Leases messages to `puller` within its limits, oldest first.
+    pub fn take(
+        &mut self,
+        puller: Puller,
+        limits: &PullLimits,
+        now: Instant,
+    ) -> Vec<LeasedMessage> {
+        self.advance(now);
+        let must_wake = self.must_wake;
         let mut deliveries = Vec::new();
         let mut bytes = 0;
-        while deliveries.len() < want.messages && !self.is_full(puller, want) {
-            let Some(place) = self.first_for(puller) else { break };
-            let length = self.entries[&place].share.encoded.len();
-            if !deliveries.is_empty() && bytes + length > want.bytes {
+        while deliveries.len() < limits.messages && !self.is_full(puller, limits) {
+            let Some(sequence) = self.first_for(puller) else { break };
+            let length = self.entries[&sequence].message.encoded.len();
+            if !deliveries.is_empty() && bytes + length > limits.bytes {
                 break;
             }
             bytes += length;
-            deliveries.push(self.lease(place, puller, now + want.lease));
+            deliveries.push(self.lease(sequence, puller, now + limits.lease));
         }
-        // What a lease offers next, it offers to this puller alone.
-        self.news = news;
+        // The leases offered further messages to this puller only.
+        self.must_wake = must_wake;
         deliveries
     }
 
-    /// Forgets the messages of these deliveries. An id that is not out any more changes nothing.
+    /// Acks deliveries. Ids of ended leases are ignored.
     pub fn ack(&mut self, ids: &[AckId], now: Instant) {
-        self.pass(now);
+        self.advance(now);
         for id in ids {
             let Some((until, puller)) = self.leased(id) else { continue };
-            self.unlease(id.place, until, puller);
-            match self.key(id.place) {
-                None => drop(self.entries.remove(&id.place)),
-                Some(key) => self.ack_in_lane(&key, id.place),
+            self.unlease(id.sequence, until, puller);
+            match self.key(id.sequence) {
+                None => drop(self.entries.remove(&id.sequence)),
+                Some(key) => self.ack_in_lane(&key, id.sequence),
             }
-            // Somebody may wait for room under its limits.
-            self.news = true;
+            // The puller may be below its limits again.
+            self.must_wake = true;
         }
     }
 
-    /// Gives these deliveries until `now + lease`; or none, which is a nack. An id that is not
-    /// out any more changes nothing.
+    /// Extends leases until `now + lease`. A lease of zero is a nack. Ids of ended leases are ignored.
     pub fn extend(&mut self, ids: &[AckId], lease: Duration, now: Instant) {
-        self.pass(now);
+        self.advance(now);
         for id in ids {
             let Some((until, puller)) = self.leased(id) else { continue };
             if lease.is_zero() {
-                self.give_back(id.place, now);
+                self.return_message(id.sequence, now);
                 continue;
             }
-            self.timers.remove(&(until, id.place));
+            self.timers.remove(&(until, id.sequence));
             let until = now + lease;
-            self.timers.insert((until, id.place));
-            self.entry(id.place).state = State::Leased { until, puller };
+            self.timers.insert((until, id.sequence));
+            self.entry(id.sequence).state = MessageState::Leased { until, puller };
         }
     }
 
-    /// Lets happen what was due until `now`: leases and back-offs end, old messages go.
-    pub fn pass(&mut self, now: Instant) {
-        while let Some((until, place)) = self.timers.first().copied().filter(|(due, _)| *due <= now)
+    /// Applies what was due until `now`: ends leases and back-offs, and drops expired messages.
+    pub fn advance(&mut self, now: Instant) {
+        while let Some((until, sequence)) =
+            self.timers.first().copied().filter(|(due, _)| *due <= now)
         {
-            match self.entry(place).state {
-                State::Leased { .. } => self.give_back(place, now),
-                State::Paused { .. } => {
-                    self.timers.remove(&(until, place));
-                    self.entry(place).state = State::Ready;
-                    self.offer_again(place);
+            match self.entry(sequence).state {
+                MessageState::Leased { .. } => self.return_message(sequence, now),
+                MessageState::Paused { .. } => {
+                    self.timers.remove(&(until, sequence));
+                    self.entry(sequence).state = MessageState::Ready;
+                    self.offer_again(sequence);
                 }
-                State::Ready | State::Acked => unreachable!("only what waits for a time has one"),
+                MessageState::Ready | MessageState::Acked => {
+                    unreachable!("only leased and paused messages have timers")
+                }
             }
         }
-        while let Some(place) = self.outdated(now) {
-            self.expire(place);
+        while let Some(sequence) = self.expired(now) {
+            self.expire(sequence);
         }
     }
 
-    /// When the next lease or back-off ends, if nothing else happens before.
+    /// When the next lease or back-off ends.
     pub fn next_timer(&self) -> Option<Instant> {
         self.timers.first().map(|(until, _)| *until)
     }
 
-    /// Whether, since this was last asked, somebody who waits may have got something to take.
-    pub fn take_news(&mut self) -> bool {
-        std::mem::take(&mut self.news)
+    /// Whether a waiting puller may have something to take since the last call.
+    pub fn take_wakeup(&mut self) -> bool {
+        std::mem::take(&mut self.must_wake)
     }
 
-    /// How many times a message was delivered, this delivery included.
+    /// How often a message was delivered, including this delivery.
     pub fn deliveries(&self, id: &AckId) -> u32 {
-        self.entries.get(&id.place).map_or(0, |entry| entry.deliveries)
+        self.entries.get(&id.sequence).map_or(0, |entry| entry.deliveries)
     }
 
-    /// The oldest message, if nobody acked it in time.
-    fn outdated(&self, now: Instant) -> Option<u64> {
-        let (place, entry) = self.entries.first_key_value()?;
-        (entry.share.published + self.rules.retention <= now).then_some(*place)
+    /// The oldest message, if it is past the retention.
+    fn expired(&self, now: Instant) -> Option<u64> {
+        let (sequence, entry) = self.entries.first_key_value()?;
+        (entry.message.published + self.rules.retention <= now).then_some(*sequence)
     }
 
-    fn is_full(&self, puller: Puller, want: &Want) -> bool {
+    fn is_full(&self, puller: Puller, limits: &PullLimits) -> bool {
         let load = self.loads.get(&puller).copied().unwrap_or_default();
-        load.messages >= want.outstanding_messages || load.bytes >= want.outstanding_bytes
+        load.messages >= limits.outstanding_messages || load.bytes >= limits.outstanding_bytes
     }
 
     fn first_for(&self, puller: Puller) -> Option<u64> {
@@ -260,88 +269,88 @@ impl Queue {
         free.into_iter().chain(bound).min().copied()
     }
 
-    fn lease(&mut self, place: u64, puller: Puller, until: Instant) -> Delivery {
-        match self.key(place) {
-            None => drop(self.free.remove(&place)),
+    fn lease(&mut self, sequence: u64, puller: Puller, until: Instant) -> LeasedMessage {
+        match self.key(sequence) {
+            None => drop(self.free.remove(&sequence)),
             Some(key) => {
                 self.withdraw(&key);
                 self.lane(&key).lease_first(puller);
                 self.offer(&key);
             }
         }
-        self.timers.insert((until, place));
+        self.timers.insert((until, sequence));
         let queue = self.id;
-        let entry = self.entry(place);
-        entry.state = State::Leased { until, puller };
+        let entry = self.entry(sequence);
+        entry.state = MessageState::Leased { until, puller };
         entry.deliveries = entry.deliveries.saturating_add(1);
-        let ack_id = AckId { queue, place, delivery: entry.deliveries };
-        let message = entry.share.encoded.clone();
+        let ack_id = AckId { queue, sequence, delivery: entry.deliveries };
+        let message = entry.message.encoded.clone();
 
         let load = self.loads.entry(puller).or_default();
         load.messages += 1;
         load.bytes += message.len();
-        Delivery { ack_id, message }
+        LeasedMessage { ack_id, message }
     }
 
-    /// Takes a lease back, and rests the message if it must.
-    fn give_back(&mut self, place: u64, now: Instant) {
-        let State::Leased { until, puller } = self.entry(place).state else {
-            unreachable!("only what is leased comes back")
+    /// Ends a lease, and offers the message again, after the back-off if there is one.
+    fn return_message(&mut self, sequence: u64, now: Instant) {
+        let MessageState::Leased { until, puller } = self.entry(sequence).state else {
+            unreachable!("only leased messages return")
         };
-        self.unlease(place, until, puller);
-        self.rest(place, now);
-        match self.key(place) {
-            None => self.offer_again(place),
-            Some(key) => self.give_back_lane(&key, place),
+        self.unlease(sequence, until, puller);
+        self.pause(sequence, now);
+        match self.key(sequence) {
+            None => self.offer_again(sequence),
+            Some(key) => self.return_to_lane(&key, sequence),
         }
     }
 
-    /// Sets the state of a message that came back.
-    fn rest(&mut self, place: u64, now: Instant) {
+    /// Sets the state of a returned message.
+    fn pause(&mut self, sequence: u64, now: Instant) {
         let backoff = self.rules.backoff;
-        let entry = self.entry(place);
+        let entry = self.entry(sequence);
         let pause = backoff.map_or(Duration::ZERO, |backoff| backoff.after(entry.deliveries));
         if pause.is_zero() {
-            entry.state = State::Ready;
+            entry.state = MessageState::Ready;
         } else {
             let until = now + pause;
-            entry.state = State::Paused { until };
-            self.timers.insert((until, place));
+            entry.state = MessageState::Paused { until };
+            self.timers.insert((until, sequence));
         }
     }
 
-    /// Drops the oldest message of all.
-    fn expire(&mut self, place: u64) {
-        match self.entry(place).state {
-            State::Leased { until, puller } => self.unlease(place, until, puller),
-            State::Paused { until } => drop(self.timers.remove(&(until, place))),
-            State::Ready | State::Acked => {}
+    /// Drops the oldest message.
+    fn expire(&mut self, sequence: u64) {
+        match self.entry(sequence).state {
+            MessageState::Leased { until, puller } => self.unlease(sequence, until, puller),
+            MessageState::Paused { until } => drop(self.timers.remove(&(until, sequence))),
+            MessageState::Ready | MessageState::Acked => {}
         }
-        match self.key(place) {
-            None => drop(self.free.remove(&place)),
+        match self.key(sequence) {
+            None => drop(self.free.remove(&sequence)),
             Some(key) => self.expire_in_lane(&key),
         }
-        self.entries.remove(&place);
+        self.entries.remove(&sequence);
     }
 
-    /// Offers a message that became ready, if it may be taken next.
-    fn offer_again(&mut self, place: u64) {
-        match self.key(place) {
+    /// Offers a message that became ready, if it is next in its lane.
+    fn offer_again(&mut self, sequence: u64) {
+        match self.key(sequence) {
             Some(key) => self.offer(&key),
-            None if self.entry(place).state == State::Ready => self.offer_free(place),
+            None if self.entry(sequence).state == MessageState::Ready => self.offer_free(sequence),
             None => {}
         }
     }
 
-    fn offer_free(&mut self, place: u64) {
-        self.free.insert(place);
-        self.news = true;
+    fn offer_free(&mut self, sequence: u64) {
+        self.free.insert(sequence);
+        self.must_wake = true;
     }
 
-    fn unlease(&mut self, place: u64, until: Instant, puller: Puller) {
-        self.timers.remove(&(until, place));
-        let length = self.entry(place).share.encoded.len();
-        let load = self.loads.get_mut(&puller).expect("who holds a lease has a load");
+    fn unlease(&mut self, sequence: u64, until: Instant, puller: Puller) {
+        self.timers.remove(&(until, sequence));
+        let length = self.entry(sequence).message.encoded.len();
+        let load = self.loads.get_mut(&puller).expect("a puller with a lease has a load");
         load.messages -= 1;
         load.bytes -= length;
         if load.messages == 0 {
@@ -349,35 +358,38 @@ impl Queue {
         }
     }
 
-    /// The lease that an ack id names, if it is the message's last and still runs.
+    /// The lease of an ack id, if it has not ended.
     fn leased(&self, id: &AckId) -> Option<(Instant, Puller)> {
-        let entry = self.entries.get(&id.place)?;
+        let entry = self.entries.get(&id.sequence)?;
         match entry.state {
-            State::Leased { until, puller }
+            MessageState::Leased { until, puller }
                 if id.queue == self.id && id.delivery == entry.deliveries =>
             {
                 Some((until, puller))
             }
-            State::Leased { .. } | State::Ready | State::Paused { .. } | State::Acked => None,
+            MessageState::Leased { .. }
+            | MessageState::Ready
+            | MessageState::Paused { .. }
+            | MessageState::Acked => None,
         }
     }
 
-    /// The lane of a message, if it stands in one.
-    fn key(&self, place: u64) -> Option<Arc<str>> {
+    /// The key of a message's lane, if it is in one.
+    fn key(&self, sequence: u64) -> Option<Arc<str>> {
         if !self.rules.ordering {
             return None;
         }
-        self.entries[&place].share.ordering_key.clone()
+        self.entries[&sequence].message.ordering_key.clone()
     }
 
-    fn entry(&mut self, place: u64) -> &mut Entry {
-        self.entries.get_mut(&place).expect("every index names entries that are there")
+    fn entry(&mut self, sequence: u64) -> &mut QueueEntry {
+        self.entries.get_mut(&sequence).expect("indexes contain existing entries only")
     }
 }
 
-// === impl Backoff ===
+// === impl RedeliveryBackoff ===
 
-impl Backoff {
+impl RedeliveryBackoff {
     fn after(self, deliveries: u32) -> Duration {
         let doublings = deliveries.saturating_sub(1).min(31);
         self.minimum.saturating_mul(1 << doublings).min(self.maximum)

@@ -1,7 +1,7 @@
-//! Topics and subscriptions as JSON over HTTP, on the port of gRPC.
+//! TopicList and subscriptions as JSON over HTTP, on the port of gRPC.
 //!
-//! Google's Rust client publishes and pulls by gRPC, but makes and lists by this; `curl` can too.
-//! Messages go by gRPC alone.
+//! Google's Rust client uses it to create and list them, and so can `curl`. Messages are published and
+//! pulled by gRPC only.
 
 use std::sync::Arc;
 
@@ -13,29 +13,29 @@ use tonic::{Code, Status};
 use super::Inner;
 use super::page::Page;
 use crate::request_guard::is_grpc;
-use json::{Enums, SubscriptionJson, TopicJson};
+use json::{EnumFormat, SubscriptionJson, TopicJson};
 
 mod json;
 
-/// One request, taken apart.
-struct Call<'a> {
+/// A parsed request.
+struct RestRequest<'a> {
     inner: &'a Inner,
     method: Method,
-    query: Query,
+    query: QueryParameters,
     body: &'a [u8],
 }
 
-/// What the query may say.
+/// The parameters of a query.
 #[derive(Debug, Default)]
-struct Query {
+struct QueryParameters {
     page_size: i32,
     page_token: String,
-    enums: Enums,
+    enums: EnumFormat,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Topics {
+struct TopicList {
     topics: Vec<TopicJson>,
     #[serde(skip_serializing_if = "String::is_empty")]
     next_page_token: String,
@@ -43,28 +43,28 @@ struct Topics {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Subscriptions<T> {
+struct SubscriptionList<T> {
     subscriptions: Vec<T>,
     #[serde(skip_serializing_if = "String::is_empty")]
     next_page_token: String,
 }
 
 #[derive(Serialize)]
-struct Nothing {}
+struct EmptyJson {}
 
 #[derive(Serialize)]
-struct Failure<'a> {
-    error: FailureStatus<'a>,
+struct ErrorJson<'a> {
+    error: ErrorStatus<'a>,
 }
 
 #[derive(Serialize)]
-struct FailureStatus<'a> {
+struct ErrorStatus<'a> {
     code: u16,
     message: &'a str,
     status: &'a str,
 }
 
-/// Answers what no gRPC service answers.
+/// Answers a request that is not for one of the gRPC services.
 pub(super) fn answer(
     inner: &Arc<Inner>,
     method: Method,
@@ -73,20 +73,20 @@ pub(super) fn answer(
     body: &[u8],
 ) -> Response<String> {
     if is_grpc(headers) {
-        return Status::unimplemented("this emulator does not have that service").into_http();
+        return Status::unimplemented("this emulator does not implement that service").into_http();
     }
     let path = percent_decode_str(uri.path()).decode_utf8_lossy();
-    let answered = query(uri.query().unwrap_or_default())
-        .and_then(|query| Call { inner, method, query, body }.answer(&path));
-    match answered {
+    let answer = query(uri.query().unwrap_or_default())
+        .and_then(|query| RestRequest { inner, method, query, body }.answer(&path));
+    match answer {
         Ok(json) => response(StatusCode::OK, json),
-        Err(status) => failure(&status),
+        Err(status) => error_response(&status),
     }
 }
 
-// === impl Call ===
+// === impl RestRequest ===
 
-impl Call<'_> {
+impl RestRequest<'_> {
     fn answer(&self, path: &str) -> Result<String, Status> {
         let name = path.strip_prefix("/v1/").unwrap_or_default();
         let parts: Vec<&str> = name.split('/').collect();
@@ -100,7 +100,7 @@ impl Call<'_> {
             }
             (method, ["projects", _, "topics", _]) => self.topic(method, name),
             (method, ["projects", _, "subscriptions", _]) => self.subscription(method, name),
-            _ => Err(self.unknown(name)),
+            _ => Err(self.unimplemented(name)),
         }
     }
 
@@ -108,8 +108,8 @@ impl Call<'_> {
         let directory = &self.inner.directory;
         match *method {
             Method::PUT => {
-                let asked: TopicJson = read(self.body)?;
-                let topic = directory.create_topic(asked.into_google(name)?)?;
+                let topic: TopicJson = read(self.body)?;
+                let topic = directory.create_topic(topic.into_google(name)?)?;
                 write(&TopicJson::new(topic, self.query.enums))
             }
             Method::GET => {
@@ -117,9 +117,9 @@ impl Call<'_> {
             }
             Method::DELETE => {
                 directory.delete_topic(name)?;
-                write(&Nothing {})
+                write(&EmptyJson {})
             }
-            _ => Err(self.unknown(name)),
+            _ => Err(self.unimplemented(name)),
         }
     }
 
@@ -127,8 +127,9 @@ impl Call<'_> {
         let directory = &self.inner.directory;
         match (method, name.strip_suffix(":detach")) {
             (&Method::PUT, None) => {
-                let asked: SubscriptionJson = read(self.body)?;
-                let subscription = directory.create_subscription(asked.into_google(name)?)?;
+                let subscription: SubscriptionJson = read(self.body)?;
+                let subscription =
+                    directory.create_subscription(subscription.into_google(name)?)?;
                 write(&SubscriptionJson::new(subscription, self.query.enums))
             }
             (&Method::GET, None) => {
@@ -137,48 +138,48 @@ impl Call<'_> {
             }
             (&Method::DELETE, None) => {
                 directory.delete_subscription(name)?;
-                write(&Nothing {})
+                write(&EmptyJson {})
             }
             (&Method::POST, Some(name)) => {
                 directory.detach_subscription(name)?;
-                write(&Nothing {})
+                write(&EmptyJson {})
             }
-            _ => Err(self.unknown(name)),
+            _ => Err(self.unimplemented(name)),
         }
     }
 
     fn list_topics(&self, project: &str) -> Result<String, Status> {
-        let Query { page_size, page_token, enums } = &self.query;
+        let QueryParameters { page_size, page_token, enums } = &self.query;
         let project = format!("projects/{project}");
-        let Page { items, next } =
+        let Page { items, next_token } =
             self.inner.directory.list_topics(&project, *page_size, page_token)?;
         let topics = items.into_iter().map(|topic| TopicJson::new(topic, *enums)).collect();
-        write(&Topics { topics, next_page_token: next })
+        write(&TopicList { topics, next_page_token: next_token })
     }
 
     fn list_subscriptions(&self, project: &str) -> Result<String, Status> {
-        let Query { page_size, page_token, enums } = &self.query;
+        let QueryParameters { page_size, page_token, enums } = &self.query;
         let project = format!("projects/{project}");
-        let Page { items, next } =
+        let Page { items, next_token } =
             self.inner.directory.list_subscriptions(&project, *page_size, page_token)?;
         let subscriptions = items
             .into_iter()
             .map(|subscription| SubscriptionJson::new(subscription, *enums))
             .collect();
-        write(&Subscriptions { subscriptions, next_page_token: next })
+        write(&SubscriptionList { subscriptions, next_page_token: next_token })
     }
 
     fn list_topic_subscriptions(&self, topic: &str) -> Result<String, Status> {
-        let Query { page_size, page_token, .. } = &self.query;
-        let Page { items, next } =
+        let QueryParameters { page_size, page_token, .. } = &self.query;
+        let Page { items, next_token } =
             self.inner.directory.list_topic_subscriptions(topic, *page_size, page_token)?;
-        write(&Subscriptions { subscriptions: items, next_page_token: next })
+        write(&SubscriptionList { subscriptions: items, next_page_token: next_token })
     }
 
-    fn unknown(&self, name: &str) -> Status {
+    fn unimplemented(&self, name: &str) -> Status {
         Status::unimplemented(format!(
-            "this emulator does not have `{} {name}` over HTTP: topics and subscriptions are made, \
-             got, listed and deleted here, and all else goes by gRPC",
+            "this emulator does not implement `{} {name}` over HTTP: it creates, gets, lists and \
+             deletes topics and subscriptions; for all else use gRPC",
             self.method
         ))
     }
@@ -196,7 +197,7 @@ fn write(answer: &impl Serialize) -> Result<String, Status> {
     Ok(serde_json::to_string(answer).expect("plain structs are JSON"))
 }
 
-fn failure(status: &Status) -> Response<String> {
+fn error_response(status: &Status) -> Response<String> {
     let (code, name) = match status.code() {
         Code::InvalidArgument => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
         Code::FailedPrecondition => (StatusCode::BAD_REQUEST, "FAILED_PRECONDITION"),
@@ -205,8 +206,8 @@ fn failure(status: &Status) -> Response<String> {
         Code::Unimplemented => (StatusCode::NOT_IMPLEMENTED, "UNIMPLEMENTED"),
         _ => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL"),
     };
-    let error = FailureStatus { code: code.as_u16(), message: status.message(), status: name };
-    let json = serde_json::to_string(&Failure { error }).expect("plain structs are JSON");
+    let error = ErrorStatus { code: code.as_u16(), message: status.message(), status: name };
+    let json = serde_json::to_string(&ErrorJson { error }).expect("plain structs are JSON");
     response(code, json)
 }
 
@@ -218,17 +219,19 @@ fn response(code: StatusCode, json: String) -> Response<String> {
     response
 }
 
-fn query(text: &str) -> Result<Query, Status> {
-    let mut query = Query::default();
+fn query(text: &str) -> Result<QueryParameters, Status> {
+    let mut query = QueryParameters::default();
     for (name, value) in form_urlencoded::parse(text.as_bytes()) {
         match &*name {
             "pageSize" => {
                 query.page_size = value.parse().map_err(|_| {
-                    Status::invalid_argument(format!("invalid page size given (pageSize={value})"))
+                    Status::invalid_argument(format!("invalid page size (pageSize={value})"))
                 })?;
             }
             "pageToken" => query.page_token = value.into_owned(),
-            "$alt" | "alt" if value.contains("enum-encoding=int") => query.enums = Enums::Numbers,
+            "$alt" | "alt" if value.contains("enum-encoding=int") => {
+                query.enums = EnumFormat::Numbers
+            }
             _ => {}
         }
     }

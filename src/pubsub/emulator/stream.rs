@@ -1,8 +1,8 @@
-//! One `StreamingPull`: messages go out as they come and as the client has room; acks come in.
+//! One `StreamingPull`: sends messages within the limits of the client, and receives acks.
 //!
-//! The two directions do not wait for each other. A client that does not read for a while can
-//! still ack, and messages are leased only when the connection takes them: what a slow client has
-//! not read is mostly still free for another.
+//! The two directions do not wait for each other: a client that does not read can still ack. Messages
+//! are leased only when the connection accepts them, so most messages that a slow client has not read
+//! are still available to others.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,45 +16,45 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::queue::{Puller, Want};
+use super::queue::{PullLimits, Puller};
 use super::settings;
-use super::subscriber::{ack_ids, gone_status, stopping};
+use super::subscriber::{ack_ids, end_status, stopping};
 use super::subscription::Subscription;
 use super::wire::{ReceivedMessage, StreamingPullRequest, StreamingPullResponse};
 
-/// What goes to the client.
+/// The responses to the client.
 pub(super) type Deliveries =
     Pin<Box<dyn Stream<Item = Result<StreamingPullResponse, Status>> + Send>>;
 
-/// How much goes into one response: enough that its own cost is nothing beside its messages.
+/// The size of one response: large enough that its overhead does not matter.
 const BATCH_MESSAGES: usize = 256;
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// How often a client that asked for it sees that the stream lives.
+/// How often a client that supports it gets an empty response, as a sign of life.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 
-/// What the client's side of the stream leads to in the end.
-type Ending = Result<(), Status>;
+/// How the client's half of a stream ended.
+type RequestsEnd = Result<(), Status>;
 
-/// The sending half, and the task of the receiving half.
-struct Outgoing {
+/// The sending half, with the task of the receiving half.
+struct StreamSender {
     subscription: Arc<Subscription>,
     /// The subscription's name as the client wrote it.
     name: String,
     puller: Puller,
-    want: Want,
-    /// The lease that new deliveries get: the client may change it on its way.
+    limits: PullLimits,
+    /// The lease of new deliveries, which the client may change.
     lease: watch::Receiver<Duration>,
-    ending: oneshot::Receiver<Ending>,
+    requests_end: oneshot::Receiver<RequestsEnd>,
     stop: CancellationToken,
     heartbeat: Option<Duration>,
-    /// Aborted when the stream goes.
-    _incoming: JoinSet<()>,
+    /// Aborted when the stream is dropped.
+    _receiver: JoinSet<()>,
     is_over: bool,
 }
 
 /// The receiving half.
-struct Incoming {
+struct StreamReceiver {
     subscription: Arc<Subscription>,
     name: String,
     requests: Streaming<StreamingPullRequest>,
@@ -69,11 +69,14 @@ pub(super) fn open(
     stop: CancellationToken,
 ) -> Result<Deliveries, Status> {
     if subscription.is_detached() {
-        return Err(gone_status(super::subscription::Gone::Detached, &first.subscription));
+        return Err(end_status(
+            super::subscription::SubscriptionEnd::Detached,
+            &first.subscription,
+        ));
     }
     let lease = settings::ack_deadline(first.stream_ack_deadline_seconds)?;
     apply(&subscription, &first)?;
-    let want = Want {
+    let limits = PullLimits {
         messages: BATCH_MESSAGES,
         bytes: BATCH_BYTES,
         outstanding_messages: no_limit_at_zero(first.max_outstanding_messages),
@@ -82,8 +85,8 @@ pub(super) fn open(
     };
     let name = first.subscription;
     let (lease_sender, lease) = watch::channel(lease);
-    let (end, ending) = oneshot::channel();
-    let incoming = Incoming {
+    let (end, requests_end) = oneshot::channel();
+    let receiver = StreamReceiver {
         subscription: Arc::clone(&subscription),
         name: name.clone(),
         requests,
@@ -91,55 +94,55 @@ pub(super) fn open(
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
-        // Nobody is told only if the sending half is gone already.
-        let _ = end.send(incoming.run().await);
+        // Fails if the sending half was dropped.
+        let _ = end.send(receiver.run().await);
     });
-    let outgoing = Outgoing {
+    let sender = StreamSender {
         subscription,
         name,
         puller: Puller::new(),
-        want,
+        limits,
         lease,
-        ending,
+        requests_end,
         stop,
         heartbeat: (first.protocol_version > 0).then_some(HEARTBEAT),
-        _incoming: tasks,
+        _receiver: tasks,
         is_over: false,
     };
-    Ok(outgoing.into_stream())
+    Ok(sender.into_stream())
 }
 
-// === impl Outgoing ===
+// === impl StreamSender ===
 
-impl Outgoing {
+impl StreamSender {
     fn into_stream(self) -> Deliveries {
-        // The first response comes at once: some clients take the stream for open only then.
-        let hello = Ok(self.response(Vec::new()));
-        let rest = stream::unfold(self, async |mut outgoing| {
-            if outgoing.is_over {
+        // The first response is sent at once: some clients wait for it before they use the stream.
+        let first = Ok(self.response(Vec::new()));
+        let rest = stream::unfold(self, async |mut sender| {
+            if sender.is_over {
                 return None;
             }
-            let next = outgoing.next().await?;
-            outgoing.is_over = next.is_err();
-            Some((next, outgoing))
+            let next = sender.next().await?;
+            sender.is_over = next.is_err();
+            Some((next, sender))
         });
-        Box::pin(stream::StreamExt::chain(stream::iter([hello]), rest))
+        Box::pin(stream::StreamExt::chain(stream::iter([first]), rest))
     }
 
-    /// The next response; none when the client is done.
+    /// The next response; `None` when the client has ended the stream.
     async fn next(&mut self) -> Option<Result<StreamingPullResponse, Status>> {
-        self.want.lease = *self.lease.borrow();
+        self.limits.lease = *self.lease.borrow();
         let heartbeat = self.heartbeat.map(|pause| Instant::now() + pause);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Some(Err(stopping())),
-            ended = &mut self.ending => match ended {
+            end = &mut self.requests_end => match end {
                 Ok(Ok(())) | Err(_) => None,
                 Ok(Err(status)) => Some(Err(status)),
             },
-            taken = self.subscription.wait(self.puller, &self.want) => Some(match taken {
+            taken = self.subscription.wait(self.puller, &self.limits) => Some(match taken {
                 Ok(messages) => Ok(self.response(messages)),
-                Err(gone) => Err(gone_status(gone, &self.name)),
+                Err(end) => Err(end_status(end, &self.name)),
             }),
             () = sleep_until(heartbeat) => Some(Ok(self.response(Vec::new()))),
         }
@@ -156,11 +159,11 @@ impl Outgoing {
     }
 }
 
-// === impl Incoming ===
+// === impl StreamReceiver ===
 
-impl Incoming {
-    /// Takes requests until the client has no more.
-    async fn run(mut self) -> Ending {
+impl StreamReceiver {
+    /// Receives requests until the client ends them.
+    async fn run(mut self) -> RequestsEnd {
         while let Some(request) = self.requests.message().await? {
             self.check(&request)?;
             if request.stream_ack_deadline_seconds != 0 {
@@ -172,7 +175,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// What only the first request may say.
+    /// Refuses what only the first request may set.
     fn check(&self, request: &StreamingPullRequest) -> Result<(), Status> {
         if !request.subscription.is_empty() && request.subscription != self.name {
             return Err(Status::invalid_argument(
@@ -199,7 +202,7 @@ fn apply(subscription: &Subscription, request: &StreamingPullRequest) -> Result<
             seconds.len()
         )));
     }
-    // A subscription that has gone ends the stream from its other half.
+    // The sending half ends the stream of a deleted subscription.
     if !acks.is_empty() {
         let _ = subscription.ack(&ack_ids(acks)?);
     }

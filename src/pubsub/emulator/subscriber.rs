@@ -10,43 +10,43 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Inner;
 use super::ack_id::AckId;
-use super::queue::{Puller, Want};
+use super::queue::{PullLimits, Puller};
 use super::rpc::subscriber_server::Subscriber;
 use super::stream::{self, Deliveries};
-use super::subscription::Gone;
-use super::{not_yet, settings, wire};
+use super::subscription::SubscriptionEnd;
+use super::{settings, unimplemented, wire};
 
-/// How long a pull waits at most for a first message.
+/// The longest wait of a pull for a first message.
 const LONGEST_PULL: Duration = Duration::from_secs(90);
 
-/// How much of a client's own deadline is kept back, so that an empty answer comes before it.
-const ANSWER_TIME: Duration = Duration::from_millis(500);
+/// A pull ends so long before the client's deadline, so that its answer arrives in time.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(500);
 
 /// Google's limit on the messages of one pull.
-const PULL_MESSAGES: usize = 1000;
+const MAX_PULL_MESSAGES: usize = 1000;
 
-/// Clients take messages of 4 MiB by default; one message may be larger by itself.
-const PULL_BYTES: usize = 3_500_000;
+/// Clients accept answers of 4 MiB by default. A single message may be larger.
+const MAX_PULL_BYTES: usize = 3_500_000;
 
 /// The service, over an emulator's state.
 pub(super) struct SubscriberService {
     pub inner: Arc<Inner>,
-    /// Ends what would wait for ever, when the server stops.
+    /// Ends calls that wait, when the server stops.
     pub stop: CancellationToken,
 }
 
 // === impl SubscriberService ===
 
 impl SubscriberService {
-    async fn take(
+    async fn pull_messages(
         &self,
         request: google::PullRequest,
-        patience: Duration,
+        wait_limit: Duration,
     ) -> Result<Vec<wire::ReceivedMessage>, Status> {
         let subscription = self.inner.directory.subscription(&request.subscription)?;
-        let want = Want {
-            messages: at_least_one(request.max_messages)?.min(PULL_MESSAGES),
-            bytes: PULL_BYTES,
+        let limits = PullLimits {
+            messages: at_least_one(request.max_messages)?.min(MAX_PULL_MESSAGES),
+            bytes: MAX_PULL_BYTES,
             outstanding_messages: usize::MAX,
             outstanding_bytes: usize::MAX,
             lease: subscription.settings.ack_deadline,
@@ -55,16 +55,16 @@ impl SubscriberService {
         let at_once = request.return_immediately;
         let puller = Puller::new();
         let taken = if at_once {
-            subscription.take(puller, &want)
+            subscription.take(puller, &limits)
         } else {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return Err(stopping()),
-                taken = subscription.wait(puller, &want) => taken,
-                () = tokio::time::sleep(patience) => Ok(Vec::new()),
+                taken = subscription.wait(puller, &limits) => taken,
+                () = tokio::time::sleep(wait_limit) => Ok(Vec::new()),
             }
         };
-        taken.map_err(|gone| gone_status(gone, &request.subscription))
+        taken.map_err(|end| end_status(end, &request.subscription))
     }
 }
 
@@ -91,7 +91,7 @@ impl Subscriber for SubscriberService {
         &self,
         _: Request<google::UpdateSubscriptionRequest>,
     ) -> Result<Response<google::Subscription>, Status> {
-        Err(not_yet("UpdateSubscription"))
+        Err(unimplemented("UpdateSubscription"))
     }
 
     async fn list_subscriptions(
@@ -103,7 +103,7 @@ impl Subscriber for SubscriberService {
         let page = self.inner.directory.list_subscriptions(&project, page_size, &page_token)?;
         Ok(Response::new(google::ListSubscriptionsResponse {
             subscriptions: page.items,
-            next_page_token: page.next,
+            next_page_token: page.next_token,
         }))
     }
 
@@ -123,7 +123,7 @@ impl Subscriber for SubscriberService {
         let subscription = self.inner.directory.subscription(&request.subscription)?;
         let lease = settings::new_ack_deadline(request.ack_deadline_seconds)?;
         let extended = subscription.extend(&ack_ids(&request.ack_ids)?, lease);
-        extended.map_err(|gone| gone_status(gone, &request.subscription))?;
+        extended.map_err(|end| end_status(end, &request.subscription))?;
         Ok(Response::new(()))
     }
 
@@ -134,7 +134,7 @@ impl Subscriber for SubscriberService {
         let request = request.into_inner();
         let subscription = self.inner.directory.subscription(&request.subscription)?;
         let acked = subscription.ack(&ack_ids(&request.ack_ids)?);
-        acked.map_err(|gone| gone_status(gone, &request.subscription))?;
+        acked.map_err(|end| end_status(end, &request.subscription))?;
         Ok(Response::new(()))
     }
 
@@ -142,8 +142,8 @@ impl Subscriber for SubscriberService {
         &self,
         request: Request<google::PullRequest>,
     ) -> Result<Response<wire::PullResponse>, Status> {
-        let patience = patience(request.metadata());
-        let received_messages = self.take(request.into_inner(), patience).await?;
+        let wait_limit = wait_limit(request.metadata());
+        let received_messages = self.pull_messages(request.into_inner(), wait_limit).await?;
         Ok(Response::new(wire::PullResponse { received_messages }))
     }
 
@@ -167,65 +167,65 @@ impl Subscriber for SubscriberService {
         &self,
         _: Request<google::ModifyPushConfigRequest>,
     ) -> Result<Response<()>, Status> {
-        Err(not_yet("ModifyPushConfig"))
+        Err(unimplemented("ModifyPushConfig"))
     }
 
     async fn get_snapshot(
         &self,
         _: Request<google::GetSnapshotRequest>,
     ) -> Result<Response<google::Snapshot>, Status> {
-        Err(not_yet("GetSnapshot"))
+        Err(unimplemented("GetSnapshot"))
     }
 
     async fn list_snapshots(
         &self,
         _: Request<google::ListSnapshotsRequest>,
     ) -> Result<Response<google::ListSnapshotsResponse>, Status> {
-        Err(not_yet("ListSnapshots"))
+        Err(unimplemented("ListSnapshots"))
     }
 
     async fn create_snapshot(
         &self,
         _: Request<google::CreateSnapshotRequest>,
     ) -> Result<Response<google::Snapshot>, Status> {
-        Err(not_yet("CreateSnapshot"))
+        Err(unimplemented("CreateSnapshot"))
     }
 
     async fn update_snapshot(
         &self,
         _: Request<google::UpdateSnapshotRequest>,
     ) -> Result<Response<google::Snapshot>, Status> {
-        Err(not_yet("UpdateSnapshot"))
+        Err(unimplemented("UpdateSnapshot"))
     }
 
     async fn delete_snapshot(
         &self,
         _: Request<google::DeleteSnapshotRequest>,
     ) -> Result<Response<()>, Status> {
-        Err(not_yet("DeleteSnapshot"))
+        Err(unimplemented("DeleteSnapshot"))
     }
 
     async fn seek(
         &self,
         _: Request<google::SeekRequest>,
     ) -> Result<Response<google::SeekResponse>, Status> {
-        Err(not_yet("Seek"))
+        Err(unimplemented("Seek"))
     }
 }
 
-/// Reads ack ids. One that is no ack id at all is the client's mistake; an old one is not.
+/// Parses ack ids. An invalid one is an error of the client; an outdated one is not.
 pub(super) fn ack_ids(texts: &[String]) -> Result<Vec<AckId>, Status> {
-    let read = texts.iter().map(|text| text.parse());
-    read.collect::<Result<_, _>>()
+    let ids = texts.iter().map(|text| text.parse());
+    ids.collect::<Result<_, _>>()
         .map_err(|error: super::ack_id::AckIdError| Status::invalid_argument(error.to_string()))
 }
 
-pub(super) fn gone_status(gone: Gone, subscription: &str) -> Status {
-    match gone {
-        Gone::Deleted => {
+pub(super) fn end_status(end: SubscriptionEnd, subscription: &str) -> Status {
+    match end {
+        SubscriptionEnd::Deleted => {
             Status::not_found(format!("Subscription does not exist (resource={subscription})"))
         }
-        Gone::Detached => Status::failed_precondition(format!(
+        SubscriptionEnd::Detached => Status::failed_precondition(format!(
             "Subscription is detached from its topic (resource={subscription})"
         )),
     }
@@ -239,20 +239,20 @@ fn at_least_one(max_messages: i32) -> Result<usize, Status> {
     match usize::try_from(max_messages) {
         Ok(messages) if messages > 0 => Ok(messages),
         Ok(_) | Err(_) => Err(Status::invalid_argument(format!(
-            "invalid number of messages asked for (max_messages={max_messages}): expected 1 or more"
+            "invalid number of messages (max_messages={max_messages}): expected 1 or more"
         ))),
     }
 }
 
-/// How long a pull may wait, by the deadline that the client sent along.
-fn patience(metadata: &MetadataMap) -> Duration {
+/// How long a pull may wait, by the deadline in the client's request.
+fn wait_limit(metadata: &MetadataMap) -> Duration {
     let sent = metadata.get("grpc-timeout").and_then(|value| value.to_str().ok());
-    let Some(timeout) = sent.and_then(timeout) else { return LONGEST_PULL };
-    (timeout - ANSWER_TIME.min(timeout / 10)).min(LONGEST_PULL)
+    let Some(timeout) = sent.and_then(parse_timeout) else { return LONGEST_PULL };
+    (timeout - DEADLINE_MARGIN.min(timeout / 10)).min(LONGEST_PULL)
 }
 
-/// Reads a time as gRPC writes it: up to eight digits and a unit.
-fn timeout(text: &str) -> Option<Duration> {
+/// Parses a timeout of gRPC: up to eight digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
     let unit = text.chars().last()?;
     let number: u32 = text.strip_suffix(unit)?.parse().ok()?;
     let unit = match unit {
@@ -272,16 +272,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pull_answers_before_the_client_gives_up() {
-        let patience = |text: &str| {
+    fn a_pull_answers_before_the_deadline_of_the_client() {
+        let wait_limit = |text: &str| {
             let mut metadata = MetadataMap::new();
             metadata.insert("grpc-timeout", text.parse().unwrap());
-            super::patience(&metadata)
+            super::wait_limit(&metadata)
         };
-        assert_eq!(patience("60S"), Duration::from_millis(59_500));
-        assert_eq!(patience("1000m"), Duration::from_millis(900));
-        assert_eq!(patience("3H"), LONGEST_PULL);
-        assert_eq!(patience("soon"), LONGEST_PULL);
-        assert_eq!(super::patience(&MetadataMap::new()), LONGEST_PULL);
+        assert_eq!(wait_limit("60S"), Duration::from_millis(59_500));
+        assert_eq!(wait_limit("1000m"), Duration::from_millis(900));
+        assert_eq!(wait_limit("3H"), LONGEST_PULL);
+        assert_eq!(wait_limit("soon"), LONGEST_PULL);
+        assert_eq!(super::wait_limit(&MetadataMap::new()), LONGEST_PULL);
     }
 }

@@ -10,129 +10,142 @@ use tokio::time::Instant;
 
 use super::ack_id::AckId;
 use super::filter::Filter;
-use super::memory::Message;
-use super::name::Name;
-use super::queue::{Puller, Queue, Rules, Want};
-use super::settings::Settings;
+use super::memory::StoredMessage;
+use super::name::ResourceName;
+use super::queue::{PullLimits, Puller, Queue, QueueRules};
+use super::settings::SubscriptionSettings;
 use super::wire::ReceivedMessage;
 
-/// A subscription that exists, or that somebody still looks at.
+/// A subscription. Calls may still use it after it was deleted.
 #[derive(Debug)]
 pub(super) struct Subscription {
-    pub name: Name,
-    pub settings: Settings,
+    pub name: ResourceName,
+    pub settings: SubscriptionSettings,
     filter: Option<Filter>,
     backlog: Mutex<Backlog>,
-    /// Tells all who wait that there may be something for them.
+    /// Wakes the pullers that wait.
     changed: Notify,
 }
 
-/// A published message and what filters look at.
-pub(super) struct Published {
-    pub message: Arc<Message>,
+/// A published message, with its attributes for filters.
+pub(super) struct PublishedMessage {
+    pub message: Arc<StoredMessage>,
     pub attributes: HashMap<String, String>,
 }
 
-/// Why a subscription gives no messages any more.
+/// Why a subscription delivers no more messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Gone {
+pub(super) enum SubscriptionEnd {
     Deleted,
     Detached,
 }
 
 #[derive(Debug)]
 enum Backlog {
-    Kept(Box<Queue>),
-    Gone(Gone),
+    Open(Box<Queue>),
+    Closed(SubscriptionEnd),
 }
 
 // === impl Subscription ===
 
 impl Subscription {
-    pub fn new(name: Name, settings: Settings, filter: Option<Filter>) -> Self {
+    pub fn new(name: ResourceName, settings: SubscriptionSettings, filter: Option<Filter>) -> Self {
         let queue = Queue::new(
-            // Random, so that ack ids of an emulator that ran before mean nothing here.
+            // Random, so that ack ids of an emulator that ran before are ignored.
             uuid::Uuid::new_v4().as_u64_pair().0,
-            Rules {
+            QueueRules {
                 ordering: settings.enable_message_ordering,
                 retention: settings.retention,
                 backoff: settings.backoff,
             },
         );
-        let backlog = Mutex::new(Backlog::Kept(Box::new(queue)));
+        let backlog = Mutex::new(Backlog::Open(Box::new(queue)));
         Self { name, settings, filter, backlog, changed: Notify::new() }
     }
 
-    /// Keeps those of `messages` that the filter wants.
-    pub fn publish(&self, messages: &[Published]) {
-        let mut wanted = messages.iter().filter(|published| self.wants(published)).peekable();
-        // Most subscriptions of a large network want nothing of most messages: no lock for them.
-        if wanted.peek().is_none() {
+    /// Stores those of `messages` that match the filter.
+    pub fn publish(&self, messages: &[PublishedMessage]) {
+        let mut matching = messages.iter().filter(|published| self.matches(published)).peekable();
+        // In a large network most messages match few subscriptions: the others are not locked.
+        if matching.peek().is_none() {
             return;
         }
         let _ = self.with_queue(|queue| {
-            wanted.for_each(|published| queue.push(published.message.share()));
+            matching.for_each(|published| queue.push(published.message.reference()));
         });
     }
 
-    /// Leases messages to `puller`, as many as there are and it wants.
-    pub fn take(&self, puller: Puller, want: &Want) -> Result<Vec<ReceivedMessage>, Gone> {
-        self.with_queue(|queue| self.take_from(queue, puller, want))
+    /// Leases messages to `puller` within its limits.
+    pub fn take(
+        &self,
+        puller: Puller,
+        limits: &PullLimits,
+    ) -> Result<Vec<ReceivedMessage>, SubscriptionEnd> {
+        self.with_queue(|queue| self.take_from(queue, puller, limits))
     }
 
-    /// Waits until there is something for `puller`, and leases it.
+    /// Waits until there are messages for `puller`, and leases them.
     ///
-    /// May be dropped while it waits: what it leases, it returns.
-    pub async fn wait(&self, puller: Puller, want: &Want) -> Result<Vec<ReceivedMessage>, Gone> {
+    /// May be dropped while it waits: a call that leased messages returns without waiting.
+    pub async fn wait(
+        &self,
+        puller: Puller,
+        limits: &PullLimits,
+    ) -> Result<Vec<ReceivedMessage>, SubscriptionEnd> {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
-            // Listens before it looks, so that no change falls between.
+            // Listens before it takes, so that no change is missed in between.
             changed.as_mut().enable();
-            let (taken, timer) =
-                self.with_queue(|queue| (self.take_from(queue, puller, want), queue.next_timer()))?;
+            let (taken, timer) = self
+                .with_queue(|queue| (self.take_from(queue, puller, limits), queue.next_timer()))?;
             if !taken.is_empty() {
                 return Ok(taken);
             }
             match timer {
                 None => changed.await,
                 Some(until) => {
-                    // Either way there may be something now.
+                    // A change and the timer lead to the same: try again.
                     let _ = tokio::time::timeout_at(until, changed).await;
                 }
             }
         }
     }
 
-    pub fn ack(&self, ids: &[AckId]) -> Result<(), Gone> {
+    pub fn ack(&self, ids: &[AckId]) -> Result<(), SubscriptionEnd> {
         self.with_queue(|queue| queue.ack(ids, Instant::now()))
     }
 
-    /// Gives these deliveries so much time from now on; none is a nack.
-    pub fn extend(&self, ids: &[AckId], lease: Duration) -> Result<(), Gone> {
+    /// Extends leases to `lease` from now. A lease of zero is a nack.
+    pub fn extend(&self, ids: &[AckId], lease: Duration) -> Result<(), SubscriptionEnd> {
         self.with_queue(|queue| queue.extend(ids, lease, Instant::now()))
     }
 
-    /// Lets go of what is older than the subscription keeps.
-    pub fn forget_outdated(&self) {
-        let _ = self.with_queue(|queue| queue.pass(Instant::now()));
+    /// Drops the messages past the retention.
+    pub fn drop_expired(&self) {
+        let _ = self.with_queue(|queue| queue.advance(Instant::now()));
     }
 
-    /// Ends it for all who wait, and drops its messages.
-    pub fn end(&self, gone: Gone) {
-        *self.lock() = Backlog::Gone(gone);
+    /// Ends all calls that wait, and drops the messages.
+    pub fn close(&self, end: SubscriptionEnd) {
+        *self.lock() = Backlog::Closed(end);
         self.changed.notify_waiters();
     }
 
     pub fn is_detached(&self) -> bool {
-        matches!(*self.lock(), Backlog::Gone(Gone::Detached))
+        matches!(*self.lock(), Backlog::Closed(SubscriptionEnd::Detached))
     }
 
-    fn wants(&self, published: &Published) -> bool {
+    fn matches(&self, published: &PublishedMessage) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter.matches(&published.attributes))
     }
 
-    fn take_from(&self, queue: &mut Queue, puller: Puller, want: &Want) -> Vec<ReceivedMessage> {
-        let deliveries = queue.take(puller, want, Instant::now());
+    fn take_from(
+        &self,
+        queue: &mut Queue,
+        puller: Puller,
+        limits: &PullLimits,
+    ) -> Vec<ReceivedMessage> {
+        let deliveries = queue.take(puller, limits, Instant::now());
         deliveries
             .into_iter()
             .map(|delivery| ReceivedMessage {
@@ -143,7 +156,7 @@ impl Subscription {
             .collect()
     }
 
-    /// Pub/Sub counts attempts only where there is a dead-letter policy.
+    /// Pub/Sub reports attempts only with a dead-letter policy.
     fn attempt(&self, queue: &Queue, id: &AckId) -> i32 {
         if !self.settings.counts_attempts {
             return 0;
@@ -151,13 +164,13 @@ impl Subscription {
         i32::try_from(queue.deliveries(id)).unwrap_or(i32::MAX)
     }
 
-    /// Changes the queue, and wakes those who wait if they may have to look again: when there is
-    /// something to take, and when there is an earlier time to wait for.
-    fn with_queue<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> Result<T, Gone> {
+    /// Changes the queue, and wakes the pullers that wait if there may be something to take, or if a timer
+    /// is due earlier than they know.
+    fn with_queue<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> Result<T, SubscriptionEnd> {
         let mut backlog = self.lock();
         let queue = match &mut *backlog {
-            Backlog::Kept(queue) => queue,
-            Backlog::Gone(gone) => return Err(*gone),
+            Backlog::Open(queue) => queue,
+            Backlog::Closed(end) => return Err(*end),
         };
         let before = queue.next_timer();
         let outcome = change(queue);
@@ -166,21 +179,21 @@ impl Subscription {
             (None, after) => after.is_some(),
             (Some(_), None) => false,
         };
-        if queue.take_news() || earlier {
+        if queue.take_wakeup() || earlier {
             self.changed.notify_waiters();
         }
         Ok(outcome)
     }
 
     fn lock(&self) -> MutexGuard<'_, Backlog> {
-        self.backlog.lock().expect("nothing panics while it changes a queue")
+        self.backlog.lock().expect("no code panics while it holds this lock")
     }
 }
 
 // === impl Puller ===
 
 impl Puller {
-    /// One that nobody else is.
+    /// A puller that equals no other.
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))

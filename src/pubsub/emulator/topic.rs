@@ -1,30 +1,30 @@
-//! One topic: where a message goes in, and to which subscriptions it goes on.
+//! A topic, which passes each message on to its subscriptions.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::name::Name;
+use super::name::ResourceName;
 use super::settings::TopicSettings;
-use super::subscription::{Published, Subscription};
+use super::subscription::{PublishedMessage, Subscription};
 
-/// A topic that exists, or to which somebody still publishes.
+/// A topic. A call may still publish to it after it was deleted.
 #[derive(Debug)]
 pub(super) struct Topic {
-    pub name: Name,
+    pub name: ResourceName,
     pub settings: TopicSettings,
-    /// Locked for as long as a request's messages are handed on, so that all subscriptions see
-    /// the messages of a topic in one order.
+    /// Locked while the messages of a request are passed on, so that all subscriptions get the messages
+    /// of a topic in the same order.
     subscriptions: Mutex<Vec<Arc<Subscription>>>,
 }
 
 // === impl Topic ===
 
 impl Topic {
-    pub fn new(name: Name, settings: TopicSettings) -> Self {
+    pub fn new(name: ResourceName, settings: TopicSettings) -> Self {
         Self { name, settings, subscriptions: Mutex::default() }
     }
 
-    /// Hands messages on to every subscription that wants them.
-    pub fn publish(&self, messages: &[Published]) {
+    /// Passes messages on to every subscription.
+    pub fn publish(&self, messages: &[PublishedMessage]) {
         for subscription in &*self.lock() {
             subscription.publish(messages);
         }
@@ -39,11 +39,11 @@ impl Topic {
     }
 
     /// The names of its subscriptions, in no order.
-    pub fn subscriptions(&self) -> Vec<Name> {
+    pub fn subscriptions(&self) -> Vec<ResourceName> {
         self.lock().iter().map(|subscription| subscription.name.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Subscription>>> {
-        self.subscriptions.lock().expect("nothing panics while it hands messages on")
+        self.subscriptions.lock().expect("no code panics while it holds this lock")
     }
 }

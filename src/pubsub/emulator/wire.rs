@@ -1,15 +1,15 @@
-//! The few messages of `google.pubsub.v1` that the emulator reads and writes in its own shape.
+//! The messages of `google.pubsub.v1` for which the emulator has types of its own.
 //!
-//! The bytes on the wire are those of Google's messages. A message is encoded once, when it is
-//! published, and a delivery carries those bytes: a message inside a message looks like bytes.
+//! On the wire they are the same as Google's. A message is encoded once, when it is published, and
+//! deliveries carry those bytes: in protobuf, a nested message is encoded like a bytes field.
 
 use bytes::Bytes;
 use google_cloud_googleapis::pubsub::v1::streaming_pull_response::SubscriptionProperties;
 
-/// `google.protobuf.Empty`, with a name that the generated code can write.
+/// `google.protobuf.Empty`, under a path that the generated code can use.
 pub type Empty = ();
 
-/// `StreamingPullRequest`, with the version that newer clients send.
+/// `StreamingPullRequest`, with the protocol version that newer clients send.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct StreamingPullRequest {
     #[prost(string, tag = "1")]
@@ -28,12 +28,12 @@ pub struct StreamingPullRequest {
     pub max_outstanding_messages: i64,
     #[prost(int64, tag = "8")]
     pub max_outstanding_bytes: i64,
-    /// From 1 on, the client takes empty responses for a sign of life.
+    /// From 1 on, the client expects empty responses as heartbeats.
     #[prost(int64, tag = "10")]
     pub protocol_version: i64,
 }
 
-/// `ReceivedMessage`, its message encoded already.
+/// `ReceivedMessage`, with an encoded message.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ReceivedMessage {
     #[prost(string, tag = "1")]

@@ -2,7 +2,7 @@
 
 use google_cloud_googleapis::pubsub::v1 as raw;
 use tonic::{Code, Status};
-use twined::pubsub::emulator::Options;
+use twined::pubsub::emulator::EmulatorOptions;
 
 use super::world::{SUBSCRIPTION, TOPIC, World, pull_request, subscription, texts};
 
@@ -97,7 +97,8 @@ async fn a_deleted_topic_leaves_its_subscriptions_and_their_messages() {
 
 #[tokio::test]
 async fn one_project_goes_by_every_name() {
-    let options = Options { project: Some("laptop".to_owned()), ..Options::default() };
+    let options =
+        EmulatorOptions { project: Some("laptop".to_owned()), ..EmulatorOptions::default() };
     let mut world = World::with(options).await;
     let elsewhere = "projects/cloud/topics/letters";
     assert_eq!(world.topic(elsewhere).await.unwrap().name, elsewhere, "as it was asked for");

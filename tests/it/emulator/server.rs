@@ -5,13 +5,14 @@ use std::time::Duration;
 use futures_util::stream::{self, Stream, StreamExt};
 use google_cloud_googleapis::pubsub::v1 as raw;
 use tonic::Code;
-use twined::pubsub::emulator::Options;
+use twined::pubsub::emulator::EmulatorOptions;
 
 use super::world::{SOON, SUBSCRIPTION, World, message, pull_request};
 
 #[tokio::test]
 async fn a_full_emulator_takes_no_more_and_loses_nothing() {
-    let mut world = World::with(Options { memory_limit: 100_000, ..Options::default() }).await;
+    let mut world =
+        World::with(EmulatorOptions { memory_limit: 100_000, ..EmulatorOptions::default() }).await;
     world.subscribe().await;
     let text = "a".repeat(10_000);
     let mut published = 0;

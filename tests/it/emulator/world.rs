@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use twined::pubsub::emulator::{Emulator, Options};
+use twined::pubsub::emulator::{Emulator, EmulatorOptions};
 
 pub const TOPIC: &str = "projects/test/topics/letters";
 pub const SUBSCRIPTION: &str = "projects/test/subscriptions/reader";
@@ -35,10 +35,10 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
-        Self::with(Options::default()).await
+        Self::with(EmulatorOptions::default()).await
     }
 
-    pub async fn with(options: Options) -> Self {
+    pub async fn with(options: EmulatorOptions) -> Self {
         let emulator = Emulator::new(options);
         emulator.ensure_topic(TOPIC).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

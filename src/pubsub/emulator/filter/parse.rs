@@ -1,14 +1,14 @@
-//! From text to tree, by recursive descent: each byte is looked at once, or twice.
+//! The parser of filters, by recursive descent. It reads each byte once or twice.
 
 use super::{FilterError, Term};
 
-/// Deeper than this nobody nests; shallower than this no stack overflows.
+/// The deepest nesting of parentheses: deeper than real filters, and safe for the stack.
 const MAX_DEPTH: usize = 64;
 
-/// How much of what was found an error quotes, in characters.
+/// How many characters of the text an error quotes.
 const QUOTED: usize = 16;
 
-/// Reads a whole filter, of any length.
+/// Parses a whole filter, of any length.
 pub(super) fn filter(text: &str) -> Result<Term, FilterError> {
     let mut parser = Parser { text, position: 0, depth: 0 };
     let root = parser.filter()?;
@@ -18,14 +18,14 @@ pub(super) fn filter(text: &str) -> Result<Term, FilterError> {
     }
 }
 
-/// Whether a key may hold this byte without quotes.
+/// Whether a key may have this byte without quotes.
 pub(super) fn is_bare(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'
 }
 
 struct Parser<'a> {
     text: &'a str,
-    /// Always on a character's boundary, and past all space once a token was read.
+    /// Always at a boundary of characters, and after a token past all space.
     position: usize,
     depth: usize,
 }
@@ -71,12 +71,12 @@ impl<'a> Parser<'a> {
 
     fn term(&mut self) -> Result<Term, FilterError> {
         if self.word("NOT") || self.symbol("-") {
-            return Ok(Term::Not(Box::new(self.simple()?)));
+            return Ok(Term::Not(Box::new(self.unnegated_term()?)));
         }
-        self.simple()
+        self.unnegated_term()
     }
 
-    fn simple(&mut self) -> Result<Term, FilterError> {
+    fn unnegated_term(&mut self) -> Result<Term, FilterError> {
         let position = self.position;
         if self.symbol("(") {
             return self.nested(position);
@@ -159,7 +159,7 @@ impl<'a> Parser<'a> {
         Ok(value)
     }
 
-    /// Reads an escape sequence, from its backslash on.
+    /// Parses an escape sequence, from its backslash on.
     fn escape(&mut self) -> Result<char, FilterError> {
         let escape = FilterError::Escape { position: self.position };
         let rest = &self.rest()[1..];
@@ -173,10 +173,10 @@ impl<'a> Parser<'a> {
             't' => (Some('\t'), 1),
             'v' => (Some('\x0b'), 1),
             '\\' | '"' | '\'' | '`' | '?' => (Some(kind), 1),
-            'x' | 'X' => (code(rest.get(1..3), 16), 3),
-            'u' => (code(rest.get(1..5), 16), 5),
-            'U' => (code(rest.get(1..9), 16), 9),
-            '0'..='3' => (code(rest.get(0..3), 8), 3),
+            'x' | 'X' => (code_point(rest.get(1..3), 16), 3),
+            'u' => (code_point(rest.get(1..5), 16), 5),
+            'U' => (code_point(rest.get(1..9), 16), 9),
+            '0'..='3' => (code_point(rest.get(0..3), 8), 3),
             _ => (None, 0),
         };
         let letter = letter.ok_or(escape)?;
@@ -184,7 +184,7 @@ impl<'a> Parser<'a> {
         Ok(letter)
     }
 
-    /// Takes a word that ends where a key would.
+    /// Reads a word that no character of a key follows.
     fn word(&mut self, word: &str) -> bool {
         let Some(after) = self.rest().strip_prefix(word) else { return false };
         if after.bytes().next().is_some_and(is_bare) {
@@ -229,8 +229,8 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// The character of a code point written in digits of that base.
-fn code(digits: Option<&str>, base: u32) -> Option<char> {
+/// The character of a code point in digits of `base`.
+fn code_point(digits: Option<&str>, base: u32) -> Option<char> {
     let digits = digits?;
     let number = digits
         .chars()

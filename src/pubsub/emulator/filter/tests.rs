@@ -9,99 +9,99 @@ fn attributes(pairs: &[(&str, &str)]) -> HashMap<String, String> {
 }
 
 #[track_caller]
-fn wants(filter: &str, pairs: &[(&str, &str)]) -> bool {
+fn matches(filter: &str, pairs: &[(&str, &str)]) -> bool {
     Filter::parse(filter).unwrap().matches(&attributes(pairs))
 }
 
 #[track_caller]
-fn refusal(filter: &str) -> String {
+fn error_text(filter: &str) -> String {
     Filter::parse(filter).unwrap_err().to_string()
 }
 
 #[test]
-fn presence_asks_for_the_key_alone() {
-    assert!(wants("attributes:domain", &[("domain", "")]));
-    assert!(!wants("attributes:domain", &[("Domain", "com")]));
+fn presence_needs_the_key_only() {
+    assert!(matches("attributes:domain", &[("domain", "")]));
+    assert!(!matches("attributes:domain", &[("Domain", "com")]));
 }
 
 #[test]
-fn equality_asks_for_key_and_value() {
-    assert!(wants(r#"attributes.domain = "com""#, &[("domain", "com")]));
-    assert!(wants(r#"attributes.domain="com""#, &[("domain", "com")]));
-    assert!(!wants(r#"attributes.domain = "com""#, &[("domain", "Com")]));
-    assert!(!wants(r#"attributes.domain = "com""#, &[]));
+fn equality_needs_key_and_value() {
+    assert!(matches(r#"attributes.domain = "com""#, &[("domain", "com")]));
+    assert!(matches(r#"attributes.domain="com""#, &[("domain", "com")]));
+    assert!(!matches(r#"attributes.domain = "com""#, &[("domain", "Com")]));
+    assert!(!matches(r#"attributes.domain = "com""#, &[]));
 }
 
 #[test]
-fn inequality_also_wants_messages_without_the_key() {
-    assert!(wants(r#"attributes.domain != "com""#, &[("domain", "org")]));
-    assert!(wants(r#"attributes.domain != "com""#, &[]));
-    assert!(!wants(r#"attributes.domain != "com""#, &[("domain", "com")]));
+fn inequality_matches_messages_without_the_key() {
+    assert!(matches(r#"attributes.domain != "com""#, &[("domain", "org")]));
+    assert!(matches(r#"attributes.domain != "com""#, &[]));
+    assert!(!matches(r#"attributes.domain != "com""#, &[("domain", "com")]));
 }
 
 #[test]
 fn a_prefix_needs_the_key() {
-    assert!(wants(r#"hasPrefix(attributes.domain, "co")"#, &[("domain", "com")]));
-    assert!(!wants(r#"hasPrefix(attributes.domain, "co")"#, &[("domain", "c")]));
-    assert!(!wants(r#"hasPrefix(attributes.domain, "")"#, &[]));
+    assert!(matches(r#"hasPrefix(attributes.domain, "co")"#, &[("domain", "com")]));
+    assert!(!matches(r#"hasPrefix(attributes.domain, "co")"#, &[("domain", "c")]));
+    assert!(!matches(r#"hasPrefix(attributes.domain, "")"#, &[]));
 }
 
 #[test]
-fn operators_combine() {
+fn operators_can_be_combined() {
     let filter = r#"attributes:a AND (attributes.b = "1" OR -attributes:c) AND NOT attributes:d"#;
-    assert!(wants(filter, &[("a", ""), ("b", "1"), ("c", "")]));
-    assert!(wants(filter, &[("a", "")]));
-    assert!(!wants(filter, &[("a", ""), ("b", "2"), ("c", "")]));
-    assert!(!wants(filter, &[("a", ""), ("d", "")]));
-    assert!(wants("NOT (attributes:a OR attributes:b)", &[]));
-    assert!(wants("NOT(attributes:a)", &[]));
+    assert!(matches(filter, &[("a", ""), ("b", "1"), ("c", "")]));
+    assert!(matches(filter, &[("a", "")]));
+    assert!(!matches(filter, &[("a", ""), ("b", "2"), ("c", "")]));
+    assert!(!matches(filter, &[("a", ""), ("d", "")]));
+    assert!(matches("NOT (attributes:a OR attributes:b)", &[]));
+    assert!(matches("NOT(attributes:a)", &[]));
 }
 
 #[test]
-fn the_filter_of_the_sdk_is_read() {
+fn the_filter_of_the_sdk_is_accepted() {
     let filter = r#"attributes.recipient = "octue/test:1" AND attributes.question_uuid = "q" AND attributes.sender_type = "CHILD""#;
     let answer = [("recipient", "octue/test:1"), ("question_uuid", "q"), ("sender_type", "CHILD")];
-    assert!(wants(filter, &answer));
-    assert!(!wants(filter, &answer[..2]));
+    assert!(matches(filter, &answer));
+    assert!(!matches(filter, &answer[..2]));
 }
 
 #[test]
 fn keys_may_be_quoted() {
-    assert!(wants(r#"attributes:"iana.org/language_tag""#, &[("iana.org/language_tag", "en")]));
-    assert!(wants(r#"attributes."x y" = "1""#, &[("x y", "1")]));
-    assert!(wants(r#"attributes.my-key_1 = "1""#, &[("my-key_1", "1")]));
-    assert!(wants("attributes:AND", &[("AND", "")]));
+    assert!(matches(r#"attributes:"iana.org/language_tag""#, &[("iana.org/language_tag", "en")]));
+    assert!(matches(r#"attributes."x y" = "1""#, &[("x y", "1")]));
+    assert!(matches(r#"attributes.my-key_1 = "1""#, &[("my-key_1", "1")]));
+    assert!(matches("attributes:AND", &[("AND", "")]));
 }
 
 #[test]
-fn strings_hold_escapes() {
+fn strings_have_escape_sequences() {
     let filter = r#"attributes.k = "\"\\\n\t\x41\u307F\U0001F600\101é""#;
-    assert!(wants(filter, &[("k", "\"\\\n\tA\u{307f}\u{1f600}Aé")]));
+    assert!(matches(filter, &[("k", "\"\\\n\tA\u{307f}\u{1f600}Aé")]));
 }
 
 #[test]
-fn a_refusal_names_the_place_and_what_was_expected() {
+fn an_error_names_the_position_and_what_is_expected() {
     assert_eq!(
-        refusal("attributes.a = 1"),
+        error_text("attributes.a = 1"),
         "at byte 15: expected a string in double quotes, found `1`"
     );
-    assert_eq!(refusal("attributes.a"), "at byte 12: expected `=` or `!=`, found the end");
+    assert_eq!(error_text("attributes.a"), "at byte 12: expected `=` or `!=`, found the end");
     assert_eq!(
-        refusal("attributes:a and attributes:b"),
+        error_text("attributes:a and attributes:b"),
         "at byte 13: expected `AND`, `OR` or the end, found `and attributes:b`"
     );
     assert_eq!(
-        refusal("attributes:a AND attributes:b OR attributes:c"),
-        "at byte 30: expected parentheses, for `AND` and `OR` are mixed"
+        error_text("attributes:a AND attributes:b OR attributes:c"),
+        "at byte 30: expected parentheses around mixed `AND` and `OR`"
     );
     assert_eq!(
-        refusal(r#"attributes.a = "x"#),
+        error_text(r#"attributes.a = "x"#),
         "at byte 17: expected the closing `\"`, found the end"
     );
 }
 
 #[test]
-fn what_google_refuses_is_refused() {
+fn filters_that_google_refuses_are_refused() {
     for filter in [
         "",
         "attributes",
@@ -124,7 +124,7 @@ fn what_google_refuses_is_refused() {
         "attributes.a = \"\\q\"",
         "attributes.a = \"\\ud800\"",
     ] {
-        assert!(Filter::parse(filter).is_err(), "`{filter}` is no filter");
+        assert!(Filter::parse(filter).is_err(), "`{filter}` is accepted");
     }
 }
 
@@ -156,7 +156,7 @@ fn term() -> impl Strategy<Value = Term> {
 
 proptest! {
     #[test]
-    fn a_printed_filter_reads_back_the_same(term in term()) {
+    fn a_displayed_filter_parses_to_the_same(term in term()) {
         let printed = Filter { root: term.clone() }.to_string();
         prop_assert_eq!(parse::filter(&printed), Ok(term), "{}", printed);
     }
@@ -167,7 +167,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_close_to_a_filter_panics(
+    fn no_text_like_a_filter_panics(
         words in prop::collection::vec(
             prop::sample::select(vec![
                 "attributes", ":", ".", "a", "=", "!=", "\"", "\\", "\"x\"", "hasPrefix", "(", ")",

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Puller, Queue, State};
+use super::{MessageState, Puller, Queue};
 
-/// Places in order of publishing: all of `sent` come before all of `waiting`.
+/// Sequence numbers in order: all of `sent` come before all of `waiting`.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// Who has `sent`; nobody if it is empty.
+    /// The puller that has `sent`; `None` if that is empty.
     holder: Option<Puller>,
     /// Leased or acked; the first is leased.
     sent: VecDeque<u64>,
@@ -19,10 +19,10 @@ pub(super) struct Lane {
 // === impl Lane ===
 
 impl Lane {
-    /// Moves the first that waits to `puller`.
+    /// Leases the first waiting message to `puller`.
     pub fn lease_first(&mut self, puller: Puller) {
-        let place = self.waiting.pop_front().expect("only what waits is offered");
-        self.sent.push_back(place);
+        let sequence = self.waiting.pop_front().expect("only waiting messages are offered");
+        self.sent.push_back(sequence);
         self.holder = Some(puller);
     }
 
@@ -41,23 +41,23 @@ impl Queue {
         self.lanes.get_mut(key).expect("a message with a key has a lane")
     }
 
-    /// Lets the first that waits in a lane be taken, if it is ready.
+    /// Offers the first waiting message of a lane, if it is ready.
     pub(super) fn offer(&mut self, key: &str) {
         let lane = &self.lanes[key];
         let Some(first) = lane.waiting.front().copied() else { return };
-        if self.entries[&first].state != State::Ready {
+        if self.entries[&first].state != MessageState::Ready {
             return;
         }
         match lane.holder {
             None => self.offer_free(first),
             Some(holder) => {
                 self.bound.entry(holder).or_default().insert(first);
-                self.news = true;
+                self.must_wake = true;
             }
         }
     }
 
-    /// Takes an offer back, before its lane changes.
+    /// Withdraws the offer of a lane, before the lane changes.
     pub(super) fn withdraw(&mut self, key: &str) {
         let lane = &self.lanes[key];
         let Some(first) = lane.waiting.front() else { return };
@@ -74,35 +74,35 @@ impl Queue {
         }
     }
 
-    pub(super) fn ack_in_lane(&mut self, key: &Arc<str>, place: u64) {
-        self.entry(place).state = State::Acked;
+    pub(super) fn ack_in_lane(&mut self, key: &Arc<str>, sequence: u64) {
+        self.entry(sequence).state = MessageState::Acked;
         self.withdraw(key);
-        self.forget_acked(key);
-        self.settle(key);
+        self.drop_acked(key);
+        self.update(key);
     }
 
-    /// Puts a message that came back before all that wait, and with it what was sent after it.
-    pub(super) fn give_back_lane(&mut self, key: &Arc<str>, place: u64) {
+    /// Puts a returned message, and those sent after it, before all waiting messages.
+    pub(super) fn return_to_lane(&mut self, key: &Arc<str>, sequence: u64) {
         self.withdraw(key);
         let lane = self.lane(key);
-        let from = lane.sent.partition_point(|sent| *sent < place);
-        let back = lane.sent.split_off(from);
+        let from = lane.sent.partition_point(|sent| *sent < sequence);
+        let returned = lane.sent.split_off(from);
         if lane.sent.is_empty() {
             lane.holder = None;
         }
-        for place in back.iter().rev() {
-            self.lane(key).waiting.push_front(*place);
+        for sequence in returned.iter().rev() {
+            self.lane(key).waiting.push_front(*sequence);
         }
-        for later in back.into_iter().skip(1) {
-            if let State::Leased { until, puller } = self.entry(later).state {
+        for later in returned.into_iter().skip(1) {
+            if let MessageState::Leased { until, puller } = self.entry(later).state {
                 self.unlease(later, until, puller);
             }
-            self.entry(later).state = State::Ready;
+            self.entry(later).state = MessageState::Ready;
         }
-        self.settle(key);
+        self.update(key);
     }
 
-    /// Takes the oldest message out of its lane.
+    /// Removes the oldest message from its lane.
     pub(super) fn expire_in_lane(&mut self, key: &Arc<str>) {
         self.withdraw(key);
         let lane = self.lane(key);
@@ -110,23 +110,23 @@ impl Queue {
             lane.waiting.pop_front();
         } else {
             lane.pop_sent();
-            self.forget_acked(key);
+            self.drop_acked(key);
         }
-        self.settle(key);
+        self.update(key);
     }
 
-    /// Lets go of what is acked at the head of a lane.
-    fn forget_acked(&mut self, key: &Arc<str>) {
+    /// Drops the acked messages at the head of a lane.
+    fn drop_acked(&mut self, key: &Arc<str>) {
         while let Some(first) = self.lane(key).sent.front().copied()
-            && self.entry(first).state == State::Acked
+            && self.entry(first).state == MessageState::Acked
         {
             self.entries.remove(&first);
             self.lane(key).pop_sent();
         }
     }
 
-    /// Offers what a changed lane has to offer, or ends the lane.
-    fn settle(&mut self, key: &Arc<str>) {
+    /// Offers the next message of a changed lane, or removes an empty lane.
+    fn update(&mut self, key: &Arc<str>) {
         let lane = self.lane(key);
         if lane.sent.is_empty() && lane.waiting.is_empty() {
             self.lanes.remove(key);

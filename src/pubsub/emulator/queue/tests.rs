@@ -3,15 +3,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::memory::Memory;
-use super::{AckId, Backoff, Delivery, Puller, Queue, Rules, Want};
+use super::super::memory::MemoryBudget;
+use super::{AckId, LeasedMessage, PullLimits, Puller, Queue, QueueRules, RedeliveryBackoff};
 
 const LEASE: Duration = Duration::from_secs(10);
 const HOUR: Duration = Duration::from_secs(3600);
 const ME: Puller = Puller(1);
 const OTHER: Puller = Puller(2);
 
-const ALL: Want = Want {
+const ALL: PullLimits = PullLimits {
     messages: usize::MAX,
     bytes: usize::MAX,
     outstanding_messages: usize::MAX,
@@ -19,20 +19,20 @@ const ALL: Want = Want {
     lease: LEASE,
 };
 
-/// A queue with its time, which stands still unless it is moved.
+/// A queue with a clock that tests advance.
 struct World {
     queue: Queue,
-    memory: Arc<Memory>,
+    memory: Arc<MemoryBudget>,
     now: Instant,
 }
 
 impl World {
     fn new(ordering: bool) -> Self {
-        Self::with(Rules { ordering, retention: HOUR, backoff: None })
+        Self::with(QueueRules { ordering, retention: HOUR, backoff: None })
     }
 
-    fn with(rules: Rules) -> Self {
-        let memory = Memory::new(usize::MAX);
+    fn with(rules: QueueRules) -> Self {
+        let memory = MemoryBudget::new(usize::MAX);
         Self { queue: Queue::new(7, rules), memory, now: Instant::now() }
     }
 
@@ -41,27 +41,27 @@ impl World {
             let mut reservation = self.memory.reserve([text.len()].into_iter()).unwrap();
             let key = (!key.is_empty()).then(|| Arc::from(key));
             let bytes = text.as_bytes().to_vec().into();
-            self.queue.push(reservation.message(bytes, key, self.now).share());
+            self.queue.push(reservation.store(bytes, key, self.now).reference());
         }
     }
 
-    fn take(&mut self, puller: Puller) -> Vec<Delivery> {
+    fn take(&mut self, puller: Puller) -> Vec<LeasedMessage> {
         self.take_some(puller, &ALL)
     }
 
-    fn take_some(&mut self, puller: Puller, want: &Want) -> Vec<Delivery> {
-        self.queue.take(puller, want, self.now)
+    fn take_some(&mut self, puller: Puller, limits: &PullLimits) -> Vec<LeasedMessage> {
+        self.queue.take(puller, limits, self.now)
     }
 
     fn texts(&mut self, puller: Puller) -> Vec<String> {
         texts(&self.take(puller))
     }
 
-    fn ack(&mut self, deliveries: &[Delivery]) {
+    fn ack(&mut self, deliveries: &[LeasedMessage]) {
         self.queue.ack(&ids(deliveries), self.now);
     }
 
-    fn nack(&mut self, deliveries: &[Delivery]) {
+    fn nack(&mut self, deliveries: &[LeasedMessage]) {
         self.queue.extend(&ids(deliveries), Duration::ZERO, self.now);
     }
 
@@ -69,10 +69,10 @@ impl World {
         self.now += Duration::from_secs(seconds);
     }
 
-    /// Nothing is kept for messages that are gone.
+    /// Asserts that no index keeps anything.
     #[track_caller]
     fn assert_empty(&mut self) {
-        self.queue.pass(self.now);
+        self.queue.advance(self.now);
         assert_eq!(self.memory.used(), 0);
         let Queue { entries, lanes, free, bound, loads, timers, .. } = &self.queue;
         assert!(entries.is_empty() && lanes.is_empty() && free.is_empty());
@@ -80,16 +80,16 @@ impl World {
     }
 }
 
-fn texts(deliveries: &[Delivery]) -> Vec<String> {
+fn texts(deliveries: &[LeasedMessage]) -> Vec<String> {
     deliveries.iter().map(|d| String::from_utf8(d.message.to_vec()).unwrap()).collect()
 }
 
-fn ids(deliveries: &[Delivery]) -> Vec<AckId> {
+fn ids(deliveries: &[LeasedMessage]) -> Vec<AckId> {
     deliveries.iter().map(|delivery| delivery.ack_id).collect()
 }
 
 #[test]
-fn a_message_is_out_with_one_puller_until_it_is_acked() {
+fn a_message_is_leased_to_one_puller_until_it_is_acked() {
     let mut world = World::new(false);
     world.push("", &["a", "b"]);
 
@@ -104,7 +104,7 @@ fn a_message_is_out_with_one_puller_until_it_is_acked() {
 }
 
 #[test]
-fn a_message_comes_back_at_its_deadline_and_not_before() {
+fn a_message_returns_at_its_deadline_and_not_before() {
     let mut world = World::new(false);
     world.push("", &["a"]);
     let first = world.take(ME);
@@ -121,7 +121,7 @@ fn a_message_comes_back_at_its_deadline_and_not_before() {
 }
 
 #[test]
-fn an_expired_ack_changes_nothing() {
+fn an_ack_after_the_deadline_is_ignored() {
     let mut world = World::new(false);
     world.push("", &["a"]);
     let first = world.take(ME);
@@ -138,7 +138,7 @@ fn an_expired_ack_changes_nothing() {
 }
 
 #[test]
-fn an_ack_id_of_another_queue_changes_nothing() {
+fn an_ack_id_of_another_queue_is_ignored() {
     let mut world = World::new(false);
     world.push("", &["a"]);
     let taken = world.take(ME);
@@ -164,23 +164,25 @@ fn a_lease_can_be_extended_and_shortened() {
 }
 
 #[test]
-fn a_nack_brings_a_message_back_at_once() {
+fn a_nacked_message_returns_at_once() {
     let mut world = World::new(false);
     world.push("", &["a", "b"]);
     let taken = world.take(ME);
-    world.queue.take_news();
+    world.queue.take_wakeup();
 
     world.nack(&taken[..1]);
 
-    assert!(world.queue.take_news());
+    assert!(world.queue.take_wakeup());
     assert_eq!(world.texts(OTHER), ["a"]);
 }
 
 #[test]
-fn a_retry_policy_rests_what_comes_back_longer_each_time() {
-    let backoff =
-        Some(Backoff { minimum: Duration::from_secs(10), maximum: Duration::from_secs(30) });
-    let mut world = World::with(Rules { ordering: false, retention: HOUR, backoff });
+fn a_retry_policy_pauses_a_message_longer_at_each_return() {
+    let backoff = Some(RedeliveryBackoff {
+        minimum: Duration::from_secs(10),
+        maximum: Duration::from_secs(30),
+    });
+    let mut world = World::with(QueueRules { ordering: false, retention: HOUR, backoff });
     world.push("", &["a"]);
 
     for pause in [10, 20, 30, 30] {
@@ -192,19 +194,19 @@ fn a_retry_policy_rests_what_comes_back_longer_each_time() {
     }
     let taken = world.take(ME);
     world.wait(10);
-    assert!(world.take(ME).is_empty(), "a deadline that passed also rests it");
+    assert!(world.take(ME).is_empty(), "a passed deadline pauses it too");
     world.wait(30);
     assert_eq!(world.texts(ME), ["a"]);
     drop(taken);
 }
 
 #[test]
-fn what_nobody_acks_goes_after_the_retention() {
+fn an_unacked_message_is_dropped_after_the_retention() {
     let mut world = World::new(true);
     world.push("", &["ready", "leased"]);
     world.push("key", &["a", "b", "c"]);
-    let want = Want { messages: 4, ..ALL };
-    let taken = world.take_some(ME, &want);
+    let limits = PullLimits { messages: 4, ..ALL };
+    let taken = world.take_some(ME, &limits);
     world.queue.extend(&ids(&taken), HOUR * 2, world.now);
     world.queue.ack(&[taken[3].ack_id], world.now);
 
@@ -215,43 +217,43 @@ fn what_nobody_acks_goes_after_the_retention() {
 }
 
 #[test]
-fn a_puller_gets_no_more_than_it_wants() {
+fn a_puller_gets_no_more_than_its_limits() {
     let mut world = World::new(false);
     world.push("", &["aaaa", "bbbb", "cccc", "dddd"]);
 
-    let two = Want { messages: 2, ..ALL };
+    let two = PullLimits { messages: 2, ..ALL };
     assert_eq!(texts(&world.take_some(ME, &two)), ["aaaa", "bbbb"]);
-    let seven_bytes = Want { bytes: 7, ..ALL };
+    let seven_bytes = PullLimits { bytes: 7, ..ALL };
     assert_eq!(texts(&world.take_some(ME, &seven_bytes)), ["cccc"]);
-    let one_byte = Want { bytes: 1, ..ALL };
-    assert_eq!(texts(&world.take_some(ME, &one_byte)), ["dddd"], "one always fits");
+    let one_byte = PullLimits { bytes: 1, ..ALL };
+    assert_eq!(texts(&world.take_some(ME, &one_byte)), ["dddd"], "a single message always fits");
 }
 
 #[test]
 fn a_full_puller_gets_more_as_it_acks() {
     let mut world = World::new(false);
     world.push("", &["aaaa", "bbbb", "cccc", "dddd"]);
-    let want = Want { outstanding_messages: 2, ..ALL };
+    let limits = PullLimits { outstanding_messages: 2, ..ALL };
 
-    let first = world.take_some(ME, &want);
+    let first = world.take_some(ME, &limits);
     assert_eq!(texts(&first), ["aaaa", "bbbb"]);
-    assert!(world.take_some(ME, &want).is_empty());
-    world.queue.take_news();
+    assert!(world.take_some(ME, &limits).is_empty());
+    world.queue.take_wakeup();
     world.ack(&first[..1]);
-    assert!(world.queue.take_news(), "room is news");
-    assert_eq!(texts(&world.take_some(ME, &want)), ["cccc"]);
+    assert!(world.queue.take_wakeup(), "an ack wakes the puller");
+    assert_eq!(texts(&world.take_some(ME, &limits)), ["cccc"]);
 
-    let want = Want { outstanding_bytes: 9, ..ALL };
-    assert_eq!(texts(&world.take_some(ME, &want)), ["dddd"]);
+    let limits = PullLimits { outstanding_bytes: 9, ..ALL };
+    assert_eq!(texts(&world.take_some(ME, &limits)), ["dddd"]);
     world.push("", &["eeee"]);
-    assert!(world.take_some(ME, &want).is_empty());
+    assert!(world.take_some(ME, &limits).is_empty());
 }
 
 #[test]
-fn a_lane_is_out_with_one_puller_at_a_time() {
+fn a_lane_is_leased_to_one_puller_at_a_time() {
     let mut world = World::new(true);
     world.push("key", &["a", "b", "c"]);
-    let one = Want { messages: 1, ..ALL };
+    let one = PullLimits { messages: 1, ..ALL };
     let first = world.take_some(ME, &one);
 
     assert!(world.take(OTHER).is_empty());
@@ -265,12 +267,12 @@ fn a_lane_is_out_with_one_puller_at_a_time() {
 }
 
 #[test]
-fn lanes_do_not_hold_each_other_up() {
+fn lanes_do_not_block_each_other() {
     let mut world = World::new(true);
     world.push("x", &["x1", "x2"]);
     world.push("y", &["y1"]);
     world.push("", &["z"]);
-    let one = Want { messages: 1, ..ALL };
+    let one = PullLimits { messages: 1, ..ALL };
     world.take_some(ME, &one);
 
     assert_eq!(world.texts(OTHER), ["y1", "z"]);
@@ -278,16 +280,16 @@ fn lanes_do_not_hold_each_other_up() {
 }
 
 #[test]
-fn a_nack_in_a_lane_brings_back_all_later_ones_in_order() {
+fn a_nack_in_a_lane_returns_all_later_messages_in_order() {
     let mut world = World::new(true);
     world.push("key", &["a", "b", "c", "d"]);
-    let want = Want { messages: 3, ..ALL };
-    let taken = world.take_some(ME, &want);
+    let limits = PullLimits { messages: 3, ..ALL };
+    let taken = world.take_some(ME, &limits);
 
     world.ack(&taken[2..]);
     world.nack(&taken[1..2]);
 
-    assert!(world.take(OTHER).is_empty(), "`a` is still out");
+    assert!(world.take(OTHER).is_empty(), "`a` is still leased");
     assert_eq!(world.texts(ME), ["b", "c", "d"], "acked or not");
     world.ack(&taken[..1]);
 }
@@ -305,7 +307,7 @@ fn acks_out_of_order_empty_a_lane() {
 }
 
 #[test]
-fn an_expiry_in_a_lane_brings_back_all_later_ones_in_order() {
+fn a_deadline_in_a_lane_returns_all_later_messages_in_order() {
     let mut world = World::new(true);
     world.push("key", &["a", "b", "c"]);
     let taken = world.take(ME);
@@ -316,16 +318,18 @@ fn an_expiry_in_a_lane_brings_back_all_later_ones_in_order() {
 
     assert_eq!(texts(&again), ["a", "b", "c"]);
     world.ack(&taken);
-    assert!(!world.queue.entries.is_empty(), "the old ids are of no use");
+    assert!(!world.queue.entries.is_empty(), "the old ids are ignored");
     world.ack(&again);
     world.assert_empty();
 }
 
 #[test]
-fn a_back_off_rests_the_whole_lane() {
-    let backoff =
-        Some(Backoff { minimum: Duration::from_secs(10), maximum: Duration::from_secs(600) });
-    let mut world = World::with(Rules { ordering: true, retention: HOUR, backoff });
+fn a_back_off_pauses_the_whole_lane() {
+    let backoff = Some(RedeliveryBackoff {
+        minimum: Duration::from_secs(10),
+        maximum: Duration::from_secs(600),
+    });
+    let mut world = World::with(QueueRules { ordering: true, retention: HOUR, backoff });
     world.push("key", &["a", "b"]);
     let taken = world.take(ME);
     world.nack(&taken);
@@ -337,10 +341,10 @@ fn a_back_off_rests_the_whole_lane() {
 }
 
 #[test]
-fn without_the_flag_keys_mean_nothing() {
+fn without_ordering_keys_are_ignored() {
     let mut world = World::new(false);
     world.push("key", &["a", "b"]);
-    let one = Want { messages: 1, ..ALL };
+    let one = PullLimits { messages: 1, ..ALL };
 
     assert_eq!(texts(&world.take_some(ME, &one)), ["a"]);
     assert_eq!(texts(&world.take_some(OTHER, &one)), ["b"]);
@@ -370,23 +374,23 @@ mod properties {
         ]
     }
 
-    /// Which of `key` a delivery is: texts are `key:number`.
-    fn parts(delivery: &Delivery) -> (String, u32) {
+    /// The key and number of a delivery, whose text is `key:number`.
+    fn parts(delivery: &LeasedMessage) -> (String, u32) {
         let text = String::from_utf8(delivery.message.to_vec()).unwrap();
         let (key, number) = text.split_once(':').unwrap();
         (key.to_owned(), number.parse().unwrap())
     }
 
     proptest! {
-        /// Whatever pullers do: a key is never skipped ahead, and in the end all is acked and
-        /// nothing is left behind.
+        /// Whatever pullers do, no message of a key is skipped, and in the end all are acked and the
+        /// queue is empty.
         #[test]
-        fn order_holds_and_nothing_is_lost(ops in prop::collection::vec(op(), 1..80)) {
+        fn the_order_is_kept_and_no_message_is_lost(ops in prop::collection::vec(op(), 1..80)) {
             let mut world = World::new(true);
             let mut pushed = std::collections::HashMap::<String, u32>::new();
             let mut last = std::collections::HashMap::<String, u32>::new();
-            let mut out: Vec<Delivery> = Vec::new();
-            let mut watch = |deliveries: &[Delivery]| {
+            let mut out: Vec<LeasedMessage> = Vec::new();
+            let mut watch = |deliveries: &[LeasedMessage]| {
                 for (key, number) in deliveries.iter().map(parts).filter(|(key, _)| key != "0") {
                     let last = last.entry(key).or_default();
                     assert!(number <= *last + 1, "{number} after {last}");
@@ -403,8 +407,8 @@ mod properties {
                         world.push(&name, &[&format!("{key}:{number}")]);
                     }
                     Op::Take { puller, messages } => {
-                        let want = Want { messages, ..ALL };
-                        let taken = world.take_some(Puller(puller), &want);
+                        let limits = PullLimits { messages, ..ALL };
+                        let taken = world.take_some(Puller(puller), &limits);
                         watch(&taken);
                         out.extend(taken);
                     }

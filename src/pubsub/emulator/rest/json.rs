@@ -1,6 +1,6 @@
-//! Topics and subscriptions as Google writes them in JSON.
+//! Topics and subscriptions in Google's JSON.
 //!
-//! A field that is not here is refused, as Google does with one that it does not know.
+//! Unknown fields are refused, as Google does.
 
 use std::collections::HashMap;
 
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tonic::Status;
 
-/// How a client wants its enums.
+/// The format of enums, which the client chooses.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) enum Enums {
+pub(super) enum EnumFormat {
     #[default]
     Names,
     Numbers,
@@ -64,7 +64,7 @@ pub(super) struct SubscriptionJson {
     state: Value,
 }
 
-/// More of it does not matter: a subscription with an endpoint is refused.
+/// The other fields do not matter: a subscription with an endpoint is refused.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct PushJson {
@@ -95,9 +95,9 @@ struct RetryJson {
     maximum_backoff: Option<String>,
 }
 
-// === impl Enums ===
+// === impl EnumFormat ===
 
-impl Enums {
+impl EnumFormat {
     fn write(self, number: i32, name: &str) -> Value {
         match self {
             Self::Names => name.into(),
@@ -109,20 +109,21 @@ impl Enums {
 // === impl TopicJson ===
 
 impl TopicJson {
-    pub fn new(topic: google::Topic, enums: Enums) -> Self {
+    pub fn new(topic: google::Topic, enums: EnumFormat) -> Self {
         Self {
             state: enums.write(topic.state, topic.state().as_str_name()),
             name: topic.name,
             labels: topic.labels,
-            message_retention_duration: topic.message_retention_duration.map(written),
+            message_retention_duration: topic.message_retention_duration.map(format_duration),
             schema_settings: None,
             ingestion_data_source_settings: None,
         }
     }
 
-    /// What is asked for, under the name in the request's path.
+    /// The requested resource, with the name in the request's path.
     pub fn into_google(self, name: &str) -> Result<google::Topic, Status> {
-        let retention = self.message_retention_duration.map(|text| read(&text)).transpose()?;
+        let retention =
+            self.message_retention_duration.map(|text| parse_duration(&text)).transpose()?;
         Ok(google::Topic {
             name: name.to_owned(),
             labels: self.labels,
@@ -139,39 +140,41 @@ impl TopicJson {
 // === impl SubscriptionJson ===
 
 impl SubscriptionJson {
-    pub fn new(asked: google::Subscription, enums: Enums) -> Self {
+    pub fn new(subscription: google::Subscription, enums: EnumFormat) -> Self {
         Self {
-            state: enums.write(asked.state, asked.state().as_str_name()),
-            name: asked.name,
-            topic: asked.topic,
+            state: enums.write(subscription.state, subscription.state().as_str_name()),
+            name: subscription.name,
+            topic: subscription.topic,
             push_config: PushJson::default(),
             bigquery_config: None,
             cloud_storage_config: None,
-            ack_deadline_seconds: asked.ack_deadline_seconds,
-            retain_acked_messages: asked.retain_acked_messages,
-            message_retention_duration: asked.message_retention_duration.map(written),
-            labels: asked.labels,
-            enable_message_ordering: asked.enable_message_ordering,
-            expiration_policy: asked
+            ack_deadline_seconds: subscription.ack_deadline_seconds,
+            retain_acked_messages: subscription.retain_acked_messages,
+            message_retention_duration: subscription
+                .message_retention_duration
+                .map(format_duration),
+            labels: subscription.labels,
+            enable_message_ordering: subscription.enable_message_ordering,
+            expiration_policy: subscription
                 .expiration_policy
-                .map(|policy| ExpirationJson { ttl: policy.ttl.map(written) }),
-            filter: asked.filter,
-            dead_letter_policy: asked.dead_letter_policy.map(|policy| DeadLetterJson {
+                .map(|policy| ExpirationJson { ttl: policy.ttl.map(format_duration) }),
+            filter: subscription.filter,
+            dead_letter_policy: subscription.dead_letter_policy.map(|policy| DeadLetterJson {
                 dead_letter_topic: policy.dead_letter_topic,
                 max_delivery_attempts: policy.max_delivery_attempts,
             }),
-            retry_policy: asked.retry_policy.map(|policy| RetryJson {
-                minimum_backoff: policy.minimum_backoff.map(written),
-                maximum_backoff: policy.maximum_backoff.map(written),
+            retry_policy: subscription.retry_policy.map(|policy| RetryJson {
+                minimum_backoff: policy.minimum_backoff.map(format_duration),
+                maximum_backoff: policy.maximum_backoff.map(format_duration),
             }),
-            detached: asked.detached,
-            enable_exactly_once_delivery: asked.enable_exactly_once_delivery,
+            detached: subscription.detached,
+            enable_exactly_once_delivery: subscription.enable_exactly_once_delivery,
         }
     }
 
-    /// What is asked for, under the name in the request's path.
+    /// The requested resource, with the name in the request's path.
     pub fn into_google(self, name: &str) -> Result<google::Subscription, Status> {
-        let duration = |text: Option<String>| text.map(|text| read(&text)).transpose();
+        let duration = |text: Option<String>| text.map(|text| parse_duration(&text)).transpose();
         let expiration_policy = match self.expiration_policy {
             Some(policy) => Some(google::ExpirationPolicy { ttl: duration(policy.ttl)? }),
             None => None,
@@ -210,28 +213,28 @@ impl SubscriptionJson {
     }
 }
 
-/// Writes a time as JSON has it: `1.5s`.
-fn written(duration: prost_types::Duration) -> String {
+/// Formats a duration: `1.5s`.
+fn format_duration(duration: prost_types::Duration) -> String {
     duration.to_string()
 }
 
-fn read(text: &str) -> Result<prost_types::Duration, Status> {
+fn parse_duration(text: &str) -> Result<prost_types::Duration, Status> {
     text.parse().map_err(|_| {
         Status::invalid_argument(format!(
-            "invalid duration `{text}`: expected seconds, as in `600s`"
+            "invalid duration `{text}`: expected seconds, for example `600s`"
         ))
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{read, written};
+    use super::{format_duration, parse_duration};
 
     #[test]
-    fn durations_are_written_as_they_are_read() {
+    fn a_duration_is_formatted_as_it_was_parsed() {
         for text in ["600s", "1.500s", "0s"] {
-            assert_eq!(written(read(text).unwrap()), text);
+            assert_eq!(format_duration(parse_duration(text).unwrap()), text);
         }
-        assert!(read("10 minutes").is_err());
+        assert!(parse_duration("10 minutes").is_err());
     }
 }
