@@ -7,7 +7,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::HashMap;
 use std::hint::black_box;
-use twined::event::encode::{self, Ask, Body};
+use twined::event::encode::{self, EventBody, NewQuestion};
 use twined::event::{Sruid, Timestamp, decode};
 use twined::pipeline::action::Action;
 use twined::runner::LaunchRequest;
@@ -142,10 +142,11 @@ rules:
 fn encode_events(criterion: &mut Criterion) {
     let question = attributes("PARENT");
     criterion.bench_function("encode/heartbeat", |bencher| {
-        bencher.iter(|| encode::response(&question, Uuid::nil(), Timestamp(0), &Body::Heartbeat));
+        bencher
+            .iter(|| encode::response(&question, Uuid::nil(), Timestamp(0), &EventBody::Heartbeat));
     });
     let sender = Sruid::parse("local/local:local").expect("an SRUID");
-    let ask = Ask {
+    let ask = NewQuestion {
         question_uuid: Uuid::nil(),
         sender,
         recipient: sender,

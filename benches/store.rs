@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use twined::event::{Outgoing, RunId, Sruid, Timestamp, decode, encode};
+use twined::event::{OutgoingMessage, RunId, Sruid, Timestamp, decode, encode};
 use twined::store::sqlite::{Options, SqliteStore};
 use twined::store::{EventLog, EventQuery, EventScope, History, Row, View};
 use uuid::Uuid;
@@ -157,10 +157,10 @@ fn question(number: u64) -> Uuid {
 }
 
 /// A question to one of two services, or one of the monitor messages that follow it.
-fn message(number: u64) -> Outgoing {
+fn message(number: u64) -> OutgoingMessage {
     let child = ["octue/wind-speed:1.2.0", "octue/elevation:0.4.1"]
         [(number / EVENTS_OF_QUESTION) as usize % 2];
-    let ask = encode::Ask {
+    let ask = encode::NewQuestion {
         question_uuid: question(number),
         sender: Sruid::parse("local/local:local").expect("an SRUID"),
         recipient: Sruid::parse(child).expect("an SRUID"),
@@ -174,7 +174,7 @@ fn message(number: u64) -> Outgoing {
     }
     let datetime = Timestamp(1_712_832_408_236_064 + number as i64);
     let text = format!("{number:0width$}", width = DATA_BYTES - 40);
-    let body = encode::Body::MonitorMessage { data: text.into() };
+    let body = encode::EventBody::MonitorMessage { data: text.into() };
     let asked: HashMap<String, String> = ask.encode().attributes;
     encode::response(&asked, Uuid::new_v4(), datetime, &body).expect("it names everybody")
 }

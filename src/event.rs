@@ -1,12 +1,12 @@
-//! What a message of a network says, decoded and encoded: pure, with no I/O and no runtime.
+//! Decodes and encodes the events of a network: pure, with no I/O and no runtime.
 //!
 //! ```text
 //! data, attributes -> decode -> Event { kind, attributes, … }      (borrowed from the message)
-//! question's attributes, a Body -> encode -> Outgoing              (a message to publish)
+//! question's attributes, EventBody -> encode -> OutgoingMessage   (a message to publish)
 //! ```
 //!
-//! An event's JSON is kept as it came and never rewritten: it is stored, not understood. Only the
-//! kind, and the three inputs of a question, are looked for in it.
+//! The JSON of an event is stored as received and never rewritten. Only the kind, and the three inputs
+//! of a question, are read from it.
 
 pub mod attributes;
 mod cancellation;
@@ -18,7 +18,7 @@ pub mod timestamp;
 pub use attributes::{Attributes, SenderType};
 pub(crate) use cancellation::may_cancel;
 pub use decode::{DecodeError, decode};
-pub use encode::Outgoing;
+pub use encode::OutgoingMessage;
 pub use question::{Inputs, RunId};
 pub use service_id::{Sruid, SruidBuf};
 use std::borrow::Cow;
@@ -28,39 +28,39 @@ pub use timestamp::Timestamp;
 /// One decoded event, borrowed from its message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// What it says.
+    /// Its kind, with the inputs of a question.
     pub kind: Kind<'a>,
-    /// Whom it is from and for, and of which question it speaks.
+    /// Its sender, recipient, question, and so on.
     pub attributes: Attributes<'a>,
-    /// The message's JSON, to the byte as it came; bare `NaN` and `Infinity` may be in it.
+    /// The JSON of the message, byte for byte. It may contain bare `NaN` and `Infinity`.
     pub data: &'a str,
-    /// The bytes of [`Event::data`] that hold the member `kind` and one comma: what is left
-    /// without them is the event as the event store's table shows it.
+    /// The bytes of [`Event::data`] with the member `kind` and one comma. The event store's table shows
+    /// the event without them.
     pub kind_member: Range<usize>,
-    /// Tells apart the two events that the SDK sometimes sends under one uuid.
+    /// Distinguishes the two events that the SDK sometimes sends under one uuid.
     pub digest: Digest,
 }
 
-/// The kind of an event, with what we need to know of its contents.
+/// The kind of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind<'a> {
-    /// A parent asks.
+    /// A parent asks a question.
     Question(Inputs<'a>),
     /// A parent no longer wants an answer.
     Cancellation,
-    /// A child has the question.
+    /// A child has received the question.
     DeliveryAcknowledgement,
     /// A child is alive.
     Heartbeat,
     /// A line of a child's log.
     LogRecord,
-    /// Something that a child wants its parent to see before the answer.
+    /// Data that a child sends to its parent before the answer.
     MonitorMessage,
     /// The question failed: a terminal event.
     Exception,
     /// The answer: a terminal event.
     Result,
-    /// A kind of a newer SDK, kept as it came.
+    /// A kind of a newer SDK.
     Other(Cow<'a, str>),
 }
 
@@ -71,8 +71,8 @@ pub struct Digest(pub [u8; 16]);
 // === impl Event ===
 
 impl Event<'_> {
-    /// The JSON of all that it says beside its kind.
-    pub fn said(&self) -> String {
+    /// The JSON of the event without its kind.
+    pub fn json_without_kind(&self) -> String {
         let Range { start, end } = self.kind_member;
         [&self.data[..start], &self.data[end..]].concat()
     }
@@ -81,7 +81,7 @@ impl Event<'_> {
 // === impl Kind ===
 
 impl Kind<'_> {
-    /// The names of the kinds that we know, as they are on the wire.
+    /// The names of the known kinds, as on the wire.
     pub const NAMES: [&'static str; 8] = [
         "question",
         "cancellation",
@@ -128,7 +128,7 @@ impl Kind<'_> {
 
 impl Digest {
     /// The digest of an event's data.
-    pub fn of(data: &[u8]) -> Self {
+    pub fn from_data(data: &[u8]) -> Self {
         let mut first = [0; 16];
         first.copy_from_slice(&blake3::hash(data).as_bytes()[..16]);
         Self(first)

@@ -5,8 +5,8 @@
 //! data is the same whichever replica makes it, and however often, so two copies are one event.
 
 use crate::event::attributes as name;
-use crate::event::encode::{self, Body};
-use crate::event::{Outgoing, RunId, Timestamp};
+use crate::event::encode::{self, EventBody};
+use crate::event::{OutgoingMessage, RunId, Timestamp};
 use crate::runner::{EndReason, RunEnd, RunState};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -35,7 +35,7 @@ pub(crate) struct Notification {
     /// The question that it is about.
     pub(crate) question: Uuid,
     /// The message to publish.
-    pub(crate) message: Outgoing,
+    pub(crate) message: OutgoingMessage,
 }
 
 /// Why a question gets an exception although no run of it has ended.
@@ -106,7 +106,7 @@ pub(crate) fn refusal(
     refusal: &Refusal,
 ) -> Option<Notification> {
     let (exception, message) = refusal.exception();
-    let body = Body::Exception {
+    let body = EventBody::Exception {
         exception_type: exception.to_owned(),
         exception_message: message,
         exception_traceback: Vec::new(),
@@ -139,7 +139,7 @@ impl<'a> Attempt<'a> {
 
     /// The exception for a run that ended without a terminal event.
     pub(crate) fn exception(&self, end: &RunEnd) -> Option<Notification> {
-        let body = Body::Exception {
+        let body = EventBody::Exception {
             exception_type: end.reason.exception().to_owned(),
             exception_message: end.message.clone(),
             exception_traceback: end.tail.clone(),
@@ -153,40 +153,40 @@ impl<'a> Attempt<'a> {
     /// Each claim has a fence of its own. After a claim was taken over, its fence proves nothing:
     /// its holder may have published an exception behind it.
     pub(crate) fn fence(&self, end: &RunEnd, claim: Uuid) -> Option<Notification> {
-        self.notification(&format!("ended, claimed by {claim}"), end.at, &Body::Heartbeat)
+        self.notification(&format!("ended, claimed by {claim}"), end.at, &EventBody::Heartbeat)
     }
 
     /// The fence of a run that seems lost. Each sweep has a fence of its own.
     pub(crate) fn sweep_fence(&self, at: Timestamp) -> Option<Notification> {
-        self.notification(&format!("lost at {at}"), at, &Body::Heartbeat)
+        self.notification(&format!("lost at {at}"), at, &EventBody::Heartbeat)
     }
 
     /// The heartbeat of a run that waits. `slot` counts the intervals since `queued`.
     pub(crate) fn waiting_heartbeat(&self, queued: Timestamp, slot: i64) -> Option<Notification> {
         let at = Timestamp(queued.0 + slot * HEARTBEAT_INTERVAL * 1_000_000);
-        self.notification(&format!("waiting {slot}"), at, &Body::Heartbeat)
+        self.notification(&format!("waiting {slot}"), at, &EventBody::Heartbeat)
     }
 
     /// The heartbeat of a question whose launch is being retried. `slot` counts the intervals since
     /// the first try.
     pub(crate) fn retry_heartbeat(&self, at: Timestamp, slot: i64) -> Option<Notification> {
-        self.notification(&format!("held {slot}"), at, &Body::Heartbeat)
+        self.notification(&format!("held {slot}"), at, &EventBody::Heartbeat)
     }
 
     /// The heartbeat of a run that has started after a wait.
     pub(crate) fn running_heartbeat(&self, since: Timestamp) -> Option<Notification> {
-        self.notification(&format!("running {}", since.0), since, &Body::Heartbeat)
+        self.notification(&format!("running {}", since.0), since, &EventBody::Heartbeat)
     }
 
     /// The heartbeat of a run whose pod was evicted for the `times`th time and is replaced. It is
     /// also a fence, behind everything that the evicted pod published.
     pub(crate) fn eviction_heartbeat(&self, at: Timestamp, times: u32) -> Option<Notification> {
-        self.notification(&format!("evicted {times}"), at, &Body::Heartbeat)
+        self.notification(&format!("evicted {times}"), at, &EventBody::Heartbeat)
     }
 
     /// The heartbeat of a run that was relaunched.
     pub(crate) fn relaunch_heartbeat(&self, at: Timestamp) -> Option<Notification> {
-        self.notification("again", at, &Body::Heartbeat)
+        self.notification("again", at, &EventBody::Heartbeat)
     }
 
     /// A log record for the parent; none if the parent does not want logs. The same text is always
@@ -200,13 +200,18 @@ impl<'a> Attempt<'a> {
         if self.question.get(name::FORWARD_LOGS).map(String::as_str) != Some("1") {
             return None;
         }
-        let body = Body::LogRecord { log_record: log_record(level, text) };
+        let body = EventBody::LogRecord { log_record: log_record(level, text) };
         self.notification(&format!("note {text}"), at, &body)
     }
 
     /// The uuid is derived from `occasion`. Replicas of other versions derive the same one, so the
     /// text of an occasion must never change.
-    fn notification(&self, occasion: &str, at: Timestamp, body: &Body) -> Option<Notification> {
+    fn notification(
+        &self,
+        occasion: &str,
+        at: Timestamp,
+        body: &EventBody,
+    ) -> Option<Notification> {
         let Self { run, number, question } = self;
         let name = match number {
             0 => format!("{run} {occasion}"),
@@ -293,7 +298,7 @@ mod tests {
     use crate::event::{Sruid, decode};
 
     fn question() -> QuestionAttributes {
-        encode::Ask {
+        encode::NewQuestion {
             question_uuid: Uuid::from_u128(7),
             sender: Sruid::parse("local/local:local").unwrap(),
             recipient: Sruid::parse("octue/example:1.2.0").unwrap(),

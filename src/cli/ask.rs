@@ -6,7 +6,7 @@ use crate::cli::{
     FAILED, Failure, INTERRUPTED, NOT_FOUND, OK, TIMED_OUT, UNREACHABLE, USAGE, interrupted,
     terminal,
 };
-use crate::event::encode::Ask;
+use crate::event::encode::NewQuestion;
 use crate::event::{Event, Kind, Sruid, SruidBuf, Timestamp, decode};
 use crate::pubsub::subscriber::FlowControl;
 use crate::pubsub::{Admin, CallError, Connection, Delivery, Publisher, Subscriber};
@@ -183,7 +183,7 @@ pub async fn ask(
          AND attributes.sender_type = \"CHILD\""
     );
     admin.ensure_subscription(&answers, topic, &filter).await?;
-    let question = Ask {
+    let question = NewQuestion {
         question_uuid,
         sender: Sruid::parse(ROOT_PARENT).expect("the name is valid"),
         recipient,
@@ -259,7 +259,7 @@ async fn receive(
 
 fn terminal_event(event: &Event<'_>) -> Option<QuestionOutcome> {
     match &event.kind {
-        Kind::Result => Some(QuestionOutcome::Answered(event.said())),
+        Kind::Result => Some(QuestionOutcome::Answered(event.json_without_kind())),
         Kind::Exception => {
             let Exception { exception_type, .. } =
                 serde_json::from_str(event.data).unwrap_or_default();
@@ -286,7 +286,7 @@ pub fn show(event: &Event<'_>) {
             terminal::note(&terminal::safe(&line));
         }
         Kind::MonitorMessage => {
-            let line = format!("[{sender} | monitor message] {}", event.said());
+            let line = format!("[{sender} | monitor message] {}", event.json_without_kind());
             terminal::note(&terminal::safe(&line));
         }
         Kind::Exception => {

@@ -109,7 +109,7 @@ fn remaining_runs(data: &Path) -> usize {
 }
 
 fn show(start: Instant, event: &Event<'_>) {
-    let text: String = event.said().chars().take(160).collect();
+    let text: String = event.json_without_kind().chars().take(160).collect();
     let kind = event.kind.name();
     note(start, &terminal::safe(&format!("{kind:24} {}", if text == "{}" { "" } else { &text })));
 }

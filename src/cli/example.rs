@@ -3,7 +3,7 @@
 //! It counts the primes below a number, and sends monitor messages with its progress.
 
 use crate::cli::{FAILED, Failure, OK, USAGE};
-use crate::event::encode::{self, Body};
+use crate::event::encode::{self, EventBody};
 use crate::event::{Timestamp, attributes};
 use crate::pubsub::{Connection, Publisher};
 use crate::sdk::variables;
@@ -55,7 +55,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         serde_json::from_str(&attributes).map_err(|error| Failure::new(USAGE, error))?;
     let connection = Connection::emulator(&pubsub, &project).map_err(Failure::failed)?;
     let responder = Responder { publisher: Publisher::new(&connection, &topic), question };
-    responder.publish(Body::DeliveryAcknowledgement).await?;
+    responder.publish(EventBody::DeliveryAcknowledgement).await?;
     let values = input_values.as_deref().unwrap_or("null");
     match serde_json::from_str(values) {
         Ok(Values { below }) if below <= MAX_BELOW => {
@@ -78,9 +78,9 @@ async fn count(responder: &Responder, below: u64) -> Result<(), Failure> {
         let range = below * step / STEPS..below * (step + 1) / STEPS;
         primes += range.filter(|number| is_prime(*number)).count();
         let data = json!({ "done": (step + 1) as f64 / STEPS as f64, "primes": primes });
-        responder.publish(Body::MonitorMessage { data }).await?;
+        responder.publish(EventBody::MonitorMessage { data }).await?;
     }
-    responder.publish(Body::Result { output_values: json!({ "primes": primes }) }).await
+    responder.publish(EventBody::Result { output_values: json!({ "primes": primes }) }).await
 }
 
 fn is_prime(number: u64) -> bool {
@@ -88,8 +88,8 @@ fn is_prime(number: u64) -> bool {
     number >= 2 && !(2..).take_while(|divisor| divisor * divisor <= number).any(|d| divides(&d))
 }
 
-fn exception(exception_type: &str, exception_message: String) -> Body {
-    Body::Exception {
+fn exception(exception_type: &str, exception_message: String) -> EventBody {
+    EventBody::Exception {
         exception_type: exception_type.to_owned(),
         exception_message,
         exception_traceback: Vec::new(),
@@ -99,7 +99,7 @@ fn exception(exception_type: &str, exception_message: String) -> Body {
 // === impl Responder ===
 
 impl Responder {
-    async fn publish(&self, body: Body) -> Result<(), Failure> {
+    async fn publish(&self, body: EventBody) -> Result<(), Failure> {
         let response = encode::response(&self.question, Uuid::new_v4(), Timestamp::now(), &body);
         let response = response.ok_or_else(|| {
             Failure::new(USAGE, "`--attributes` lacks an attribute that every question has")
@@ -111,7 +111,7 @@ impl Responder {
         if self.question.get(attributes::FORWARD_LOGS).map(String::as_str) != Some("1") {
             return Ok(());
         }
-        self.publish(Body::LogRecord { log_record: record(message) }).await
+        self.publish(EventBody::LogRecord { log_record: record(message) }).await
     }
 }
 

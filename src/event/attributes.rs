@@ -1,6 +1,6 @@
-//! The attributes of a message: who speaks to whom, of which question.
+//! The attributes of a message: sender, recipient, question, and so on.
 //!
-//! Each name of an attribute is written once, here.
+//! The names of attributes are written here only.
 
 use crate::event::decode::DecodeError;
 use crate::event::service_id::Sruid;
@@ -14,84 +14,84 @@ pub const UUID: &str = "uuid";
 pub const DATETIME: &str = "datetime";
 /// The question that the event belongs to.
 pub const QUESTION_UUID: &str = "question_uuid";
-/// The question that asked that question.
+/// The question whose run asked that question.
 pub const PARENT_QUESTION_UUID: &str = "parent_question_uuid";
 /// The root of the tree of questions.
 pub const ORIGINATOR_QUESTION_UUID: &str = "originator_question_uuid";
-/// Who asked the question.
+/// The service revision that asked the question.
 pub const PARENT: &str = "parent";
-/// Who asked the root of the tree.
+/// The service revision that asked the root of the tree.
 pub const ORIGINATOR: &str = "originator";
-/// Who sends this event.
+/// The service revision that sends this event.
 pub const SENDER: &str = "sender";
-/// Whom this event is for.
+/// The service revision that this event is for.
 pub const RECIPIENT: &str = "recipient";
-/// Whether it goes down to a child or up to a parent.
+/// Whether a parent or a child sends this event.
 pub const SENDER_TYPE: &str = "sender_type";
 /// The version of the sender's SDK.
 pub const SENDER_SDK_VERSION: &str = "sender_sdk_version";
-/// Which attempt at the question this is.
+/// The retry of the question, from 0.
 pub const RETRY_COUNT: &str = "retry_count";
 /// Whether the parent wants the child's logs.
 pub const FORWARD_LOGS: &str = "forward_logs";
-/// When the child keeps its inputs for a later look.
+/// When the child saves its inputs for diagnostics.
 pub const SAVE_DIAGNOSTICS: &str = "save_diagnostics";
-/// How many CPUs the question asks for.
+/// The CPUs that the question needs.
 pub const CPUS: &str = "cpus";
-/// How much memory the question asks for.
+/// The memory that the question needs.
 pub const MEMORY: &str = "memory";
-/// How much disk the question asks for.
+/// The disk space that the question needs.
 pub const EPHEMERAL_STORAGE: &str = "ephemeral_storage";
 
 const A_UUID: &str =
-    "a UUID in lower case with hyphens, such as `0c5f7c76-5d0e-4b1e-9f3a-1d2c3b4a5968`";
+    "a UUID in lower case with hyphens, for example `0c5f7c76-5d0e-4b1e-9f3a-1d2c3b4a5968`";
 const AN_SRUID: &str = "`<namespace>/<name>:<revision tag>`";
-const A_DATETIME: &str = "a datetime in ISO 8601, such as `2026-01-31T12:00:00.000000+00:00`";
+const A_DATETIME: &str = "a datetime in ISO 8601, for example `2026-01-31T12:00:00.000000+00:00`";
 const A_SENDER_TYPE: &str = "`PARENT` or `CHILD`";
 const A_COUNT: &str = "a whole number from 0 to 4294967295";
 const A_VERSION: &str = "the version of the sender's SDK";
 
-/// The attributes of an event, checked.
+/// The valid attributes of an event.
 ///
-/// Those that are not named here are in the message and survive there.
+/// The message may have others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes<'a> {
-    /// The event's own UUID. Not always its own: the SDK sometimes gives two events one.
+    /// The UUID of the event. The SDK sometimes gives two events the same.
     pub uuid: Uuid,
-    /// When the event was made, by its sender's clock.
+    /// When the event was made, by the clock of its sender.
     pub datetime: Timestamp,
     /// The question that the event belongs to.
     pub question_uuid: Uuid,
-    /// The question that asked that question; none for a root question.
+    /// The question whose run asked that question; `None` for a root question.
     pub parent_question_uuid: Option<Uuid>,
     /// The root of the tree of questions.
     pub originator_question_uuid: Uuid,
-    /// Who asked the question.
+    /// The service revision that asked the question.
     pub parent: Sruid<'a>,
-    /// Who asked the root of the tree.
+    /// The service revision that asked the root of the tree.
     pub originator: Sruid<'a>,
-    /// Who sends this event.
+    /// The service revision that sends this event.
     pub sender: Sruid<'a>,
-    /// Whom this event is for.
+    /// The service revision that this event is for.
     pub recipient: Sruid<'a>,
-    /// Whether it goes down or up.
+    /// Whether a parent or a child sends it.
     pub sender_type: SenderType,
     /// The version of the sender's SDK.
     pub sender_sdk_version: &'a str,
-    /// Which attempt at the question this is; old SDKs do not say, and mean the first, 0.
+    /// The retry of the question. Old SDKs do not send it; it is then 0.
     pub retry_count: u32,
 }
 
-/// Whether an event goes down to a child or up to a parent.
+/// Whether a parent or a child sends an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SenderType {
-    /// Questions and cancellations.
+    /// A parent, which sends questions and cancellations.
     Parent,
-    /// All responses.
+    /// A child, which sends responses.
     Child,
 }
 
-/// The attributes as texts, found in one pass over the message's.
+/// The texts of the attributes, found in one pass.
 #[derive(Default)]
 struct Texts<'a> {
     uuid: Option<&'a str>,
@@ -111,13 +111,13 @@ struct Texts<'a> {
 // === impl Attributes ===
 
 impl<'a> Attributes<'a> {
-    /// Checks a message's attributes.
+    /// Parses the attributes of a message.
     ///
     /// # Errors
     ///
-    /// Names the first attribute that is missing or wrong, and what was expected of it.
-    pub fn check(map: &'a HashMap<String, String>) -> Result<Self, DecodeError> {
-        let texts = Texts::of(map);
+    /// The error names the first attribute that is missing or invalid, and what is expected.
+    pub fn parse(map: &'a HashMap<String, String>) -> Result<Self, DecodeError> {
+        let texts = Texts::find(map);
         Ok(Self {
             uuid: uuid(UUID, required(UUID, texts.uuid, A_UUID)?)?,
             datetime: datetime(required(DATETIME, texts.datetime, A_DATETIME)?)?,
@@ -153,7 +153,7 @@ impl<'a> Attributes<'a> {
 // === impl Texts ===
 
 impl<'a> Texts<'a> {
-    fn of(map: &'a HashMap<String, String>) -> Self {
+    fn find(map: &'a HashMap<String, String>) -> Self {
         let mut texts = Self::default();
         for (name, value) in map {
             let field = match name.as_str() {
@@ -197,8 +197,8 @@ fn required<'a>(
     text.ok_or(DecodeError::MissingAttribute { name, expected })
 }
 
-/// Takes the canonical form only: a uuid is also a part of names (a Job's, a subscription's, a
-/// folder's), and the asker's filter compares it as text.
+/// Accepts the canonical form only: uuids are part of the names of Jobs, subscriptions and folders, and
+/// the filter of a parent compares them as text.
 fn uuid(name: &'static str, text: &str) -> Result<Uuid, DecodeError> {
     let canonical = text.len() == 36 && !text.bytes().any(|byte| byte.is_ascii_uppercase());
     match Uuid::try_parse(text) {

@@ -1,9 +1,9 @@
-//! Message to event: one pass over the attributes, one over the JSON.
+//! Decodes a message: one pass over the attributes, one over the JSON.
 //!
-//! The JSON is checked and looked into, but never rewritten: what is found in it is a range of its
-//! bytes. Python writes bare `NaN`, `Infinity` and `-Infinity`, which JSON does not have; where the
-//! first look refuses a text, a second one goes over a copy in which numbers of the same length
-//! stand for them, so that its ranges hold for the original too.
+//! The JSON is validated, but never rewritten: its members are found as ranges of bytes. Python writes
+//! bare `NaN`, `Infinity` and `-Infinity`, which are not JSON. If the first pass fails, a second one
+//! reads a copy in which numbers of the same length replace them, so that its ranges are valid for the
+//! original too.
 
 use crate::event::attributes::{self, Attributes, SenderType};
 use crate::event::{Digest, Event, Inputs, Kind};
@@ -14,91 +14,92 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
-/// The longest piece of a refused value that is told, in characters.
+/// How many characters of an invalid value an error quotes.
 const QUOTED: usize = 80;
 
-/// Why a message is no event. It never will be: trying again is of no use.
+/// Why a message is not an event. A retry cannot succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// The data is no text.
+    /// The data is not text.
     #[error("data is not UTF-8")]
     NotUtf8(#[source] std::str::Utf8Error),
-    /// The data is no JSON object with a kind.
+    /// The data is not a JSON object with a kind.
     #[error("data is not a JSON object with a string `kind`")]
     NotAnEvent(#[source] serde_json::Error),
-    /// An attribute is not there.
+    /// An attribute is missing.
     #[error("attribute `{name}` is missing: expected {expected}")]
     MissingAttribute {
-        /// Which.
+        /// Its name.
         name: &'static str,
-        /// What should have been there.
+        /// What is expected.
         expected: &'static str,
     },
-    /// An attribute is not what it should be.
+    /// An attribute is invalid.
     #[error("attribute `{name}` is `{value}`: expected {expected}")]
     Attribute {
-        /// Which.
+        /// Its name.
         name: &'static str,
-        /// What it is, shortened.
+        /// Its value, shortened.
         value: String,
-        /// What it should be.
+        /// What is expected.
         expected: &'static str,
     },
 }
 
-/// Where things are in the JSON, as ranges of its bytes.
+/// The values of the members that we read, as ranges of bytes.
 #[derive(Default)]
-struct Head {
+struct Members {
     kind: Range<usize>,
     input_values: Option<Range<usize>>,
     input_manifest: Option<Range<usize>>,
     children: Option<Range<usize>>,
 }
 
-/// Decodes a message. Borrows from it all that it can.
+/// Decodes a message. The event borrows from it.
 ///
 /// # Errors
 ///
-/// Where the message can never be handled; the error names the attribute, or where in the JSON,
-/// and what was expected.
+/// If the message can never be handled. The error names the attribute, or the position in the JSON, and
+/// what is expected.
 pub fn decode<'a>(
     data: &'a [u8],
     map: &'a HashMap<String, String>,
 ) -> Result<Event<'a>, DecodeError> {
-    let attributes = Attributes::check(map)?;
+    let attributes = Attributes::parse(map)?;
     let text = std::str::from_utf8(data).map_err(DecodeError::NotUtf8)?;
-    let head = Head::find(text)
-        .or_else(|refusal| match without_bare_words(text) {
-            Some(copy) => Head::find(&copy),
-            None => Err(refusal),
+    let members = Members::find(text)
+        .or_else(|error| match replace_python_constants(text) {
+            Some(copy) => Members::find(&copy),
+            None => Err(error),
         })
         .map_err(DecodeError::NotAnEvent)?;
-    let kind = kind(text, &head).map_err(DecodeError::NotAnEvent)?;
-    check_direction(&kind, attributes.sender_type)?;
-    let kind_member = member(text.as_bytes(), &head.kind);
-    Ok(Event { kind, attributes, data: text, kind_member, digest: Digest::of(data) })
+    let kind = kind(text, &members).map_err(DecodeError::NotAnEvent)?;
+    check_sender_type(&kind, attributes.sender_type)?;
+    let kind_member = kind_member(text.as_bytes(), &members.kind);
+    Ok(Event { kind, attributes, data: text, kind_member, digest: Digest::from_data(data) })
 }
 
-/// Whether the data says that it is a question, whatever its attributes say.
+/// Whether the data is that of a question, whatever the attributes are.
 pub fn is_question(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
-    let head = Head::find(text).ok();
-    head.and_then(|head| kind(text, &head).ok())
+    let members = Members::find(text).ok();
+    members
+        .and_then(|members| kind(text, &members).ok())
         .is_some_and(|kind| matches!(kind, Kind::Question(_)))
 }
 
-fn kind<'a>(text: &'a str, head: &Head) -> Result<Kind<'a>, serde_json::Error> {
-    let quoted = &text[head.kind.clone()];
+fn kind<'a>(text: &'a str, members: &Members) -> Result<Kind<'a>, serde_json::Error> {
+    let quoted = &text[members.kind.clone()];
     let name = match quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(name) if !name.contains('\\') => Cow::Borrowed(name),
-        // Written with escapes, or no string at all, which is then the error.
+        // It has escape sequences, or it is not a string, which is then the error.
         Some(_) | None => Cow::Owned(serde_json::from_str(quoted)?),
     };
     Ok(match &*name {
         "question" => Kind::Question(Inputs {
-            input_values: head.input_values.clone().map(|range| &text[range]),
-            input_manifest: head.input_manifest.clone().map(|range| &text[range]),
-            children: head.children.clone().map(|range| &text[range]),
+            input_values: members.input_values.clone().map(|range| &text[range]),
+            input_manifest: members.input_manifest.clone().map(|range| &text[range]),
+            children: members.children.clone().map(|range| &text[range]),
         }),
         "cancellation" => Kind::Cancellation,
         "delivery_acknowledgement" => Kind::DeliveryAcknowledgement,
@@ -111,8 +112,9 @@ fn kind<'a>(text: &'a str, head: &Head) -> Result<Kind<'a>, serde_json::Error> {
     })
 }
 
-/// A question goes down, a response goes up. A kind that is not known may go either way.
-fn check_direction(kind: &Kind<'_>, sender_type: SenderType) -> Result<(), DecodeError> {
+/// Checks that a parent sends questions and cancellations, and a child responses. An unknown kind may
+/// come from either.
+fn check_sender_type(kind: &Kind<'_>, sender_type: SenderType) -> Result<(), DecodeError> {
     let expected = match kind {
         Kind::Question(_) | Kind::Cancellation => SenderType::Parent,
         Kind::DeliveryAcknowledgement
@@ -133,12 +135,12 @@ fn check_direction(kind: &Kind<'_>, sender_type: SenderType) -> Result<(), Decod
     Err(DecodeError::attribute(attributes::SENDER_TYPE, sender_type.as_str(), expected))
 }
 
-/// The bytes of the member whose value is at `value`: its key, the value, and the comma after it
-/// or, where it is the last of several, the comma before it.
-fn member(text: &[u8], value: &Range<usize>) -> Range<usize> {
+/// The bytes of the member `kind`, whose value is at `value`: its key, its value, and the comma after
+/// it or, if it is the last of several members, the comma before it.
+fn kind_member(text: &[u8], value: &Range<usize>) -> Range<usize> {
     let space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
     let quote = |upto: usize| text[..upto].iter().rposition(|byte| *byte == b'"');
-    // Before the value: `"key" :`. A key that means `kind` holds no quote, however it is escaped.
+    // Before the value is `"key" :`. Every spelling of `kind` is without a quote.
     let key = quote(value.start).and_then(quote).expect("a value in an object follows its key");
     let after = value.end + text[value.end..].iter().take_while(|byte| space(byte)).count();
     if text[after] == b',' {
@@ -149,9 +151,9 @@ fn member(text: &[u8], value: &Range<usize>) -> Range<usize> {
     if text[before - 1] == b',' { before - 1..value.end } else { key..value.end }
 }
 
-/// A copy in which numbers of the same length stand for the words that Python writes bare. None
-/// where there are none.
-fn without_bare_words(text: &str) -> Option<String> {
+/// A copy in which numbers of the same length replace bare `NaN` and `Infinity`; `None` if there are
+/// none.
+fn replace_python_constants(text: &str) -> Option<String> {
     const WORDS: [(&[u8], &[u8]); 2] = [(b"NaN", b"0.0"), (b"Infinity", b"1.000000")];
     let mut copy = text.as_bytes().to_vec();
     let (mut at, mut in_string, mut found) = (0, false, false);
@@ -171,14 +173,14 @@ fn without_bare_words(text: &str) -> Option<String> {
         }
         at += 1;
     }
-    let copy = String::from_utf8(copy).expect("ASCII was put in the place of ASCII");
+    let copy = String::from_utf8(copy).expect("ASCII replaces ASCII");
     found.then_some(copy)
 }
 
 // === impl DecodeError ===
 
 impl DecodeError {
-    /// An attribute that is not what it should be.
+    /// The error for an invalid attribute.
     pub(crate) fn attribute(name: &'static str, value: &str, expected: &'static str) -> Self {
         let mut quoted: String = value.chars().take(QUOTED).flat_map(char::escape_debug).collect();
         if value.chars().nth(QUOTED).is_some() {
@@ -187,7 +189,7 @@ impl DecodeError {
         Self::Attribute { name, value: quoted, expected }
     }
 
-    /// A closed set of names, for metrics.
+    /// A label for metrics: one of a closed set.
     pub fn label(&self) -> &'static str {
         match self {
             Self::NotUtf8(_) | Self::NotAnEvent(_) => "data",
@@ -196,62 +198,62 @@ impl DecodeError {
     }
 }
 
-// === impl Head ===
+// === impl Members ===
 
-impl Head {
-    /// Checks the JSON of the whole text, and finds what we look for in it.
+impl Members {
+    /// Validates the whole JSON, and finds the members.
     fn find(text: &str) -> Result<Self, serde_json::Error> {
         let mut json = serde_json::Deserializer::from_str(text);
-        let head = json.deserialize_map(HeadVisitor { text })?;
+        let members = json.deserialize_map(MembersVisitor { text })?;
         json.end()?;
-        Ok(head)
+        Ok(members)
     }
 }
 
-struct HeadVisitor<'t> {
+struct MembersVisitor<'t> {
     text: &'t str,
 }
 
-impl HeadVisitor<'_> {
-    /// Where a value that was borrowed from the text is in it.
+impl MembersVisitor<'_> {
+    /// The range of a value that is borrowed from the text.
     fn range(&self, value: &RawValue) -> Range<usize> {
         let start = value.get().as_ptr() as usize - self.text.as_ptr() as usize;
         start..start + value.get().len()
     }
 }
 
-impl<'de> Visitor<'de> for HeadVisitor<'de> {
-    type Value = Head;
+impl<'de> Visitor<'de> for MembersVisitor<'de> {
+    type Value = Members;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
         let mut kind = None;
-        let mut head = Head::default();
+        let mut members = Members::default();
         while let Some(key) = map.next_key()? {
             let found = match key {
                 Key::Kind => &mut kind,
-                Key::InputValues => &mut head.input_values,
-                Key::InputManifest => &mut head.input_manifest,
-                Key::Children => &mut head.children,
+                Key::InputValues => &mut members.input_values,
+                Key::InputManifest => &mut members.input_manifest,
+                Key::Children => &mut members.children,
                 Key::Other => {
                     map.next_value::<IgnoredAny>()?;
                     continue;
                 }
             };
             let range = self.range(map.next_value()?);
-            // Readers differ in which of two they take, so nothing may be decided by either.
+            // Parsers differ in which of two they use, so neither is used.
             if found.replace(range).is_some() {
                 return Err(serde::de::Error::custom(format_args!(
-                    "`{}` is there twice",
+                    "duplicate member `{}`",
                     key.name()
                 )));
             }
         }
-        head.kind = kind.ok_or_else(|| serde::de::Error::missing_field("kind"))?;
-        Ok(head)
+        members.kind = kind.ok_or_else(|| serde::de::Error::missing_field("kind"))?;
+        Ok(members)
     }
 }
 

@@ -1,7 +1,7 @@
-//! Event to message: what we publish ourselves.
+//! Encodes our own events as messages.
 //!
-//! The attributes of a response are just those that the SDK gives one. With any other its event
-//! replayer crashes, and without `retry_count` a waiting parent does.
+//! A response has exactly the attributes that the SDK gives it. With any other the SDK's event replayer
+//! crashes, and without `retry_count` a waiting parent does.
 
 use crate::event::attributes as name;
 use crate::event::service_id::Sruid;
@@ -12,27 +12,27 @@ use serde_json::value::RawValue;
 use std::collections::HashMap;
 use uuid::Uuid;
 
-/// What the SDK would say that it is, of the events that we make from nothing.
+/// The SDK version of the questions that we ask.
 const SDK_VERSION: &str = concat!("twined-", env!("CARGO_PKG_VERSION"));
 
 /// A message to publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outgoing {
+pub struct OutgoingMessage {
     /// The JSON of the event.
     pub data: Vec<u8>,
-    /// Everything else of it.
+    /// The attributes.
     pub attributes: HashMap<String, String>,
-    /// The question: the events of one question keep their order.
+    /// The ordering key: the uuid of the question, whose events keep their order.
     pub ordering_key: String,
 }
 
-/// What an event says, beside who says it to whom.
+/// The data of an event.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Body {
+pub enum EventBody {
     /// A parent no longer wants an answer.
     Cancellation,
-    /// A child has the question.
+    /// A child has received the question.
     DeliveryAcknowledgement,
     /// A child is alive.
     Heartbeat,
@@ -41,18 +41,18 @@ pub enum Body {
         /// The fields of a Python `LogRecord`.
         log_record: Value,
     },
-    /// Something to see before the answer.
+    /// Data before the answer.
     MonitorMessage {
         /// Any JSON.
         data: Value,
     },
     /// The question failed.
     Exception {
-        /// The name of an exception of Python or of the SDK, so that it can be caught.
+        /// The name of an exception of Python or of the SDK, which the parent can catch.
         exception_type: String,
-        /// For the asker.
+        /// The text for the parent.
         exception_message: String,
-        /// Lines, each with its line feed.
+        /// Lines, each with a line feed.
         exception_traceback: Vec<String>,
     },
     /// The answer.
@@ -62,18 +62,18 @@ pub enum Body {
     },
 }
 
-/// A question of somebody who has not been asked one: the root of a tree.
+/// A root question.
 #[derive(Debug)]
-pub struct Ask<'a> {
-    /// Names the question.
+pub struct NewQuestion<'a> {
+    /// The uuid of the question.
     pub question_uuid: Uuid,
-    /// Who asks.
+    /// The parent.
     pub sender: Sruid<'a>,
-    /// Who is asked.
+    /// The child.
     pub recipient: Sruid<'a>,
-    /// When.
+    /// When it is asked.
     pub datetime: Timestamp,
-    /// Whether the asker wants the child's logs.
+    /// Whether the child sends its log records.
     pub forward_logs: bool,
     /// Any JSON.
     pub input_values: Option<&'a RawValue>,
@@ -81,15 +81,15 @@ pub struct Ask<'a> {
     pub input_manifest: Option<&'a RawValue>,
 }
 
-/// A response to a question, in the name of the one who was asked, from the question's attributes
-/// as they came. None where they do not say enough to tell anybody.
+/// A response in the name of the child of a question, from the attributes of the question. `None` if an
+/// attribute that the response needs is missing.
 pub fn response(
     question: &HashMap<String, String>,
     uuid: Uuid,
     datetime: Timestamp,
-    body: &Body,
-) -> Option<Outgoing> {
-    const KEPT: [&str; 5] = [
+    body: &EventBody,
+) -> Option<OutgoingMessage> {
+    const COPIED: [&str; 5] = [
         name::ORIGINATOR_QUESTION_UUID,
         name::PARENT,
         name::ORIGINATOR,
@@ -97,7 +97,7 @@ pub fn response(
         name::QUESTION_UUID,
     ];
     let mut attributes = HashMap::with_capacity(12);
-    for name in KEPT {
+    for name in COPIED {
         attributes.insert(name.to_owned(), question.get(name)?.clone());
     }
     if let Some(parent) = question.get(name::PARENT_QUESTION_UUID) {
@@ -113,14 +113,14 @@ pub fn response(
         (name::RETRY_COUNT.to_owned(), retry_count.to_owned()),
     ]);
     let ordering_key = question.get(name::QUESTION_UUID)?.clone();
-    Some(Outgoing { data: json(body), attributes, ordering_key })
+    Some(OutgoingMessage { data: json(body), attributes, ordering_key })
 }
 
-// === impl Ask ===
+// === impl NewQuestion ===
 
-impl Ask<'_> {
-    /// The message that asks it.
-    pub fn encode(&self) -> Outgoing {
+impl NewQuestion<'_> {
+    /// Encodes the question as a message.
+    pub fn encode(&self) -> OutgoingMessage {
         #[derive(Serialize)]
         struct Data<'a> {
             kind: &'static str,
@@ -151,12 +151,12 @@ impl Ask<'_> {
             input_values: self.input_values,
             input_manifest: self.input_manifest,
         };
-        Outgoing { data: json(&data), attributes, ordering_key: question_uuid.to_string() }
+        OutgoingMessage { data: json(&data), attributes, ordering_key: question_uuid.to_string() }
     }
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("values of ours have text keys and finite numbers")
+    serde_json::to_vec(value).expect("our values have text keys and finite numbers")
 }
 
 #[cfg(test)]
@@ -164,9 +164,9 @@ mod tests {
     use super::*;
     use crate::event::{Kind, decode};
 
-    fn question() -> Outgoing {
+    fn question() -> OutgoingMessage {
         let values = RawValue::from_string(r#"{"n": 1.0}"#.to_owned()).unwrap();
-        Ask {
+        NewQuestion {
             question_uuid: Uuid::from_u128(7),
             sender: Sruid::parse("local/local:local").unwrap(),
             recipient: Sruid::parse("octue/example:1.2.0").unwrap(),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_we_ask_decodes_to_itself() {
+    fn an_encoded_question_decodes_to_itself() {
         let message = question();
 
         let event = decode(&message.data, &message.attributes).unwrap();
@@ -193,11 +193,11 @@ mod tests {
     }
 
     #[test]
-    fn a_response_has_the_attributes_of_the_sdk_and_no_other() {
+    fn a_response_has_exactly_the_attributes_of_the_sdk() {
         let asked = question();
 
         let message =
-            response(&asked.attributes, Uuid::from_u128(8), Timestamp(0), &Body::Heartbeat)
+            response(&asked.attributes, Uuid::from_u128(8), Timestamp(0), &EventBody::Heartbeat)
                 .unwrap();
 
         let mut names: Vec<_> = message.attributes.keys().map(String::as_str).collect();
@@ -226,9 +226,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_where_nobody_is_named() {
+    fn a_question_without_a_sender_has_no_response() {
         let mut asked = question();
         asked.attributes.remove(name::SENDER);
-        assert_eq!(response(&asked.attributes, Uuid::nil(), Timestamp(0), &Body::Heartbeat), None);
+        assert_eq!(
+            response(&asked.attributes, Uuid::nil(), Timestamp(0), &EventBody::Heartbeat),
+            None
+        );
     }
 }

@@ -1,9 +1,9 @@
-//! A question: what it brings, and what names an attempt at it.
+//! The inputs of a question, and the id of a run.
 
 use std::fmt;
 use uuid::Uuid;
 
-/// What a question brings: raw JSON, as it came. Each may be absent, which is not `null`.
+/// The inputs of a question: raw JSON. Absent is not the same as `null`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inputs<'a> {
     /// Any JSON.
@@ -14,17 +14,17 @@ pub struct Inputs<'a> {
     pub children: Option<&'a str>,
 }
 
-/// Names a run: one attempt at a question.
+/// The id of a run: one retry of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId {
     /// The question.
     pub question: Uuid,
-    /// Which attempt, from 0: the SDK asks again under the same uuid with a higher count.
+    /// The retry, from 0: the SDK asks again under the same uuid with a higher count.
     pub retry: u32,
 }
 
 impl fmt::Display for RunId {
-    /// `question-<uuid>` for a first attempt, `question-<uuid>-r<n>` after.
+    /// `question-<uuid>` for retry 0, `question-<uuid>-r<n>` for others.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { question, retry } = self;
         match retry {

@@ -1,7 +1,7 @@
 //! The name of a service revision, `<namespace>/<name>:<revision tag>`.
 //!
-//! Parsed in one pass over its bytes: what is to run is chosen by this name, so it is also a gate.
-//! (The regular expression of the SDK takes exponential time on some texts.)
+//! It decides what runs, so it is validated strictly, in one pass over its bytes. (The regular expression
+//! of the SDK takes exponential time on some texts.)
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -12,7 +12,7 @@ const TAG_LENGTH: usize = 128;
 
 /// The unique identifier of a service revision (SRUID), borrowed.
 ///
-/// Holding one is the proof that it was checked: there is no other way to make it.
+/// It is always valid: parsing is the only way to make one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sruid<'a> {
     text: &'a str,
@@ -24,7 +24,7 @@ pub struct Sruid<'a> {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SruidBuf(String);
 
-/// Why a text is no SRUID.
+/// Why an SRUID is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SruidError {
     /// Nothing before a `/`, or no `/`.
@@ -50,7 +50,7 @@ pub enum SruidError {
 // === impl Sruid ===
 
 impl<'a> Sruid<'a> {
-    /// Checks a text. Linear in its length.
+    /// Parses an SRUID, in time linear in its length.
     pub fn parse(text: &'a str) -> Result<Self, SruidError> {
         let bytes = text.as_bytes();
         let slash = kebab(bytes, 0);
@@ -74,7 +74,7 @@ impl<'a> Sruid<'a> {
         Ok(Self { text, slash, colon })
     }
 
-    /// The whole of it.
+    /// The whole text.
     pub fn as_str(&self) -> &'a str {
         self.text
     }
@@ -89,7 +89,7 @@ impl<'a> Sruid<'a> {
         &self.text[self.slash + 1..self.colon]
     }
 
-    /// `<namespace>/<name>`: the service, of whatever revision.
+    /// `<namespace>/<name>`: the service without its revision.
     pub fn service(&self) -> &'a str {
         &self.text[..self.colon]
     }
@@ -99,8 +99,8 @@ impl<'a> Sruid<'a> {
         &self.text[self.colon + 1..]
     }
 
-    /// The name that the SDK gives to the subscription of a service that runs on somebody's
-    /// laptop: `<namespace>.<name>.<tag, dots to dashes>`.
+    /// The name of the subscription that the SDK creates for a service on a laptop:
+    /// `<namespace>.<name>.<tag, dots to dashes>`.
     pub fn subscription(&self) -> String {
         format!("{}.{}.{}", self.namespace(), self.name(), self.tag().replace('.', "-"))
     }
@@ -111,8 +111,8 @@ impl<'a> Sruid<'a> {
     }
 }
 
-/// The end of the run of kebab-case characters from `start`. A dash must follow a letter or a
-/// digit; that none ends the run is for the caller to check.
+/// The end of the kebab-case characters from `start`. A dash must follow a letter or a digit; the caller
+/// checks that the last character is not a dash.
 fn kebab(bytes: &[u8], start: usize) -> usize {
     let mut at = start;
     let mut after_letter = false;
@@ -153,10 +153,10 @@ impl fmt::Debug for Sruid<'_> {
 impl SruidBuf {
     /// The borrowed form.
     pub fn as_sruid(&self) -> Sruid<'_> {
-        Sruid::parse(&self.0).expect("checked when it was made")
+        Sruid::parse(&self.0).expect("it was parsed before")
     }
 
-    /// The whole of it.
+    /// The whole text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_says_what_is_wrong() {
+    fn each_error_names_what_is_wrong() {
         let long = format!("a/b:{}", "t".repeat(129));
         for (text, error) in [
             ("", SruidError::NoNamespace),
@@ -237,7 +237,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_fits_the_grammar_is_taken(
+        fn a_text_of_the_grammar_is_accepted(
             namespace in "[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,3}",
             name in "[a-z0-9]{1,8}(-[a-z0-9]{1,8}){0,3}",
             tag in "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}",
@@ -250,7 +250,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_taken_fits_the_grammar(text in "[a-zA-Z0-9/:._ -]{0,24}") {
+        fn an_accepted_text_is_of_the_grammar(text in "[a-zA-Z0-9/:._ -]{0,24}") {
             if let Ok(sruid) = Sruid::parse(&text) {
                 let (namespace, name, tag) = (sruid.namespace(), sruid.name(), sruid.tag());
                 prop_assert_eq!(format!("{namespace}/{name}:{tag}"), &*text);

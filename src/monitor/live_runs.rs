@@ -290,7 +290,7 @@ fn stage_of(phase: &RunPhase) -> Option<(Timestamp, Stage, &str)> {
 mod tests {
     use super::*;
     use crate::event::attributes as name;
-    use crate::event::encode::Ask;
+    use crate::event::encode::NewQuestion;
     use crate::event::{Kind, Sruid, decode};
 
     const RUN: RunId = RunId { question: Uuid::from_u128(7), retry: 0 };
@@ -300,7 +300,7 @@ mod tests {
     }
 
     fn state(phase: RunPhase) -> RunState {
-        let mut attributes = Ask {
+        let mut attributes = NewQuestion {
             question_uuid: RUN.question,
             sender: Sruid::parse("local/local:local").unwrap(),
             recipient: Sruid::parse("octue/example:1.2.0").unwrap(),

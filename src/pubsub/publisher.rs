@@ -5,7 +5,7 @@
 //! that publish two messages of one question wait for the first before the second, which keeps their
 //! order.
 
-use crate::event::Outgoing;
+use crate::event::OutgoingMessage;
 use crate::pubsub::{CallError, Connection, GrpcPublisher, LARGEST_MESSAGE};
 use crate::retry::Backoff;
 use google_cloud_googleapis::pubsub::v1::publisher_client::PublisherClient;
@@ -48,8 +48,8 @@ impl Publisher {
     }
 
     /// Publishes one message. Pub/Sub has stored it when this returns.
-    pub async fn publish(&self, message: Outgoing) -> Result<(), CallError> {
-        let Outgoing { data, attributes, ordering_key } = message;
+    pub async fn publish(&self, message: OutgoingMessage) -> Result<(), CallError> {
+        let OutgoingMessage { data, attributes, ordering_key } = message;
         let message = PubsubMessage { data, attributes, ordering_key, ..Default::default() };
         let request = PublishRequest { topic: self.topic.clone(), messages: vec![message] };
         match self.client.clone().publish(request).await {
@@ -63,7 +63,7 @@ impl Publisher {
 
     /// Publishes one message, and retries until it succeeds. False if `stop` came first, or if Pub/Sub
     /// will never accept the message, which is logged.
-    pub async fn publish_until(&self, message: Outgoing, stop: &CancellationToken) -> bool {
+    pub async fn publish_until(&self, message: OutgoingMessage, stop: &CancellationToken) -> bool {
         let mut backoff = BACKOFF;
         loop {
             let Err(error) = self.publish(message.clone()).await else { return true };

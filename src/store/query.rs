@@ -173,6 +173,6 @@ impl EventQuery {
 
 impl RejectedCursor {
     pub(crate) fn new(at: Timestamp, message_id: &str, data: &[u8]) -> Self {
-        Self { at, message_id: message_id.to_owned(), digest: Digest::of(data) }
+        Self { at, message_id: message_id.to_owned(), digest: Digest::from_data(data) }
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use twined::event::encode::{Body, Outgoing};
+use twined::event::encode::{EventBody, OutgoingMessage};
 use twined::event::{Sruid, Timestamp, decode, encode};
 use twined::pubsub::preflight::questions::check_question_rights;
 use twined::pubsub::subscriber::FlowControl;
@@ -63,7 +63,7 @@ async fn main() {
 /// Appends events of one question, eight at a time, and prints the uuid of each that is on record.
 async fn append_events(file: &Path, question: u128, count: usize) {
     let store = SqliteStore::open(file, Options::default()).unwrap();
-    let question = encode::Ask {
+    let question = encode::NewQuestion {
         question_uuid: Uuid::from_u128(question),
         sender: Sruid::parse("local/local:local").unwrap(),
         recipient: Sruid::parse("octue/child:1.2.0").unwrap(),
@@ -76,8 +76,8 @@ async fn append_events(file: &Path, question: u128, count: usize) {
     let append = async |_| {
         let uuid = Uuid::new_v4();
         let heartbeat =
-            encode::response(&question.attributes, uuid, Timestamp::now(), &Body::Heartbeat);
-        let Outgoing { data, attributes, ordering_key } = heartbeat.unwrap();
+            encode::response(&question.attributes, uuid, Timestamp::now(), &EventBody::Heartbeat);
+        let OutgoingMessage { data, attributes, ordering_key } = heartbeat.unwrap();
         let event = decode(&data, &attributes).unwrap();
         store.append(&[Row::new(&event, &attributes, "17011", &ordering_key)]).await.unwrap();
         println!("{uuid}");
@@ -107,8 +107,11 @@ async fn pubsub_round_trip(endpoint: &str) {
     admin.ensure_topic(TOPIC).await.unwrap();
     assert!(admin.subscribe(&SubscriptionSpec::for_view(TOPIC, "a-view")).await.unwrap());
     let publisher = Publisher::new(&connection, TOPIC);
-    let message =
-        Outgoing { data: b"{}".into(), attributes: HashMap::new(), ordering_key: String::new() };
+    let message = OutgoingMessage {
+        data: b"{}".into(),
+        attributes: HashMap::new(),
+        ordering_key: String::new(),
+    };
     publisher.publish(message).await.unwrap();
     let (sender, mut deliveries) = mpsc::channel(1);
     let stop = CancellationToken::new();

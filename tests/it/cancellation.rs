@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use twined::dependencies::Dependencies;
-use twined::event::encode::{Body, response};
-use twined::event::{Outgoing, RunId, SruidBuf, Timestamp, decode};
+use twined::event::encode::{EventBody, response};
+use twined::event::{OutgoingMessage, RunId, SruidBuf, Timestamp, decode};
 use twined::monitor::Monitor;
 use twined::pipeline::Pipeline;
 use twined::pipeline::view_feed::{self, ViewFeed};
@@ -88,7 +88,7 @@ struct Scenario {
     order: [Step; 5],
     /// The replicas that receive the question and the cancellation.
     receivers: (usize, usize),
-    asked: Outgoing,
+    asked: OutgoingMessage,
 }
 
 /// What is shared by the replicas: the runs, and when who may see them.
@@ -180,17 +180,17 @@ impl Scenario {
         STEP * u32::try_from(number).unwrap()
     }
 
-    fn is_for_replica(mut message: Outgoing, receiver: usize) -> Outgoing {
+    fn is_for_replica(mut message: OutgoingMessage, receiver: usize) -> OutgoingMessage {
         message.attributes.insert("receiver".into(), receiver.to_string());
         message
     }
 
-    fn ask(&self) -> Outgoing {
+    fn ask(&self) -> OutgoingMessage {
         Self::is_for_replica(self.asked.clone(), self.receivers.0)
     }
 
-    fn cancel(&self) -> Outgoing {
-        let data = serde_json::to_vec(&Body::Cancellation).unwrap();
+    fn cancel(&self) -> OutgoingMessage {
+        let data = serde_json::to_vec(&EventBody::Cancellation).unwrap();
         let mut attributes = self.asked.attributes.clone();
         attributes.insert("uuid".into(), Uuid::new_v4().to_string());
         let stranger_is: &[&str] = match self.kind {
@@ -202,7 +202,7 @@ impl Scenario {
             attributes.insert((*name).into(), STRANGER.into());
         }
         let ordering_key = self.asked.ordering_key.clone();
-        Self::is_for_replica(Outgoing { data, attributes, ordering_key }, self.receivers.1)
+        Self::is_for_replica(OutgoingMessage { data, attributes, ordering_key }, self.receivers.1)
     }
 
     async fn publish(self, publisher: Publisher, start: Instant) {
@@ -256,7 +256,7 @@ impl Cluster {
     /// The process of a run: it answers, and ends.
     async fn execute(self: Arc<Self>, run: RunId) {
         let scenario = &self.scenarios[&run.question];
-        let body = Body::Result { output_values: serde_json::json!(7) };
+        let body = EventBody::Result { output_values: serde_json::json!(7) };
         let result = response(&scenario.asked.attributes, Uuid::new_v4(), Timestamp::now(), &body);
         if scenario.kind != Kind::OfAnswered {
             sleep_until(self.start + ANSWER).await;

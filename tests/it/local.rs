@@ -7,8 +7,8 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::Stdio;
-use twined::event::encode::{Body, response};
-use twined::event::{Outgoing, Timestamp};
+use twined::event::encode::{EventBody, response};
+use twined::event::{OutgoingMessage, Timestamp};
 use uuid::Uuid;
 
 #[test]
@@ -51,14 +51,14 @@ fn events_after_the_answer_do_not_delay_it() {
         fs::exists(network.folder("octue/slow").join("pid")).unwrap().then_some(())
     });
     let question = cancellation(&uuid, "octue/slow:local", "local/local:local").attributes;
-    let publish = |body: &Body| {
+    let publish = |body: &EventBody| {
         let uuid = Uuid::new_v4();
         network.publish(response(&question, uuid, Timestamp::now(), body).unwrap());
     };
 
-    publish(&Body::Result { output_values: Value::from(7) });
+    publish(&EventBody::Result { output_values: Value::from(7) });
     for _ in 0..5 {
-        publish(&Body::Heartbeat);
+        publish(&EventBody::Heartbeat);
     }
 
     let asked = asking.wait_with_output().unwrap();
@@ -202,7 +202,7 @@ fn a_cancellation_that_comes_before_its_question_stops_its_launch() {
 fn a_message_that_is_no_event_is_rejected_and_the_next_ones_are_processed() {
     let network = Network::start(&["octue/primes"]);
     let question = Uuid::new_v4().to_string();
-    let invalid = |data: &str, attributes: HashMap<String, String>| Outgoing {
+    let invalid = |data: &str, attributes: HashMap<String, String>| OutgoingMessage {
         data: data.as_bytes().to_vec(),
         attributes,
         ordering_key: question.clone(),
@@ -290,7 +290,7 @@ fn the_registry_answers_as_the_sdk_expects() {
     }
 }
 
-fn cancellation(question: &str, recipient: &str, sender: &str) -> Outgoing {
+fn cancellation(question: &str, recipient: &str, sender: &str) -> OutgoingMessage {
     let attributes = [
         ("uuid", &*Uuid::new_v4().to_string()),
         ("datetime", &Timestamp::now().to_string()),
@@ -306,8 +306,8 @@ fn cancellation(question: &str, recipient: &str, sender: &str) -> Outgoing {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
-    let data = serde_json::to_vec(&Body::Cancellation).unwrap();
-    Outgoing { data, attributes, ordering_key: question.to_owned() }
+    let data = serde_json::to_vec(&EventBody::Cancellation).unwrap();
+    OutgoingMessage { data, attributes, ordering_key: question.to_owned() }
 }
 
 fn texts(output: &std::process::Output) -> (String, String) {

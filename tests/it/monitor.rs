@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use twined::dependencies::Dependencies;
-use twined::event::encode::{Body, response};
-use twined::event::{Outgoing, RunId, Timestamp};
+use twined::event::encode::{EventBody, response};
+use twined::event::{OutgoingMessage, RunId, Timestamp};
 use twined::monitor::Monitor;
 use twined::runner::{
     Coordinator, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner, RunnerError,
@@ -55,7 +55,7 @@ impl Runner for Ended {
 impl Coordinator for Ended {}
 
 impl Ended {
-    fn new(asked: &Outgoing, reason: EndReason) -> Arc<Self> {
+    fn new(asked: &OutgoingMessage, reason: EndReason) -> Arc<Self> {
         let run = RunId { question: asked.ordering_key.parse().unwrap(), retry: 0 };
         let end = RunEnd {
             at: Timestamp::now(),
@@ -103,14 +103,14 @@ fn monitors_with_late_answers(
 }
 
 /// A question whose run has ended for this reason.
-async fn ended(reason: EndReason) -> (World, Outgoing, Arc<Ended>) {
+async fn ended(reason: EndReason) -> (World, OutgoingMessage, Arc<Ended>) {
     let asked = question(Uuid::new_v4());
     let runner = Ended::new(&asked, reason);
     (World::new(0, None, 0).await, asked, runner)
 }
 
-fn answer(asked: &Outgoing) -> Outgoing {
-    let body = Body::Result { output_values: serde_json::json!(7) };
+fn answer(asked: &OutgoingMessage) -> OutgoingMessage {
+    let body = EventBody::Result { output_values: serde_json::json!(7) };
     response(&asked.attributes, Uuid::new_v4(), Timestamp::now(), &body).unwrap()
 }
 

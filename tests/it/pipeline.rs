@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use twined::dependencies::Dependencies;
-use twined::event::encode::{Ask, Body};
-use twined::event::{Outgoing, RunId, Sruid, SruidBuf, Timestamp, decode};
+use twined::event::encode::{EventBody, NewQuestion};
+use twined::event::{OutgoingMessage, RunId, Sruid, SruidBuf, Timestamp, decode};
 use twined::pipeline::Pipeline;
 use twined::pubsub::emulator::{Emulator, EmulatorOptions};
 use twined::pubsub::subscriber::FlowControl;
@@ -273,11 +273,11 @@ impl World {
     }
 
     /// The cancellation of a question by its parent.
-    pub fn cancellation(asked: &Outgoing) -> Outgoing {
-        let data = serde_json::to_vec(&Body::Cancellation).unwrap();
+    pub fn cancellation(asked: &OutgoingMessage) -> OutgoingMessage {
+        let data = serde_json::to_vec(&EventBody::Cancellation).unwrap();
         let mut attributes = asked.attributes.clone();
         attributes.insert("uuid".into(), Uuid::new_v4().to_string());
-        Outgoing { data, attributes, ordering_key: asked.ordering_key.clone() }
+        OutgoingMessage { data, attributes, ordering_key: asked.ordering_key.clone() }
     }
 
     pub async fn stored(&self, question: Uuid) -> Vec<StoredEvent> {
@@ -360,8 +360,8 @@ pub async fn passing<T>(done: impl Future<Output = T>) -> T {
     }
 }
 
-pub fn question(question_uuid: Uuid) -> Outgoing {
-    Ask {
+pub fn question(question_uuid: Uuid) -> OutgoingMessage {
+    NewQuestion {
         question_uuid,
         sender: Sruid::parse("local/local:local").unwrap(),
         recipient: Sruid::parse("octue/example:1.0.0").unwrap(),
@@ -374,7 +374,7 @@ pub fn question(question_uuid: Uuid) -> Outgoing {
 }
 
 /// Numbered log records of the question's child.
-fn log_records(asked: &Outgoing, count: usize) -> Vec<Outgoing> {
+fn log_records(asked: &OutgoingMessage, count: usize) -> Vec<OutgoingMessage> {
     let record = |number: usize| {
         let mut attributes = asked.attributes.clone();
         let data = format!(r#"{{"kind": "log_record", "log_record": {{"msg": "{number}"}}}}"#);
@@ -387,7 +387,7 @@ fn log_records(asked: &Outgoing, count: usize) -> Vec<Outgoing> {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        Outgoing { data: data.into(), attributes, ordering_key: asked.ordering_key.clone() }
+        OutgoingMessage { data: data.into(), attributes, ordering_key: asked.ordering_key.clone() }
     };
     (1..=count).map(record).collect()
 }

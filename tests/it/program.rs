@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
-use twined::event::Outgoing;
+use twined::event::OutgoingMessage;
 use twined::pubsub::{Connection, Publisher};
 
 /// How long a test waits for an event.
@@ -104,7 +104,7 @@ impl Network {
     }
 
     /// Publishes a message to its topic.
-    pub fn publish(&self, message: Outgoing) {
+    pub fn publish(&self, message: OutgoingMessage) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let connection = Connection::emulator(&self.pubsub, "any-project").unwrap();

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use twined::event::encode::{Body, response};
-use twined::event::{Digest, Outgoing, RunId, Timestamp};
+use twined::event::encode::{EventBody, response};
+use twined::event::{Digest, OutgoingMessage, RunId, Timestamp};
 use twined::monitor::Monitor;
 use twined::runner::states::{Listeners, Mailbox};
 use twined::runner::{
@@ -178,19 +178,19 @@ impl Replicas {
     }
 }
 
-fn asks_for_logs(uuid: Uuid) -> Outgoing {
+fn asks_for_logs(uuid: Uuid) -> OutgoingMessage {
     let mut asked = question(uuid);
     asked.attributes.insert("forward_logs".into(), "1".into());
     asked
 }
 
-fn state(asked: &Outgoing, phase: RunPhase) -> RunState {
+fn state(asked: &OutgoingMessage, phase: RunPhase) -> RunState {
     let run = RunId { question: asked.ordering_key.parse().unwrap(), retry: 0 };
     let attributes = Arc::new(asked.attributes.clone());
     RunState { run, attempt: 0, attributes, evictions: 0, phase }
 }
 
-fn ended(asked: &Outgoing, reason: EndReason) -> RunState {
+fn ended(asked: &OutgoingMessage, reason: EndReason) -> RunState {
     let message = "It ended.".to_owned();
     let at = Timestamp::now();
     state(asked, RunPhase::Ended(RunEnd { at, started: None, reason, message, tail: vec![] }))
@@ -200,17 +200,17 @@ fn seconds_ago(seconds: i64) -> Timestamp {
     Timestamp(Timestamp::now().0 - seconds * 1_000_000)
 }
 
-async fn publish(world: &World, asked: &Outgoing, body: &Body) {
+async fn publish(world: &World, asked: &OutgoingMessage, body: &EventBody) {
     let published = response(&asked.attributes, Uuid::new_v4(), Timestamp::now(), body).unwrap();
     world.publisher.publish(published).await.unwrap();
 }
 
-fn result() -> Body {
-    Body::Result { output_values: serde_json::json!(7) }
+fn result() -> EventBody {
+    EventBody::Result { output_values: serde_json::json!(7) }
 }
 
-fn exception() -> Body {
-    Body::Exception {
+fn exception() -> EventBody {
+    EventBody::Exception {
         exception_type: "ValueError".into(),
         exception_message: "no".into(),
         exception_traceback: vec![],

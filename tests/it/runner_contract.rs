@@ -72,7 +72,7 @@ impl Ask {
 /// The attributes that the SDK gives a question.
 fn attributes(question: Uuid, recipient: &str) -> HashMap<String, String> {
     let parent = Sruid::parse("local/local:local").unwrap();
-    encode::Ask {
+    encode::NewQuestion {
         question_uuid: question,
         sender: parent,
         recipient: Sruid::parse(recipient).unwrap(),

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use twined::event::{Outgoing, RunId, Timestamp, decode};
+use twined::event::{OutgoingMessage, RunId, Timestamp, decode};
 use twined::pipeline::view_feed::{self, ViewFeed};
 use twined::pubsub::subscriber::FlowControl;
 use twined::pubsub::{Admin, Subscriber, SubscriptionSpec};
@@ -37,7 +37,7 @@ async fn a_view_has_every_published_event_and_acks_messages_that_are_none() {
 
     let follows = follow(&network, view.shared()).await;
     publish(&network, question(first)).await;
-    publish(&network, Outgoing { data: b"no event".into(), ..question(first) }).await;
+    publish(&network, OutgoingMessage { data: b"no event".into(), ..question(first) }).await;
     publish(&network, question(second)).await;
     until_asked(&view.store, first).await;
     until_asked(&view.store, second).await;
@@ -255,7 +255,7 @@ async fn a_question_that_the_view_has_forgotten_is_read_from_the_history() {
     assert!(world.record(1).await.terminal);
 }
 
-async fn publish(network: &World, message: Outgoing) {
+async fn publish(network: &World, message: OutgoingMessage) {
     network.publisher.publish(message).await.unwrap();
 }
 
@@ -281,7 +281,7 @@ fn run(question: u128, retry: u32) -> RunId {
 }
 
 /// An event of a question from long ago.
-fn event(number: u128, kind: &str) -> Outgoing {
+fn event(number: u128, kind: &str) -> OutgoingMessage {
     let mut sent = question(Uuid::from_u128(number));
     sent.data = format!(r#"{{"kind": "{kind}"}}"#).into();
     sent = sent.with("uuid", &Uuid::new_v4().to_string()).with("datetime", "2020-01-01T00:00:00");
@@ -295,7 +295,7 @@ trait With {
     fn with(self, name: &str, text: &str) -> Self;
 }
 
-impl With for Outgoing {
+impl With for OutgoingMessage {
     fn with(mut self, name: &str, text: &str) -> Self {
         self.attributes.insert(name.to_owned(), text.to_owned());
         self
@@ -418,11 +418,11 @@ impl Layers {
         Self { view, history, layered, since: sender, _folder: folder }
     }
 
-    async fn viewed(&self, events: &[Outgoing]) {
+    async fn viewed(&self, events: &[OutgoingMessage]) {
         append(&self.view.store, events).await;
     }
 
-    async fn recorded(&self, events: &[Outgoing]) {
+    async fn recorded(&self, events: &[OutgoingMessage]) {
         append(&self.history.inner, events).await;
     }
 
@@ -435,8 +435,8 @@ impl Layers {
     }
 }
 
-async fn append(store: &dyn EventLog, events: &[Outgoing]) {
-    for Outgoing { data, attributes, ordering_key } in events {
+async fn append(store: &dyn EventLog, events: &[OutgoingMessage]) {
+    for OutgoingMessage { data, attributes, ordering_key } in events {
         let event = decode(data, attributes).unwrap();
         store.append(&[Row::new(&event, attributes, "17", ordering_key)]).await.unwrap();
     }

@@ -10,8 +10,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
-use twined::event::encode::Ask;
-use twined::event::{Outgoing, Sruid, Timestamp};
+use twined::event::encode::NewQuestion;
+use twined::event::{OutgoingMessage, Sruid, Timestamp};
 use twined::google::ServiceAccount;
 use twined::pubsub::{Connection, Publisher};
 use uuid::Uuid;
@@ -99,8 +99,8 @@ fn framed(message: &impl Message) -> Vec<u8> {
     [&[0], &length.to_be_bytes()[..], &message.encode_to_vec()].concat()
 }
 
-fn question() -> Outgoing {
-    Ask {
+fn question() -> OutgoingMessage {
+    NewQuestion {
         question_uuid: Uuid::new_v4(),
         sender: Sruid::parse("local/local:local").unwrap(),
         recipient: Sruid::parse("octue/marking:local").unwrap(),

@@ -1,4 +1,4 @@
-//! Messages that are events, and messages that never will be.
+//! Messages that are events, and messages that are not.
 
 use super::*;
 use crate::chain::Chain;
@@ -23,7 +23,7 @@ fn attributes(sender_type: &str) -> HashMap<String, String> {
     .into()
 }
 
-fn refusal(data: &[u8], attributes: &HashMap<String, String>) -> String {
+fn error_text(data: &[u8], attributes: &HashMap<String, String>) -> String {
     Chain(&decode(data, attributes).unwrap_err()).to_string()
 }
 
@@ -58,7 +58,7 @@ fn falsy_values_are_values() {
 }
 
 #[test]
-fn words_that_python_writes_bare_are_kept() {
+fn bare_python_constants_are_kept() {
     let attributes = attributes("PARENT");
     let data = r#"{"kind": "question", "é": "NaN \" Infinity", "input_values": [NaN, -Infinity, Infinity, "NaN"]}"#;
 
@@ -70,7 +70,7 @@ fn words_that_python_writes_bare_are_kept() {
 }
 
 #[test]
-fn a_kind_may_be_written_with_escapes() {
+fn a_kind_may_have_escape_sequences() {
     let data = br#"{"\u006bind": "hea\u0072tbeat", "x": 1}"#;
     let attributes = attributes("CHILD");
     let event = decode(data, &attributes).unwrap();
@@ -79,7 +79,7 @@ fn a_kind_may_be_written_with_escapes() {
 }
 
 #[test]
-fn a_kind_of_a_newer_sdk_goes_either_way() {
+fn an_unknown_kind_may_come_from_a_parent_or_a_child() {
     for sender_type in ["PARENT", "CHILD"] {
         let attributes = attributes(sender_type);
         let event = decode(br#"{"kind": "smoke signal"}"#, &attributes).unwrap();
@@ -98,7 +98,7 @@ fn without_its_kind_an_event_is_still_json() {
         (r#"{"a": "}", "kind":"result" ,"b": 2}"#, r#"{"a": "}", "b": 2}"#),
     ] {
         let event = decode(data.as_bytes(), &attributes).unwrap();
-        assert_eq!(event.said(), rest);
+        assert_eq!(event.json_without_kind(), rest);
     }
 }
 
@@ -115,11 +115,8 @@ fn each_missing_attribute_is_named_with_what_was_expected() {
     for name in attributes("CHILD").keys() {
         let mut some = attributes("CHILD");
         some.remove(name);
-        let refusal = refusal(br#"{"kind": "heartbeat"}"#, &some);
-        assert!(
-            refusal.starts_with(&format!("attribute `{name}` is missing: expected ")),
-            "{refusal}"
-        );
+        let error = error_text(br#"{"kind": "heartbeat"}"#, &some);
+        assert!(error.starts_with(&format!("attribute `{name}` is missing: expected ")), "{error}");
     }
 }
 
@@ -141,24 +138,24 @@ fn each_wrong_attribute_is_named_with_its_value_and_what_was_expected() {
     ] {
         let mut some = attributes("CHILD");
         some.insert(name.into(), value.into());
-        let refusal = refusal(br#"{"kind": "heartbeat"}"#, &some);
+        let error = error_text(br#"{"kind": "heartbeat"}"#, &some);
         assert!(
-            refusal.starts_with(&format!("attribute `{name}` is `{value}`: expected ")),
-            "{refusal}"
+            error.starts_with(&format!("attribute `{name}` is `{value}`: expected ")),
+            "{error}"
         );
     }
 }
 
 #[test]
-fn what_is_told_of_a_value_is_short_and_has_no_control_characters() {
+fn an_error_quotes_a_value_shortened_and_without_control_characters() {
     let mut some = attributes("CHILD");
     some.insert("sender".into(), format!("\x1b[31m\n{}", "x".repeat(5000)));
-    let refusal = refusal(br#"{"kind": "heartbeat"}"#, &some);
-    assert!(refusal.len() < 300 && !refusal.contains(['\x1b', '\n']), "{refusal}");
+    let error = error_text(br#"{"kind": "heartbeat"}"#, &some);
+    assert!(error.len() < 300 && !error.contains(['\x1b', '\n']), "{error}");
 }
 
 #[test]
-fn data_that_is_no_event_is_refused_with_the_place() {
+fn data_that_is_not_an_event_is_an_error() {
     let attributes = attributes("CHILD");
     let deep = format!(r#"{{"kind": "heartbeat", "x": {}1{}"#, "[".repeat(9000), "]".repeat(8999));
     for (data, expected) in [
@@ -168,20 +165,20 @@ fn data_that_is_no_event_is_refused_with_the_place() {
         (br#"{"kind": 7}"#, "expected a string"),
         (br#"{"kind": "heartbeat""#, "EOF while parsing"),
         (br#"{"kind": "heartbeat"} {}"#, "trailing characters"),
-        (br#"{"kind": "heartbeat", "kind": "result"}"#, "`kind` is there twice"),
+        (br#"{"kind": "heartbeat", "kind": "result"}"#, "duplicate member `kind`"),
         (br#"{"kind": "heartbeat", "x": Nan}"#, "expected value"),
         (b"{\"kind\": \"\xff\"}", "invalid utf-8"),
         (deep.as_bytes(), "EOF while parsing"),
     ] {
-        let refusal = refusal(data, &attributes);
-        assert!(refusal.contains(expected), "{refusal} for {expected}");
+        let error = error_text(data, &attributes);
+        assert!(error.contains(expected), "{error} for {expected}");
     }
 }
 
 #[test]
-fn a_response_cannot_pretend_to_be_a_question() {
-    let refusal = refusal(br#"{"kind": "question"}"#, &attributes("CHILD"));
-    assert!(refusal.contains("`sender_type` is `CHILD`: expected `PARENT`"), "{refusal}");
+fn a_child_cannot_send_a_question() {
+    let error = error_text(br#"{"kind": "question"}"#, &attributes("CHILD"));
+    assert!(error.contains("`sender_type` is `CHILD`: expected `PARENT`"), "{error}");
 }
 
 fn json() -> impl Strategy<Value = String> {
@@ -211,7 +208,7 @@ fn json() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn nothing_makes_it_panic(data: Vec<u8>, name in "[a-z_]{0,24}", value: String) {
+    fn no_message_panics(data: Vec<u8>, name in "[a-z_]{0,24}", value: String) {
         let mut some = attributes("CHILD");
         some.insert(name, value);
         let _ = decode(&data, &some);
@@ -234,22 +231,22 @@ proptest! {
     }
 
     #[test]
-    fn attributes_that_are_right_are_taken(
+    fn valid_attributes_are_parsed(
         uuid: u128, question: u128, parent: Option<u128>, retry_count: u32, micros in 0..4_000_000_000_000_000_i64,
     ) {
         let from = uuid::Uuid::from_u128;
-        let (event, asked) = (from(uuid), from(question));
+        let (event, question_uuid) = (from(uuid), from(question));
         let mut some = attributes("CHILD");
         some.insert("uuid".into(), event.to_string());
-        some.insert("question_uuid".into(), asked.to_string());
+        some.insert("question_uuid".into(), question_uuid.to_string());
         some.insert("retry_count".into(), retry_count.to_string());
         some.insert("datetime".into(), crate::event::Timestamp(micros).to_string());
         some.extend(parent.map(|parent| ("parent_question_uuid".into(), from(parent).to_string())));
 
-        let checked = Attributes::check(&some).unwrap();
+        let parsed = Attributes::parse(&some).unwrap();
 
-        prop_assert_eq!((checked.uuid, checked.question_uuid), (event, asked));
-        prop_assert_eq!(checked.parent_question_uuid, parent.map(from));
-        prop_assert_eq!((checked.retry_count, checked.datetime.0), (retry_count, micros));
+        prop_assert_eq!((parsed.uuid, parsed.question_uuid), (event, question_uuid));
+        prop_assert_eq!(parsed.parent_question_uuid, parent.map(from));
+        prop_assert_eq!((parsed.retry_count, parsed.datetime.0), (retry_count, micros));
     }
 }

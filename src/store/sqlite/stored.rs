@@ -279,7 +279,7 @@ impl OwnedMessage {
     pub(super) fn new(message: &RejectedMessage<'_>) -> Self {
         Self {
             message_id: message.message_id.into(),
-            digest: Digest::of(message.data),
+            digest: Digest::from_data(message.data),
             ordering_key: message.ordering_key.into(),
             data: message.data.into(),
             attributes: to_json(&message.attributes.iter().collect::<BTreeMap<_, _>>()),

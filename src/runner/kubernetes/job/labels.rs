@@ -41,7 +41,7 @@ pub fn label_value(text: &str) -> Cow<'_, str> {
     if !value.is_empty() {
         value.push('-');
     }
-    for byte in &Digest::of(text.as_bytes()).0[..DIGITS / 2] {
+    for byte in &Digest::from_data(text.as_bytes()).0[..DIGITS / 2] {
         // Writing to a `String` cannot fail.
         let _ = write!(value, "{byte:02x}");
     }

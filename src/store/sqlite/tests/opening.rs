@@ -125,7 +125,7 @@ fn write_version_2(path: &Path, sent: &Sent, downgrade: &str) {
              '17011', NULL, 1, 19, ?4)",
             rusqlite::params![
                 sent.uuid().as_bytes(),
-                Digest::of(sent.data.as_bytes()).0,
+                Digest::from_data(sent.data.as_bytes()).0,
                 Timestamp::parse(DATETIME).unwrap().0,
                 sent.data.as_bytes(),
             ],
@@ -134,7 +134,7 @@ fn write_version_2(path: &Path, sent: &Sent, downgrade: &str) {
     connection
         .execute(
             "INSERT INTO set_aside VALUES (1, '17012', ?1, '', '{', '{}', 'data is not JSON', 7)",
-            [Digest::of(b"{").0],
+            [Digest::from_data(b"{").0],
         )
         .unwrap();
     connection.execute_batch(downgrade).unwrap();
