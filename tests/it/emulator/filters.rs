@@ -5,7 +5,7 @@ use google_cloud_pubsub::model::Message;
 
 use super::world::{World, attributes, message, next, subscription, texts};
 
-/// What is published: a name, and attributes.
+/// The published messages: a name, and attributes.
 const MESSAGES: [(&str, &[(&str, &str)]); 4] = [
     ("none", &[]),
     ("com", &[("domain", "com"), ("iana.org/language_tag", "en")]),
@@ -17,8 +17,8 @@ fn filtered(filter: &str) -> raw::Subscription {
     raw::Subscription { filter: filter.to_owned(), ..subscription() }
 }
 
-/// What arrives of [`MESSAGES`] under a filter.
-async fn arrivals(filter: &str) -> Vec<String> {
+/// The names of the [`MESSAGES`] that a filter lets through.
+async fn received(filter: &str) -> Vec<String> {
     let mut world = World::new().await;
     world.subscribe_with(filtered(filter)).await;
     let messages = MESSAGES.map(|(name, pairs)| raw::PubsubMessage {
@@ -30,7 +30,7 @@ async fn arrivals(filter: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_operator_chooses() {
+async fn every_operator_selects_messages() {
     for (filter, wanted) in [
         ("", &["none", "com", "co", "org"][..]),
         ("attributes:domain", &["com", "co", "org"]),
@@ -48,12 +48,12 @@ async fn every_operator_chooses() {
         ),
         (r#"attributes."iana.org/language_tag" = "\u0065n""#, &["com"]),
     ] {
-        assert_eq!(arrivals(filter).await, wanted, "{filter}");
+        assert_eq!(received(filter).await, wanted, "{filter}");
     }
 }
 
 #[tokio::test]
-async fn what_a_filter_drops_never_comes_to_a_stream() {
+async fn a_stream_does_not_receive_filtered_messages() {
     let mut world = World::new().await;
     world.subscribe_with(filtered(r#"attributes.to = "me""#)).await;
     let publisher = world.google_publisher().await;

@@ -1,4 +1,4 @@
-//! Topics and subscriptions: made, listed, deleted; in one project or in several.
+//! Topics and subscriptions: created, listed, deleted; in one project or in several.
 
 use google_cloud_googleapis::pubsub::v1 as raw;
 use tonic::{Code, Status};
@@ -18,7 +18,7 @@ impl World {
     }
 
     /// The names of a project's topics.
-    async fn topics_of(&mut self, project: &str) -> Vec<String> {
+    async fn topic_names(&mut self, project: &str) -> Vec<String> {
         let request = raw::ListTopicsRequest { project: project.to_owned(), ..Default::default() };
         let listed = self.publisher.list_topics(request).await.unwrap().into_inner();
         listed.topics.into_iter().map(|topic| topic.name).collect()
@@ -37,7 +37,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn what_is_made_can_be_got_listed_and_deleted() {
+async fn topics_and_subscriptions_can_be_created_read_listed_and_deleted() {
     let mut world = World::new().await;
     let name = |number: i32| format!("projects/test/subscriptions/reader-{number}");
     for number in 1..=5 {
@@ -69,7 +69,7 @@ async fn what_is_made_can_be_got_listed_and_deleted() {
 }
 
 #[tokio::test]
-async fn settings_come_back_with_googles_defaults() {
+async fn settings_are_returned_with_googles_defaults() {
     let mut world = World::new().await;
     world.subscribe().await;
 
@@ -83,7 +83,7 @@ async fn settings_come_back_with_googles_defaults() {
 }
 
 #[tokio::test]
-async fn a_deleted_topic_leaves_its_subscriptions_and_their_messages() {
+async fn the_subscriptions_of_a_deleted_topic_keep_their_messages() {
     let mut world = World::new().await;
     world.subscribe().await;
     world.publish(&["a"]).await;
@@ -96,7 +96,7 @@ async fn a_deleted_topic_leaves_its_subscriptions_and_their_messages() {
 }
 
 #[tokio::test]
-async fn one_project_goes_by_every_name() {
+async fn one_project_has_every_project_id() {
     let options =
         EmulatorOptions { project: Some("laptop".to_owned()), ..EmulatorOptions::default() };
     let mut world = World::with(options).await;
@@ -119,20 +119,20 @@ async fn one_project_goes_by_every_name() {
     assert_eq!(texts(&world.pull_now().await), ["a"]);
     let (listed, _) = world.page(elsewhere, 0, "").await;
     assert_eq!(listed, ["projects/cloud/subscriptions/reader"]);
-    assert_eq!(world.topics_of("projects/x").await, ["projects/x/topics/letters"]);
+    assert_eq!(world.topic_names("projects/x").await, ["projects/x/topics/letters"]);
 }
 
 #[tokio::test]
-async fn projects_are_apart_unless_told() {
+async fn projects_are_separate_by_default() {
     let mut world = World::new().await;
     let elsewhere = world.topic("projects/cloud/topics/letters").await;
     assert_eq!(elsewhere.unwrap_err().code(), Code::NotFound);
-    assert!(world.topics_of("projects/cloud").await.is_empty());
-    assert_eq!(world.topics_of("projects/test").await, [TOPIC]);
+    assert!(world.topic_names("projects/cloud").await.is_empty());
+    assert_eq!(world.topic_names("projects/test").await, [TOPIC]);
 }
 
 #[tokio::test]
-async fn a_detached_subscription_gives_and_gets_nothing() {
+async fn a_detached_subscription_neither_receives_nor_delivers() {
     let mut world = World::new().await;
     world.subscribe().await;
     world.publish(&["a"]).await;

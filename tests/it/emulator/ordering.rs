@@ -5,7 +5,7 @@ use google_cloud_pubsub::model::Message;
 use super::world::{World, next, ordered, texts};
 
 #[tokio::test]
-async fn a_nack_brings_a_message_back_and_all_after_it_in_order() {
+async fn a_nack_redelivers_a_message_and_all_after_it_in_order() {
     let mut world = World::new().await;
     world.subscribe_with(ordered()).await;
     let publisher = world.google_publisher().await;
@@ -32,7 +32,7 @@ async fn a_nack_brings_a_message_back_and_all_after_it_in_order() {
 }
 
 #[tokio::test]
-async fn messages_of_one_key_are_never_out_with_two() {
+async fn messages_of_one_key_are_never_leased_to_two_clients() {
     let mut world = World::new().await;
     world.subscribe_with(ordered()).await;
     world.publish_with("a", &["a1"]).await;
@@ -47,7 +47,7 @@ async fn messages_of_one_key_are_never_out_with_two() {
 }
 
 #[tokio::test]
-async fn an_expiry_brings_a_message_back_and_all_after_it_in_order() {
+async fn a_deadline_redelivers_a_message_and_all_after_it_in_order() {
     let mut world = World::new().await;
     world.subscribe_with(ordered()).await;
     world.publish_with("key", &["1", "2", "3"]).await;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::world::{SOON, SUBSCRIPTION, TOPIC, World, pull_request, subscription, texts};
 
 #[tokio::test]
-async fn what_is_not_acked_comes_again_after_its_deadline() {
+async fn an_unacked_message_is_redelivered_after_its_deadline() {
     let mut world = World::new().await;
     world.subscribe().await;
     let ids = world.publish(&["acked", "left", "extended"]).await;
@@ -28,7 +28,7 @@ async fn what_is_not_acked_comes_again_after_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_nack_comes_again_at_once() {
+async fn a_nacked_message_is_redelivered_at_once() {
     let mut world = World::new().await;
     let policy =
         raw::DeadLetterPolicy { dead_letter_topic: TOPIC.to_owned(), ..Default::default() };
@@ -45,7 +45,7 @@ async fn a_nack_comes_again_at_once() {
 }
 
 #[tokio::test]
-async fn a_retry_policy_holds_a_nacked_message_back() {
+async fn a_retry_policy_delays_a_nacked_message() {
     let mut world = World::new().await;
     let second = Some(prost_types::Duration { seconds: 1, nanos: 0 });
     let policy = raw::RetryPolicy { minimum_backoff: second, maximum_backoff: second };
@@ -74,7 +74,7 @@ async fn a_pull_waits_for_the_first_message() {
 }
 
 #[tokio::test]
-async fn an_empty_pull_answers_before_the_client_gives_up() {
+async fn an_empty_pull_answers_before_the_deadline_of_the_client() {
     let mut world = World::new().await;
     world.subscribe().await;
     let mut request = tonic::Request::new(pull_request());
@@ -88,7 +88,7 @@ async fn an_empty_pull_answers_before_the_client_gives_up() {
 }
 
 #[tokio::test]
-async fn a_pull_takes_no_more_than_it_asked_for() {
+async fn a_pull_receives_no_more_than_it_requested() {
     let mut world = World::new().await;
     world.subscribe().await;
     world.publish(&["a", "b", "c"]).await;
@@ -101,7 +101,7 @@ async fn a_pull_takes_no_more_than_it_asked_for() {
 }
 
 #[tokio::test]
-async fn a_client_that_dies_while_it_waits_takes_nothing_along() {
+async fn a_client_that_dies_while_it_waits_leases_no_message() {
     let mut world = World::new().await;
     world.subscribe().await;
     for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! What is refused, with which status, and in words that name it.
+//! Refused requests: their status and message.
 
 use google_cloud_googleapis::pubsub::v1 as raw;
 use tonic::{Code, Status};
@@ -12,14 +12,14 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
 }
 
 #[track_caller]
-fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, words: &str) {
+fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, text: &str) {
     let status = answer.expect_err("it is refused");
     assert_eq!(status.code(), code, "{status:?}");
-    assert!(status.message().contains(words), "`{}` says `{words}`", status.message());
+    assert!(status.message().contains(text), "`{}` does not contain `{text}`", status.message());
 }
 
 #[tokio::test]
-async fn what_does_not_exist_is_not_found() {
+async fn a_missing_resource_is_not_found() {
     let mut world = World::new().await;
     let nowhere = || NOWHERE.to_owned();
     let words = "Subscription does not exist (resource=projects/test/subscriptions/nowhere)";
@@ -47,7 +47,7 @@ async fn what_does_not_exist_is_not_found() {
 }
 
 #[tokio::test]
-async fn what_exists_is_not_made_again() {
+async fn an_existing_resource_is_not_created_again() {
     let mut world = World::new().await;
     let topic = raw::Topic { name: TOPIC.to_owned(), ..raw::Topic::default() };
     assert_refused(world.publisher.create_topic(topic).await, Code::AlreadyExists, TOPIC);
@@ -95,7 +95,7 @@ async fn subscriptions_with_settings_out_of_range_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_yet_says_so() {
+async fn an_unimplemented_call_or_setting_is_named() {
     let mut world = World::new().await;
     let push_config =
         raw::PushConfig { push_endpoint: "http://localhost".to_owned(), ..Default::default() };
@@ -140,7 +140,7 @@ async fn messages_over_googles_limits_are_refused_with_their_request() {
 }
 
 #[tokio::test]
-async fn deadlines_and_ack_ids_that_mean_nothing_are_refused() {
+async fn invalid_deadlines_and_ack_ids_are_refused() {
     let mut world = World::new().await;
     world.subscriber.create_subscription(subscription()).await.unwrap();
     let extend = |seconds: i32, ids: &[&str]| raw::ModifyAckDeadlineRequest {

@@ -1,4 +1,4 @@
-//! Google's clients for administration, which speak JSON over HTTP.
+//! Google's clients for administration, which use JSON over HTTP.
 
 use google_cloud_auth::credentials::anonymous;
 use google_cloud_pubsub::Error;
@@ -17,14 +17,14 @@ async fn subscriptions(world: &World) -> SubscriptionAdmin {
 }
 
 #[track_caller]
-fn assert_refused(error: &Error, code: &str, words: &str) {
+fn assert_refused(error: &Error, code: &str, text: &str) {
     let status = error.status().expect("the emulator refuses it");
     assert_eq!(status.code.name(), code, "{status:?}");
-    assert!(status.message.contains(words), "{status:?}");
+    assert!(status.message.contains(text), "{status:?}");
 }
 
 #[tokio::test]
-async fn topics_are_made_got_listed_and_deleted() {
+async fn topics_can_be_created_read_listed_and_deleted() {
     let world = World::new().await;
     let topics = topics(&world).await;
     let name = "projects/test/topics/bills.~+_-1";
@@ -49,7 +49,7 @@ async fn topics_are_made_got_listed_and_deleted() {
 }
 
 #[tokio::test]
-async fn subscriptions_are_made_got_listed_and_deleted() {
+async fn subscriptions_can_be_created_read_listed_and_deleted() {
     let mut world = World::new().await;
     let (topics, subscriptions) = (topics(&world).await, subscriptions(&world).await);
     let create = subscriptions.create_subscription().set_name(SUBSCRIPTION).set_topic(TOPIC);
@@ -81,7 +81,7 @@ async fn subscriptions_are_made_got_listed_and_deleted() {
 }
 
 #[tokio::test]
-async fn refusals_have_googles_codes() {
+async fn errors_have_googles_codes() {
     let world = World::new().await;
     let subscriptions = subscriptions(&world).await;
     let create = || subscriptions.create_subscription().set_name(SUBSCRIPTION).set_topic(TOPIC);

@@ -1,4 +1,4 @@
-//! The server as a whole: its memory, and its end.
+//! The server: its memory limit, and its shutdown.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use twined::pubsub::emulator::EmulatorOptions;
 use super::world::{SOON, SUBSCRIPTION, World, message, pull_request};
 
 #[tokio::test]
-async fn a_full_emulator_takes_no_more_and_loses_nothing() {
+async fn a_full_emulator_refuses_messages_and_loses_none() {
     let mut world =
         World::with(EmulatorOptions { memory_limit: 100_000, ..EmulatorOptions::default() }).await;
     world.subscribe().await;
@@ -34,10 +34,10 @@ async fn a_full_emulator_takes_no_more_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn stopping_ends_all_that_waits() {
+async fn a_shutdown_ends_all_waiting_calls() {
     let mut world = World::new().await;
     world.subscribe().await;
-    let requests = opening_and_nothing_more();
+    let requests = only_the_first_request();
     let mut stream = world.subscriber.streaming_pull(requests).await.unwrap().into_inner();
     stream.message().await.unwrap().expect("it is open");
     let mut puller = world.subscriber.clone();
@@ -53,7 +53,7 @@ async fn stopping_ends_all_that_waits() {
     assert_eq!(pull.await.unwrap_err().code(), Code::Unavailable);
 }
 
-fn opening_and_nothing_more() -> impl Stream<Item = raw::StreamingPullRequest> {
+fn only_the_first_request() -> impl Stream<Item = raw::StreamingPullRequest> {
     let opening = raw::StreamingPullRequest {
         subscription: SUBSCRIPTION.to_owned(),
         stream_ack_deadline_seconds: 10,

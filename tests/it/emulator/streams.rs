@@ -1,4 +1,4 @@
-//! Streaming pull, mostly by Google's client.
+//! Streaming pull, mostly with Google's client.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use tonic::Code;
 use super::world::{SOON, SUBSCRIPTION, World, next, next_message, ordered, texts};
 
 #[tokio::test]
-async fn messages_come_whole_and_acks_forget_them() {
+async fn messages_are_received_complete_and_acks_remove_them() {
     let mut world = World::new().await;
     world.subscribe().await;
     let publisher = world.google_publisher().await;
@@ -32,7 +32,7 @@ async fn messages_come_whole_and_acks_forget_them() {
 }
 
 #[tokio::test]
-async fn ten_thousand_messages_come_once_each_to_two_streams() {
+async fn two_streams_receive_each_of_ten_thousand_messages_once() {
     const COUNT: usize = 10_000;
     let mut world = World::new().await;
     world.subscribe().await;
@@ -66,7 +66,7 @@ async fn ten_thousand_messages_come_once_each_to_two_streams() {
 }
 
 #[tokio::test]
-async fn a_stream_has_no_more_out_than_it_can_take() {
+async fn a_stream_has_no_more_leases_than_its_flow_control_allows() {
     let mut world = World::new().await;
     world.subscribe().await;
     world.publish(&["a", "b", "c", "d"]).await;
@@ -87,7 +87,7 @@ async fn a_stream_has_no_more_out_than_it_can_take() {
 }
 
 #[tokio::test]
-async fn a_stream_is_told_when_its_subscription_is_deleted() {
+async fn a_stream_fails_when_its_subscription_is_deleted() {
     let mut world = World::new().await;
     world.subscribe().await;
     let publisher = world.google_publisher().await;
@@ -107,7 +107,7 @@ async fn a_stream_is_told_when_its_subscription_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_dropped_nacks_what_it_had() {
+async fn a_dropped_stream_nacks_its_messages() {
     let mut world = World::new().await;
     world.subscribe().await;
     world.publish(&["a"]).await;
@@ -124,7 +124,7 @@ async fn a_stream_that_is_dropped_nacks_what_it_had() {
 }
 
 #[tokio::test]
-async fn acks_and_deadlines_may_come_on_the_stream() {
+async fn a_stream_accepts_acks_and_deadlines() {
     let mut world = World::new().await;
     world.subscribe_with(ordered()).await;
     world.publish(&["acked", "nacked"]).await;
@@ -153,7 +153,7 @@ async fn acks_and_deadlines_may_come_on_the_stream() {
 }
 
 #[tokio::test]
-async fn a_stream_refuses_what_means_nothing() {
+async fn a_stream_refuses_invalid_requests() {
     let mut world = World::new().await;
     world.subscribe().await;
     let lopsided = raw::StreamingPullRequest {
