@@ -60,10 +60,11 @@ pub trait Runner: Debug + Send + Sync {
     /// Whether anything of the run exists, ended or not.
     async fn has(&self, run: RunId) -> Result<bool, RunnerError>;
 
-    /// Forgets a run whose end has been dealt with: it is reported no more.
+    /// Forgets a run whose end has been dealt with: it is reported no more. Of the daemons that
+    /// settle a run at the same time, one gets [`Settlement::Ours`].
     ///
-    /// Idempotent. A run that has not ended stays.
-    async fn settle(&self, run: RunId) -> Result<(), RunnerError>;
+    /// Idempotent. A run that has not ended stays: it is [`Settlement::Theirs`].
+    async fn settle(&self, run: RunId) -> Result<Settlement, RunnerError>;
 
     /// The states of all runs: first those that exist, then each change. A later listener misses
     /// no run that is not settled.
@@ -95,6 +96,17 @@ pub enum Claim {
     Ours,
     /// Another daemon's: check later whether the report is on record.
     Theirs,
+}
+
+/// Which daemon settled a run: it alone counts the run's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Ours, by this call.
+    Ours,
+    /// Another daemon, or this one by an earlier call.
+    Theirs,
+    /// Nothing of the run is left that could record it, so each daemon settles it for itself.
+    Unrecorded,
 }
 
 /// A further attempt of a run, launched by the runner itself.

@@ -32,7 +32,7 @@ use crate::event::RunId;
 use crate::monitor::publish::{BACKOFF, GRACE};
 use crate::monitor::{EndInProgress, Monitor};
 use crate::notifications::{Attempt, GIVE_UP_AFTER, HEARTBEAT_INTERVAL, LogLevel, Notification};
-use crate::runner::{Claim, EndReason, Relaunch, RunEnd, RunState};
+use crate::runner::{Claim, EndReason, Relaunch, RunEnd, RunState, Settlement};
 use crate::store::RunRecord;
 use std::convert::Infallible;
 use std::pin::pin;
@@ -98,9 +98,12 @@ impl Monitor {
                 Verdict::Silent(report) => self.publish_exception(&state, &end, report).await,
                 Verdict::NoParent => RunRecord::default(),
             };
-            self.settle(state.run, &end, &record).await;
+            self.wait_to_settle().await;
+            record
         };
-        over.run_until_cancelled(finish).await;
+        let Some(record) = over.run_until_cancelled(finish).await else { return };
+        // Without `over`: the settled state cancels it before the end is counted.
+        self.settle(state.run, &end, &record).await;
     }
 
     async fn judge(&self, state: &RunState, end: &RunEnd) -> Verdict {
@@ -278,9 +281,9 @@ impl Monitor {
         self.wait_for_record(run, |record| record.terminal).await
     }
 
-    /// Settles a run that needs nothing more. The leader does so at once. The other replicas wait,
-    /// and settle it only if the leader has not.
-    async fn settle(&self, run: RunId, end: &RunEnd, record: &RunRecord) {
+    /// The leader settles a run at once. The other replicas wait, and settle it only if the leader
+    /// has not.
+    async fn wait_to_settle(&self) {
         let mut leadership = self.leadership.clone();
         let leading = async {
             if leadership.wait_for(|leads| *leads).await.is_err() {
@@ -289,8 +292,19 @@ impl Monitor {
             }
         };
         let _ = tokio::time::timeout(FOLLOWER_DELAY, leading).await;
-        // Counted first, because the settled state may cancel this task.
-        self.metrics.ended(end, record);
-        self.call_runner(run, || self.dependencies.runner.settle(run)).await;
+    }
+
+    /// Settles a run that needs nothing more. One replica counts its end: the one that settled it, or
+    /// the leader where nothing is left that records who did.
+    async fn settle(&self, run: RunId, end: &RunEnd, record: &RunRecord) {
+        let settlement = self.call_runner(run, || self.dependencies.runner.settle(run)).await;
+        let counts = match settlement {
+            Some(Settlement::Ours) => true,
+            Some(Settlement::Unrecorded) => self.leads(),
+            Some(Settlement::Theirs) | None => false,
+        };
+        if counts {
+            self.metrics.ended(end, record);
+        }
     }
 }

@@ -58,7 +58,7 @@ mod watches;
 
 use crate::event::RunId;
 use crate::runner::{
-    Claim, Coordinator, LaunchRequest, Relaunch, RunEnd, RunState, Runner, RunnerError,
+    Claim, Coordinator, LaunchRequest, Relaunch, RunEnd, RunState, Runner, RunnerError, Settlement,
 };
 use crate::tasks::Tasks;
 use admission::Admission;
@@ -290,7 +290,7 @@ impl Runner for KubernetesRunner {
         self.settler.has(run).await.map_err(failed("look up", run.question))
     }
 
-    async fn settle(&self, run: RunId) -> Result<(), RunnerError> {
+    async fn settle(&self, run: RunId) -> Result<Settlement, RunnerError> {
         self.settler.settle(run).await.map_err(failed("settle", run.question))
     }
 

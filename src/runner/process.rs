@@ -33,7 +33,7 @@ use crate::chain::Chain;
 use crate::event::{RunId, SruidBuf, Timestamp};
 use crate::locked_folder::{FolderLock, LockError};
 use crate::runner::states::Mailbox;
-use crate::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError};
+use crate::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError, Settlement};
 use crate::sdk::arguments::QuestionFile;
 use async_trait::async_trait;
 use folder_state::StoredState;
@@ -234,7 +234,7 @@ impl Runner for ProcessRunner {
         Ok(RunFolder::new(&self.runs, run).path().is_dir())
     }
 
-    async fn settle(&self, run: RunId) -> Result<(), RunnerError> {
+    async fn settle(&self, run: RunId) -> Result<Settlement, RunnerError> {
         self.send("settle", run.question, |reply| SchedulerCommand::Settle(run, reply)).await
     }
 

@@ -32,6 +32,7 @@ use twined::registry::Listed;
 use twined::routing::Router;
 use twined::runner::{
     Claim, Coordinator, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner, RunnerError,
+    Settlement,
 };
 use twined::store::sqlite::{self, SqliteStore};
 use twined::store::{EventLog, History};
@@ -311,12 +312,12 @@ impl Runner for Replica {
         Ok(self.cluster.runs.lock().unwrap().contains_key(&run))
     }
 
-    async fn settle(&self, run: RunId) -> Result<(), RunnerError> {
+    async fn settle(&self, run: RunId) -> Result<Settlement, RunnerError> {
         let state = self.cluster.runs.lock().unwrap().get(&run).cloned();
         if let Some(state) = state {
             self.cluster.set(RunState { phase: RunPhase::Settled, ..state });
         }
-        Ok(())
+        Ok(Settlement::Ours)
     }
 
     fn states(&self) -> BoxStream<'static, RunState> {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use twined::event::RunId;
 use twined::monitor::Monitor;
-use twined::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError};
+use twined::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError, Settlement};
 use uuid::Uuid;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -39,8 +39,8 @@ impl Runner for States {
         Ok(true)
     }
 
-    async fn settle(&self, _: RunId) -> Result<(), RunnerError> {
-        Ok(())
+    async fn settle(&self, _: RunId) -> Result<Settlement, RunnerError> {
+        Ok(Settlement::Ours)
     }
 
     fn states(&self) -> BoxStream<'static, RunState> {

@@ -15,6 +15,7 @@ use twined::event::{OutgoingMessage, RunId, Timestamp};
 use twined::monitor::Monitor;
 use twined::runner::{
     Coordinator, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner, RunnerError,
+    Settlement,
 };
 use uuid::Uuid;
 
@@ -41,9 +42,9 @@ impl Runner for Ended {
         Ok(true)
     }
 
-    async fn settle(&self, _: RunId) -> Result<(), RunnerError> {
+    async fn settle(&self, _: RunId) -> Result<Settlement, RunnerError> {
         self.settled.send_replace(true);
-        Ok(())
+        Ok(Settlement::Ours)
     }
 
     fn states(&self) -> BoxStream<'static, RunState> {

@@ -21,7 +21,7 @@ use twined::pubsub::subscriber::FlowControl;
 use twined::pubsub::{Admin, Connection, Delivery, Message, Publisher, Subscriber};
 use twined::registry::Listed;
 use twined::routing::Router;
-use twined::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError};
+use twined::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError, Settlement};
 use twined::store::sqlite::{self, SqliteStore};
 use twined::store::{
     AppendError, CancelledQuestions, EventLog, EventQuery, EventScope, History, QuestionFilter,
@@ -156,8 +156,8 @@ impl Runner for Ledger {
         Ok(false)
     }
 
-    async fn settle(&self, _: RunId) -> Result<(), RunnerError> {
-        Ok(())
+    async fn settle(&self, _: RunId) -> Result<Settlement, RunnerError> {
+        Ok(Settlement::Ours)
     }
 
     fn states(&self) -> futures_util::stream::BoxStream<'static, RunState> {

@@ -3,10 +3,11 @@
 use crate::pipeline::{World, pass, passing, question};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Barrier, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +17,7 @@ use twined::monitor::Monitor;
 use twined::runner::states::{Listeners, Mailbox};
 use twined::runner::{
     Claim, Coordinator, EndReason, LaunchRequest, Relaunch, RunEnd, RunPhase, RunState, Runner,
-    RunnerError,
+    RunnerError, Settlement,
 };
 use twined::store::{EventCursor, UnansweredQuestion, View};
 use uuid::Uuid;
@@ -40,6 +41,8 @@ struct Cluster {
     pause: Duration,
     /// Whether every relaunch fails.
     is_full: bool,
+    /// Makes replicas settle a run at the same time.
+    settling: Option<Barrier>,
 }
 
 /// The runner of one replica.
@@ -84,13 +87,15 @@ impl Runner for Replica {
         Ok(self.cluster.states.lock().unwrap().contains_key(&run))
     }
 
-    async fn settle(&self, run: RunId) -> Result<(), RunnerError> {
+    async fn settle(&self, run: RunId) -> Result<Settlement, RunnerError> {
+        if let Some(settling) = &self.cluster.settling {
+            settling.wait().await;
+        }
         self.record_call("settle");
         let settled = self.cluster.states.lock().unwrap().remove(&run);
-        if let Some(state) = settled {
-            self.cluster.set(RunState { phase: RunPhase::Settled, ..state });
-        }
-        Ok(())
+        let Some(state) = settled else { return Ok(Settlement::Theirs) };
+        self.cluster.set(RunState { phase: RunPhase::Settled, ..state });
+        Ok(Settlement::Ours)
     }
 
     fn states(&self) -> BoxStream<'static, RunState> {
@@ -301,6 +306,35 @@ async fn a_follower_leaves_it_to_the_leader_to_settle() {
 
     assert_eq!(*cluster.calls.borrow(), [(1, "settle")]);
     assert_eq!(kinds(&world, uuid).await, ["question", "result"]);
+}
+
+#[tokio::test]
+async fn an_end_is_counted_once_though_every_replica_takes_itself_for_the_leader() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let world = World::new(0, None, 0).await;
+    let uuid = Uuid::new_v4();
+    let asked = question(uuid);
+    let settling = Some(Barrier::new(3));
+    let cluster = Arc::new(Cluster { settling, ..Cluster::default() });
+    world.publisher.publish(asked.clone()).await.unwrap();
+    publish(&world, &asked, &result()).await;
+    let _replicas = Replicas::start(&world, &cluster, &[true, true, true]);
+
+    world
+        .work_until(async {
+            wait_for(&world, uuid, &["question", "result"]).await;
+            cluster.set(ended(&asked, EndReason::Exited));
+            cluster.wait_for_calls("settle", 3).await;
+            // What follows a call needs no more than a few turns of the executor.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+
+    let rendered = recorder.handle().render();
+    assert!(rendered.contains("twined_questions_total{outcome=\"answered\"} 1\n"), "{rendered}");
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Changes Jobs. The API server's answer goes into the state at once, ahead of the watch.
 
 use crate::event::Timestamp;
+use crate::runner::Settlement;
 use crate::runner::cause::Cause;
 use crate::runner::kubernetes::api::{ApiClient, ApiError};
 use crate::runner::kubernetes::job::{StopRecord, annotation, label};
-use crate::runner::kubernetes::observed::ObservedJob;
+use crate::runner::kubernetes::observed::{self, ObservedJob};
 use crate::runner::kubernetes::state::ClusterState;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -54,25 +55,45 @@ impl JobWriter {
         self.patch(&job.name, &json!({ "spec": passed_deadline() })).await
     }
 
-    /// Marks a Job as settled, and forgets it. A Job that is gone is no error.
-    pub(super) async fn mark_settled(&self, job: &ObservedJob) -> Result<(), ApiError> {
-        let patch = json!({ "metadata": { "labels": { label::SETTLED: "true" } } });
-        self.forget(job, self.patch(&job.name, &patch).await)
-    }
-
-    /// Deletes a Job with its pods, and forgets it. A Job that is gone is no error.
-    pub(super) async fn delete(&self, job: &ObservedJob) -> Result<(), ApiError> {
-        self.forget(job, self.api.delete_job(&job.name, job.uid).await)
-    }
-
-    fn forget(&self, job: &ObservedJob, result: Result<(), ApiError>) -> Result<(), ApiError> {
-        match result {
-            Ok(()) | Err(ApiError::NotFound(_)) => {
-                self.state.job_settled(job.uid);
-                Ok(())
+    /// Marks a Job as settled, and forgets it. Of several replicas, one succeeds: the patch applies
+    /// to a version without the mark. A Job that is gone is no error.
+    pub(super) async fn mark_settled(&self, job: &ObservedJob) -> Result<Settlement, ApiError> {
+        let mut version = job.resource_version.clone();
+        loop {
+            let patch = json!({
+                "metadata": { "resourceVersion": version, "labels": { label::SETTLED: "true" } },
+            });
+            match self.patch(&job.name, &patch).await {
+                Ok(()) => return Ok(self.forget(job, Settlement::Ours)),
+                Err(ApiError::NotFound(_)) => return Ok(self.forget(job, Settlement::Unrecorded)),
+                Err(ApiError::Conflict(_)) => {}
+                Err(error) => return Err(error),
             }
+            // Another replica has settled it, or the watch is behind.
+            let found = self.api.get_job(&job.name).await?;
+            match found.filter(|found| observed::uid(&found.metadata) == Some(job.uid)) {
+                None => return Ok(self.forget(job, Settlement::Unrecorded)),
+                Some(found) if observed::is_settled(&found) => {
+                    return Ok(self.forget(job, Settlement::Theirs));
+                }
+                Some(found) => version = found.metadata.resource_version.unwrap_or_default(),
+            }
+        }
+    }
+
+    /// Deletes a Job with its pods, and forgets it. A Job that is gone is no error: of several
+    /// replicas, one deletes it.
+    pub(super) async fn delete(&self, job: &ObservedJob) -> Result<Settlement, ApiError> {
+        match self.api.delete_job(&job.name, job.uid).await {
+            Ok(()) => Ok(self.forget(job, Settlement::Ours)),
+            Err(ApiError::NotFound(_)) => Ok(self.forget(job, Settlement::Theirs)),
             Err(error) => Err(error),
         }
+    }
+
+    fn forget(&self, job: &ObservedJob, settlement: Settlement) -> Settlement {
+        self.state.job_settled(job.uid);
+        settlement
     }
 }
 

@@ -260,7 +260,7 @@ impl Launcher {
     /// attempt.
     async fn replace(&self, last: &ObservedJob) -> Result<(), ApiError> {
         if !last.may_yet_run() {
-            return self.jobs.mark_settled(last).await;
+            return self.jobs.mark_settled(last).await.map(drop);
         }
         if let Err(error) = self.jobs.delete(last).await {
             // The Job is stopped, so it does not run. It is deleted when its run is settled.

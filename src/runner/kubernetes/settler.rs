@@ -1,12 +1,12 @@
 //! Settles runs, and finds out whether a Job or a pod of a run exists.
 
 use crate::event::RunId;
-use crate::runner::EndReason;
 use crate::runner::kubernetes::api::{ApiClient, ApiError};
 use crate::runner::kubernetes::job::label;
 use crate::runner::kubernetes::job_writer::JobWriter;
 use crate::runner::kubernetes::observed::{self, ObservedJob};
 use crate::runner::kubernetes::state::ClusterState;
+use crate::runner::{EndReason, Settlement};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::sync::Arc;
 
@@ -43,20 +43,29 @@ impl Settler {
     /// Settles a run that has ended. Jobs that were cancelled, or that could still start, are
     /// deleted; the others stay for inspection until their time to live is over. A run that has not
     /// ended is left alone.
-    pub(super) async fn settle(&self, run: RunId) -> Result<(), ApiError> {
-        if !self.state.table(|table| table.has_ended(run)) {
-            return Ok(());
-        }
+    pub(super) async fn settle(&self, run: RunId) -> Result<Settlement, ApiError> {
+        let latest = self.state.table(|table| table.latest(run).filter(|_| table.has_ended(run)));
+        let mut settlement = Settlement::Theirs;
+        let Some(latest) = latest else { return Ok(settlement) };
         for job in self.state.jobs_of(run) {
-            if self.state.existing_job(job.uid).is_none() {
-                self.state.job_settled(job.uid);
-            } else if was_cancelled(&job) || job.suspended || job.may_yet_run() {
-                self.jobs.delete(&job).await?;
-            } else {
-                self.jobs.mark_settled(&job).await?;
+            let of_job = self.settle_job(&job).await?;
+            // Those of earlier attempts are left over.
+            if job.uid == latest {
+                settlement = of_job;
             }
         }
-        Ok(())
+        Ok(settlement)
+    }
+
+    async fn settle_job(&self, job: &ObservedJob) -> Result<Settlement, ApiError> {
+        if self.state.existing_job(job.uid).is_none() {
+            self.state.job_settled(job.uid);
+            Ok(Settlement::Unrecorded)
+        } else if was_cancelled(job) || job.suspended || job.may_yet_run() {
+            self.jobs.delete(job).await
+        } else {
+            self.jobs.mark_settled(job).await
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::runner::process::retained_logs::retain;
 use crate::runner::process::run_folder::RunFolder;
 use crate::runner::process::run_task::{RunContext, RunTask, blocking};
 use crate::runner::states::{Listeners, Mailbox};
-use crate::runner::{RunEnd, RunPhase, RunnerError};
+use crate::runner::{RunEnd, RunPhase, RunnerError, Settlement};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(super) enum SchedulerCommand {
     /// Ends the runs of a question.
     Cancel(Uuid, Reply<bool>),
     /// Forgets a run.
-    Settle(RunId, Reply<()>),
+    Settle(RunId, Reply<Settlement>),
     /// Adds a listener to the states of runs.
     Listen(Arc<Mailbox>),
     /// Starts no further run, and ends those that are active.
@@ -91,7 +91,7 @@ enum TaskOutcome {
     Ended { run: RunId, end: RunEnd },
     Cancelled { question: Uuid, runs: Vec<(RunId, io::Result<Option<RunEnd>>)>, reply: Reply<bool> },
     Interrupted,
-    Settled { run: RunId, result: io::Result<()>, reply: Reply<()> },
+    Settled { run: RunId, result: io::Result<()>, reply: Reply<Settlement> },
 }
 
 // === impl Scheduler ===
@@ -329,9 +329,9 @@ impl Scheduler {
         answer(reply, result);
     }
 
-    fn settle(&mut self, run: RunId, reply: Reply<()>) {
+    fn settle(&mut self, run: RunId, reply: Reply<Settlement>) {
         if !matches!(self.queue.get(run), Some(QueuedRun { stage: RunStage::Ended(_), .. })) {
-            answer(reply, Ok(()));
+            answer(reply, Ok(Settlement::Theirs));
             return;
         }
         let (folder, logs) = (self.folder(run), self.context.options.logs.clone());
@@ -344,13 +344,13 @@ impl Scheduler {
         }));
     }
 
-    fn settled(&mut self, run: RunId, result: io::Result<()>, reply: Reply<()>) {
+    fn settled(&mut self, run: RunId, result: io::Result<()>, reply: Reply<Settlement>) {
         let result = result.map_err(|err| unavailable("settle", run.question, Box::new(err)));
         if result.is_ok() {
             self.queue.remove(run);
             self.listeners.forget(run);
         }
-        answer(reply, result);
+        answer(reply, result.map(|()| Settlement::Ours));
     }
 
     fn interrupt(&mut self, reply: oneshot::Sender<()>) {
