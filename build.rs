@@ -1,12 +1,12 @@
 //! Generates the server side of `google.pubsub.v1` for the emulator.
 //!
-//! The message types come from the crate `google_cloud_googleapis`, which ships clients only. Four
-//! messages are the emulator's own (`pubsub/emulator/wire.rs` says why), and no protoc is needed.
+//! The message types come from the crate `google_cloud_googleapis`, which has clients only. The emulator
+//! has its own types for four messages (see `pubsub/emulator/wire.rs`). protoc is not needed.
 
 use tonic_build::manual::{Builder, Method, Service};
 
 const GOOGLE: &str = "::google_cloud_googleapis::pubsub::v1";
-const OURS: &str = "crate::pubsub::emulator::wire";
+const OWN: &str = "crate::pubsub::emulator::wire";
 const EMPTY: &str = "crate::pubsub::emulator::wire::Empty";
 
 fn main() {
@@ -15,7 +15,7 @@ fn main() {
 }
 
 fn publisher() -> Service {
-    let unary = |name: &str, output: &str| method(name, &request_of(name), output).build();
+    let unary = |name: &str, output: &str| method(name, &request_type(name), output).build();
     Service::builder()
         .name("Publisher")
         .package("google.pubsub.v1")
@@ -32,7 +32,7 @@ fn publisher() -> Service {
 }
 
 fn subscriber() -> Service {
-    let unary = |name: &str, output: &str| method(name, &request_of(name), output).build();
+    let unary = |name: &str, output: &str| method(name, &request_type(name), output).build();
     let subscription = google("Subscription");
     Service::builder()
         .name("Subscriber")
@@ -44,7 +44,7 @@ fn subscriber() -> Service {
         .method(unary("DeleteSubscription", EMPTY))
         .method(unary("ModifyAckDeadline", EMPTY))
         .method(unary("Acknowledge", EMPTY))
-        .method(unary("Pull", &ours("PullResponse")))
+        .method(unary("Pull", &own("PullResponse")))
         .method(streaming_pull())
         .method(unary("ModifyPushConfig", EMPTY))
         .method(unary("GetSnapshot", &google("Snapshot")))
@@ -57,7 +57,7 @@ fn subscriber() -> Service {
 }
 
 fn streaming_pull() -> Method {
-    method("StreamingPull", &ours("StreamingPullRequest"), &ours("StreamingPullResponse"))
+    method("StreamingPull", &own("StreamingPullRequest"), &own("StreamingPullResponse"))
         .client_streaming()
         .server_streaming()
         .build()
@@ -65,14 +65,14 @@ fn streaming_pull() -> Method {
 
 fn method(name: &str, input: &str, output: &str) -> tonic_build::manual::MethodBuilder {
     Method::builder()
-        .name(snake(name))
+        .name(snake_case(name))
         .route_name(name)
         .input_type(input)
         .output_type(output)
         .codec_path("tonic_prost::ProstCodec")
 }
 
-fn request_of(name: &str) -> String {
+fn request_type(name: &str) -> String {
     google(&format!("{name}Request"))
 }
 
@@ -80,11 +80,11 @@ fn google(message: &str) -> String {
     format!("{GOOGLE}::{message}")
 }
 
-fn ours(message: &str) -> String {
-    format!("{OURS}::{message}")
+fn own(message: &str) -> String {
+    format!("{OWN}::{message}")
 }
 
-fn snake(name: &str) -> String {
+fn snake_case(name: &str) -> String {
     let mut snake = String::new();
     for letter in name.chars() {
         if letter.is_ascii_uppercase() && !snake.is_empty() {

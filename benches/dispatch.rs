@@ -1,4 +1,4 @@
-//! The message-dispatch hot path: what every message costs before any I/O.
+//! The hot path: the cost of every message before any I/O.
 //!
 //! `cargo bench --bench dispatch`
 
@@ -39,7 +39,7 @@ fn attributes(sender_type: &str) -> HashMap<String, String> {
     .into()
 }
 
-/// An event's JSON of about so many bytes.
+/// The JSON of an event, of about `bytes` bytes.
 fn data(kind: &str, bytes: usize) -> String {
     let value = r#"{"longitude": -1.8263, "latitude": 51.1789},"#;
     let field = if kind == "question" { "input_values" } else { "output_values" };
@@ -82,7 +82,7 @@ fn dispatch(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// All that a question costs up to the bytes that go to the API server.
+/// The cost of a question, up to the request body for the API server.
 fn dispatch_to_job(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode_to_row_and_job");
     let settings = NetworkSettings::read(SETTINGS, ServiceFields::default()).expect("settings");
@@ -127,7 +127,7 @@ fn dispatch_to_job(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Settings as a network has them.
+/// Typical settings of a network.
 const SETTINGS: &str = "
 allow: [\"octue/*\"]
 defaults:
@@ -161,7 +161,7 @@ fn encode_events(criterion: &mut Criterion) {
 fn sruid(criterion: &mut Criterion) {
     for (name, text) in [
         ("usual", "octue/wind-speed-service:0.12.3".to_owned()),
-        // What the SDK's regular expression takes exponential time for.
+        // The SDK's regular expression takes exponential time for this.
         ("hostile", format!("{}!", "a".repeat(200))),
     ] {
         criterion.bench_function(&format!("sruid/{name}"), |bencher| {

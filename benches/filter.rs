@@ -1,4 +1,4 @@
-//! What a subscription's filter costs: to read once, and to ask for every message published.
+//! The cost of a subscription's filter: of parsing it, and of matching a message.
 #![expect(missing_docs, reason = "criterion's macros make public items without any")]
 
 use std::collections::HashMap;
@@ -7,7 +7,7 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use twined::pubsub::emulator::filter::Filter;
 
-/// The filter that the SDK makes for each question that it asks.
+/// The filter of the subscription that the SDK creates for each question.
 const ANSWERS: &str = r#"attributes.recipient = "octue/parent:1.0.0" AND attributes.question_uuid = "2bf9a8a1-6b3e-4f0c-8b0e-0d7c1f4b7a10" AND attributes.sender_type = "CHILD""#;
 
 fn attributes(question_uuid: &str) -> HashMap<String, String> {
@@ -30,7 +30,7 @@ fn attributes(question_uuid: &str) -> HashMap<String, String> {
 }
 
 fn filter(c: &mut Criterion) {
-    let filter = Filter::parse(ANSWERS).expect("the SDK's filter is a filter");
+    let filter = Filter::parse(ANSWERS).expect("the SDK's filter is valid");
     let mine = attributes("2bf9a8a1-6b3e-4f0c-8b0e-0d7c1f4b7a10");
     let other = attributes("ffffffff-6b3e-4f0c-8b0e-0d7c1f4b7a10");
     assert!(filter.matches(&mine) && !filter.matches(&other));

@@ -23,9 +23,9 @@ use twined::store::sqlite::{Options, SqliteStore};
 use twined::store::{EventLog, EventQuery, EventScope, History, Row, View};
 use uuid::Uuid;
 
-/// Of the data of each event, beside its attributes.
+/// The size of the data of each event, without its attributes.
 const DATA_BYTES: usize = 750;
-/// How many events a question has.
+/// The number of events of a question.
 const EVENTS_OF_QUESTION: u64 = 20;
 
 #[tokio::main]
@@ -53,7 +53,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// How long a sync of 64 KiB takes here.
+/// Measures a sync of 64 KiB on this disk.
 fn syncs(folder: &Path) -> Result<(), Box<dyn Error>> {
     let mut file = File::create(folder.join("sync"))?;
     let mut took = Vec::new();
@@ -83,7 +83,7 @@ async fn opening(path: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Appends the rows that are there before the measurement.
+/// Appends the rows that exist before the measurement.
 async fn fill(store: &SqliteStore, first: u64, rows: u64) -> Result<(), Box<dyn Error>> {
     for start in (first..first + rows).step_by(1_000) {
         let numbers = start..(start + 1_000).min(first + rows);
@@ -152,7 +152,7 @@ async fn read(store: &SqliteStore) -> Result<(), Box<dyn Error>> {
 }
 
 fn question(number: u64) -> Uuid {
-    // Spread over the index, as random ones are.
+    // Spread over the index, like random ones.
     Uuid::new_v5(&Uuid::NAMESPACE_OID, &(number / EVENTS_OF_QUESTION).to_be_bytes())
 }
 

@@ -1,10 +1,9 @@
-//! Prints an error with all its causes.
+//! Formats an error with all its causes.
 
 use std::error::Error;
 use std::fmt;
 
-/// An error and its causes, each once, joined by colons. No error of ours repeats its source in
-/// its own text.
+/// An error and its causes, joined by colons. Our own errors do not repeat the text of their source.
 #[derive(Clone, Copy)]
 pub struct Chain<'a>(pub &'a dyn Error);
 

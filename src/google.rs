@@ -14,7 +14,7 @@
 mod account;
 mod token;
 
-pub use account::{AccountError, ServiceAccount, is_account_of};
+pub use account::{AccountError, ServiceAccount, uses_token_uri};
 
 /// The path under which Google's clients ask a metadata server for its universe domain.
 pub const UNIVERSE_DOMAIN_PATH: &str = "/computeMetadata/v1/universe/universe-domain";
@@ -24,7 +24,7 @@ const UNIVERSE_DOMAIN: &str = "googleapis.com";
 
 /// An HTTP response, for whoever serves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct HttpAnswer {
     /// The HTTP status.
     pub status: u16,
     /// The headers, names in lower case.
@@ -37,7 +37,7 @@ pub struct Answer {
 ///
 /// Every other path gets a 404. Google's clients then send no more requests, and sign with the key
 /// of the service account instead.
-pub fn metadata(path: &str) -> Answer {
+pub fn metadata(path: &str) -> HttpAnswer {
     // Without this header a client does not accept the server as a metadata server.
     let flavor = ("metadata-flavor", "Google");
     let text = ("content-type", "application/text");
@@ -46,7 +46,7 @@ pub fn metadata(path: &str) -> Answer {
         UNIVERSE_DOMAIN_PATH => (200, UNIVERSE_DOMAIN.to_owned()),
         _ => (404, "not found: there is no metadata server here".to_owned()),
     };
-    Answer { status, headers: vec![flavor, text], body }
+    HttpAnswer { status, headers: vec![flavor, text], body }
 }
 
 #[cfg(test)]

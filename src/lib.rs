@@ -15,7 +15,7 @@
 //!                                                     exception, heartbeat
 //! ```
 
-// The domain: pure.
+// The domain, without I/O.
 pub mod event;
 // The interfaces, each with its adapters.
 pub mod pubsub;
@@ -36,7 +36,7 @@ mod daemon;
 mod local;
 mod serve;
 pub mod cli;
-// What the SDK needs from us.
+// What the SDK needs.
 pub mod sdk;
 // Tools: they use no other module.
 pub mod google;

@@ -9,9 +9,9 @@ use crate::daemon::{
 };
 use crate::google::ServiceAccount;
 use crate::http;
-use crate::http::admin::{Hold, Readiness};
+use crate::http::admin::{Readiness, ReadinessHold};
 use crate::pubsub::Admin;
-use crate::registry::{Listed, ServiceRegistry};
+use crate::registry::{ListedRegistry, ServiceRegistry};
 use crate::sdk::variables::{COMPUTE_PROVIDER, GOOGLE_KUEUE, LocalNetwork};
 use crate::tasks::Tasks;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -87,7 +87,7 @@ pub(crate) async fn start(
     let stores = stores?;
 
     let services = host.services.iter().map(|service| service.sruid.clone());
-    let registry: Arc<dyn ServiceRegistry> = Arc::new(services.collect::<Listed>());
+    let registry: Arc<dyn ServiceRegistry> = Arc::new(services.collect::<ListedRegistry>());
     let processes = ProcessSettings {
         runs: data.runs(),
         logs: data.logs(),
@@ -124,7 +124,7 @@ pub(crate) async fn start(
 fn create_account(
     tasks: &mut Tasks,
     (file, project, token_uri): (PathBuf, String, String),
-    no_account: Hold,
+    no_account: ReadinessHold,
 ) -> http::google::Account {
     let (sender, receiver) = watch::channel(None);
     let stop = tasks.stop();

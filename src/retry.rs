@@ -22,7 +22,7 @@ impl Backoff {
         Self { first, longest, tries: 0 }
     }
 
-    /// Always the same pause.
+    /// The same pause each time.
     pub(crate) const fn fixed(pause: Duration) -> Self {
         Self::new(pause, pause)
     }
@@ -44,7 +44,7 @@ impl Backoff {
         tokio::time::sleep(self.next_pause()).await;
     }
 
-    /// Sleeps until the next try. False where `stop` came first.
+    /// Sleeps until the next try. False if `stop` came first.
     pub(crate) async fn wait_unless(&mut self, stop: &CancellationToken) -> bool {
         stop.run_until_cancelled(self.wait()).await.is_some()
     }
@@ -76,7 +76,7 @@ mod tests {
     const LONGEST: Duration = Duration::from_secs(10);
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_begin_anew_after_a_reset() {
+    fn pauses_double_up_to_the_longest_and_start_again_after_a_reset() {
         let mut backoff = Backoff::new(FIRST, LONGEST);
         let pauses: Vec<_> = (0..10).map(|_| backoff.next_pause().as_millis()).collect();
         assert_eq!(pauses, [50, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);

@@ -91,7 +91,7 @@ impl Router {
         if exists.map_err(RoutingError::Subscription)? {
             return Ok(Answerer::External(subscription));
         }
-        let revisions = self.registry.revisions(recipient.service()).await;
+        let revisions = self.registry.tags(recipient.service()).await;
         let name = |tag: &String| format!("{}:{tag}", recipient.service());
         Ok(Answerer::Nobody(revisions.map_err(RoutingError::Registry)?.iter().map(name).collect()))
     }

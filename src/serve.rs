@@ -19,7 +19,7 @@ use crate::daemon::{
 use crate::http;
 use crate::preflight::PreflightCheck;
 use crate::pubsub::{Admin, Connection};
-use crate::registry::{Allowed, Listed, ServiceRegistry};
+use crate::registry::{AllowAllRegistry, ListedRegistry, ServiceRegistry};
 use crate::runner::kubernetes::settings::NetworkSettings;
 use crate::sdk::variables::{
     COMPUTE_PROVIDER, GOOGLE_CLOUD_PROJECT, GOOGLE_KUEUE, PUBSUB_EMULATOR_HOST, TOPIC_NAME,
@@ -166,10 +166,10 @@ async fn start_runner(
         RunnerChoice::Pods(kubernetes, services) => {
             let options = kubernetes::options(settings, kubernetes, services, variables);
             let runner = DaemonRunner::kubernetes(&mut builder.tasks, options).await?;
-            Ok((runner, Arc::new(Allowed)))
+            Ok((runner, Arc::new(AllowAllRegistry)))
         }
         RunnerChoice::Processes(args) => {
-            let listed: Listed =
+            let listed: ListedRegistry =
                 host.services.iter().map(|service| service.sruid.clone()).collect();
             let processes = ProcessSettings {
                 runs: settings.data.join("runs"),

@@ -3,32 +3,33 @@
 mod fields;
 mod json;
 mod text;
-use fields::SpanFields;
-use json::JsonFormat;
+use fields::{Fields, SpanFields};
 pub(crate) use json::one_line;
 use metrics::{describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use std::fmt;
 use std::io::{self, IsTerminal, Stderr, Write, stderr};
 use std::time::Duration;
-use text::TextFormat;
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::Layer;
-use tracing_subscriber::fmt::format::{DefaultFields, Format};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, Layer};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Bounds of histograms of one event, in seconds.
+/// Bucket bounds of histograms of single events, in seconds.
 const SHORT: [f64; 12] =
     [1e-6, 4e-6, 16e-6, 64e-6, 256e-6, 1e-3, 4e-3, 16e-3, 64e-3, 256e-3, 1.0, 4.0];
 
-/// Bounds of histograms of questions, in seconds.
+/// Bucket bounds of histograms of questions, in seconds.
 const LONG: [f64; 14] =
     [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
 
-/// How often samples are moved into the histograms. Until then, or a scrape, they queue up.
+/// How often samples are moved into the histograms. Until then, or a scrape, they use memory.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogStyle {
     /// For a person, as the SDK writes them.
@@ -37,25 +38,19 @@ pub(crate) enum LogStyle {
     Json,
 }
 
-/// Writes logs of `level` and above to stderr, or those of `filter` where it is given, in the syntax of
+/// Writes logs of `level` and above to stderr; or those of `filter`, if given, in the syntax of
 /// `RUST_LOG`.
 pub(crate) fn install_logs(level: &str, filter: Option<&str>, style: LogStyle) {
     // The client of Pub/Sub warns of failures that it retries by itself.
     let default = format!("{level},google_cloud_pubsub=error,google_cloud_gax=error");
     let filter = EnvFilter::new(filter.unwrap_or(&default));
-    let (text, json) = match style {
-        LogStyle::Text => (Some(lines().event_format(TextFormat)), None),
-        LogStyle::Json => (None, Some(lines().event_format(JsonFormat))),
-    };
-    let text = text.map(|text| text.with_ansi(on_terminal()));
+    let lines = Layer::default()
+        .log_internal_errors(false)
+        .with_ansi(style == LogStyle::Text && on_terminal())
+        .with_writer(|| TolerantStderr(stderr()))
+        .event_format(style);
     // Another consumer of spans and events is another layer.
-    tracing_subscriber::registry().with(filter).with(SpanFields).with(text).with(json).init();
-}
-
-/// A layer that writes lines to stderr.
-fn lines<S>() -> Layer<S, DefaultFields, Format, fn() -> TolerantStderr> {
-    let layer = Layer::default().log_internal_errors(false).with_ansi(false);
-    layer.with_writer(|| TolerantStderr(stderr()))
+    tracing_subscriber::registry().with(filter).with(SpanFields).with(lines).init();
 }
 
 /// Whether stderr is a terminal.
@@ -108,13 +103,31 @@ impl Write for TolerantStderr {
     }
 }
 
+// === impl LogStyle ===
+
+impl<S, N> FormatEvent<S, N> for LogStyle
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let spans = Fields::from_spans(context);
+        match self {
+            Self::Text => text::write_line(writer, event, spans),
+            Self::Json => json::write_line(writer, event, spans),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
-    use tracing_subscriber::Registry;
-    use tracing_subscriber::fmt::FormatEvent;
-    use tracing_subscriber::layer::Layered;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -130,14 +143,11 @@ mod tests {
         }
     }
 
-    /// What is logged in a format.
-    pub(super) fn logged<F>(format: F, log: impl FnOnce()) -> String
-    where
-        F: FormatEvent<Layered<SpanFields, Registry>, DefaultFields> + Send + Sync + 'static,
-    {
+    /// The lines that are logged in a format.
+    pub(super) fn logged(style: LogStyle, log: impl FnOnce()) -> String {
         let lines = Lines::default();
         let written = lines.clone();
-        let layer = tracing_subscriber::fmt::layer().with_ansi(false).event_format(format);
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).event_format(style);
         let layer = layer.with_writer(move || written.clone());
         let subscriber = tracing_subscriber::registry().with(SpanFields).with(layer);
         tracing::subscriber::with_default(subscriber, log);

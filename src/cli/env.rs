@@ -107,7 +107,7 @@ fn check_credentials(described: &BTreeMap<String, String>) -> Result<PathBuf, Cr
     }
     let http = variable(variables::GCE_METADATA_HOST);
     let token_uri = format!("http://{http}{TOKEN_PATH}");
-    match google::is_account_of(&fs::read(&path).map_err(failed)?, &token_uri) {
+    match google::uses_token_uri(&fs::read(&path).map_err(failed)?, &token_uri) {
         true => Ok(path),
         false => Err(CredentialsError::NotOfNetwork(path)),
     }

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::UNIVERSE_DOMAIN;
 
-/// A service account of Google's kind, known to this machine alone.
+/// A service account that only this machine knows.
 #[derive(Debug)]
 pub struct ServiceAccount {
     email: String,
@@ -29,11 +29,11 @@ pub struct ServiceAccount {
     key_id: String,
 }
 
-/// Why there is no service account.
+/// Why a service account could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    /// The key could not be made, or not be written down.
-    #[error("failed to make an RSA key")]
+    /// The key could not be generated or encoded.
+    #[error("failed to generate an RSA key")]
     Key(#[source] Unspecified),
 
     /// The file could not be written.
@@ -63,23 +63,23 @@ struct AccountFile {
 // === impl ServiceAccount ===
 
 impl ServiceAccount {
-    /// Finds the service account in the file `path`, or makes one there.
+    /// Reads the service account in the file `path`, or creates one there.
     ///
     /// When it returns, the file fits `project_id` and `token_uri`, and only its owner may read it.
-    /// An existing key is used again, because making one takes a tenth of a second of CPU. A file
+    /// An existing key is used again, because generating one takes a tenth of a second of CPU. A file
     /// that is not a service account is replaced. Blocks. If two processes do this at once, the
     /// file of one of them remains, complete.
     pub fn ensure(path: &Path, project_id: &str, token_uri: &str) -> Result<Self, AccountError> {
         let old = fs::read(path).ok().and_then(|json| serde_json::from_slice(&json).ok());
-        let kept = old.as_ref().and_then(|file: &AccountFile| key_of(&file.private_key));
-        let key = match kept {
+        let existing = old.as_ref().and_then(|file: &AccountFile| parse_key(&file.private_key));
+        let key = match existing {
             Some(key) => key,
             None => KeyPair::generate(KeySize::Rsa2048).map_err(AccountError::Key)?,
         };
 
         let account = Self {
             email: format!("twined@{project_id}.iam.gserviceaccount.com"),
-            key_id: id_of(&key),
+            key_id: key_id(&key),
             key,
         };
         let file = account.file(project_id, token_uri)?;
@@ -133,7 +133,7 @@ impl ServiceAccount {
 
 /// Whether the file `json` is a service account whose tokens come from `token_uri`. Google's
 /// clients follow other kinds of files to any URL, with any file of the user.
-pub fn is_account_of(json: &[u8], token_uri: &str) -> bool {
+pub fn uses_token_uri(json: &[u8], token_uri: &str) -> bool {
     serde_json::from_slice(json).is_ok_and(|file: AccountFile| {
         file.r#type == "service_account" && file.token_uri == token_uri
     })
@@ -148,14 +148,14 @@ fn to_pem(der: &[u8]) -> String {
     pem::encode_config(&Pem::new(PEM_TAG, der), config)
 }
 
-fn key_of(text: &str) -> Option<KeyPair> {
+fn parse_key(text: &str) -> Option<KeyPair> {
     let pem = pem::parse(text).ok().filter(|pem| pem.tag() == PEM_TAG)?;
     KeyPair::from_pkcs8(pem.contents()).ok()
 }
 
 /// Forty hexadecimal digits, like Google's key ids. They are derived from the public key, so the
 /// same key has the same id.
-fn id_of(key: &KeyPair) -> String {
+fn key_id(key: &KeyPair) -> String {
     let sum = digest::digest(&digest::SHA256, key.public_key().as_ref());
     sum.as_ref().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -258,12 +258,12 @@ mod tests {
         ServiceAccount::ensure(&path, "a-project", TOKEN_URI).unwrap();
         let json = fs::read(&path).unwrap();
 
-        assert!(is_account_of(&json, TOKEN_URI));
-        assert!(!is_account_of(&json, "http://evil.example/google/token"));
+        assert!(uses_token_uri(&json, TOKEN_URI));
+        assert!(!uses_token_uri(&json, "http://evil.example/google/token"));
         let text = String::from_utf8(json).unwrap();
         let external = text.replace("service_account", "external_account");
-        assert!(!is_account_of(external.as_bytes(), TOKEN_URI));
-        assert!(!is_account_of(b"{}", TOKEN_URI));
+        assert!(!uses_token_uri(external.as_bytes(), TOKEN_URI));
+        assert!(!uses_token_uri(b"{}", TOKEN_URI));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Answer, ServiceAccount};
+use super::{HttpAnswer, ServiceAccount};
 
 /// How long a token lasts, in seconds: an hour, as Google's do.
 const LIFETIME: i64 = 3600;
@@ -24,14 +24,14 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 /// Why a request gets no token, with the error codes of RFC 6749.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
-    #[error("the form field `{0}` is missing")]
+enum TokenError {
+    #[error("form field `{0}` is missing")]
     Missing(&'static str),
-    #[error("the grant type is `{0}`, and only `{JWT_BEARER}` is known here")]
+    #[error("unsupported grant type `{0}`: expected `{JWT_BEARER}`")]
     GrantType(String),
-    #[error("the assertion is no JSON web token")]
+    #[error("the assertion is not a JSON web token")]
     Assertion,
-    #[error("the token could not be signed")]
+    #[error("failed to sign the token")]
     Sign,
 }
 
@@ -72,28 +72,28 @@ impl ServiceAccount {
     /// The signature of the assertion is not checked. Every process of this machine may have a
     /// token, because it gives access to nothing else. And a process with an older key continues to
     /// work.
-    pub fn grant(&self, form: &[u8], now: Timestamp) -> Answer {
+    pub fn grant(&self, form: &[u8], now: Timestamp) -> HttpAnswer {
         match self.token(form, now) {
             Ok(body) => answer(200, &body),
-            Err(refusal) => {
+            Err(error) => {
                 let body = json!({
-                    "error": refusal.code(),
-                    "error_description": refusal.to_string(),
+                    "error": error.code(),
+                    "error_description": error.to_string(),
                 });
                 answer(400, &body)
             }
         }
     }
 
-    fn token(&self, form: &[u8], now: Timestamp) -> Result<serde_json::Value, Refusal> {
+    fn token(&self, form: &[u8], now: Timestamp) -> Result<serde_json::Value, TokenError> {
         let grant_type = field(form, "grant_type")?;
 
         if grant_type != JWT_BEARER {
-            return Err(Refusal::GrantType(grant_type));
+            return Err(TokenError::GrantType(grant_type));
         }
         match claims(&field(form, "assertion")?)?.target_audience {
             Some(audience) => {
-                let id_token = self.id_token(&audience, now).map_err(|_| Refusal::Sign)?;
+                let id_token = self.id_token(&audience, now).map_err(|_| TokenError::Sign)?;
                 Ok(json!({ "id_token": id_token }))
             }
             None => Ok(json!({
@@ -124,9 +124,9 @@ impl ServiceAccount {
     }
 }
 
-// === impl Refusal ===
+// === impl TokenError ===
 
-impl Refusal {
+impl TokenError {
     fn code(&self) -> &'static str {
         match self {
             Self::Missing(_) => "invalid_request",
@@ -137,8 +137,8 @@ impl Refusal {
     }
 }
 
-fn answer(status: u16, body: &serde_json::Value) -> Answer {
-    Answer {
+fn answer(status: u16, body: &serde_json::Value) -> HttpAnswer {
+    HttpAnswer {
         status,
         headers: vec![("content-type", "application/json"), ("cache-control", "no-store")],
         body: body.to_string(),
@@ -151,24 +151,24 @@ fn part(value: &impl Serialize) -> String {
 }
 
 /// What an assertion claims.
-fn claims(assertion: &str) -> Result<Claims, Refusal> {
+fn claims(assertion: &str) -> Result<Claims, TokenError> {
     let mut parts = assertion.split('.');
     let (Some(_), Some(claims), Some(_), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err(Refusal::Assertion);
+        return Err(TokenError::Assertion);
     };
 
     // google-auth leaves the padding away, others do not.
     let json =
-        URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).map_err(|_| Refusal::Assertion)?;
-    serde_json::from_slice(&json).map_err(|_| Refusal::Assertion)
+        URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).map_err(|_| TokenError::Assertion)?;
+    serde_json::from_slice(&json).map_err(|_| TokenError::Assertion)
 }
 
 /// The first value of the field `name` in an urlencoded form.
-fn field(form: &[u8], name: &'static str) -> Result<String, Refusal> {
+fn field(form: &[u8], name: &'static str) -> Result<String, TokenError> {
     let found = form_urlencoded::parse(form).find(|(field, _)| field == name);
-    found.map(|(_, value)| value.into_owned()).ok_or(Refusal::Missing(name))
+    found.map(|(_, value)| value.into_owned()).ok_or(TokenError::Missing(name))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
-/// Whether the daemon is ready. It is ready when no [`Hold`] is left, until it drains.
+/// Whether the daemon is ready. It is ready when no [`ReadinessHold`] is left, until it drains.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     holds: Arc<Holds>,
@@ -17,10 +17,10 @@ pub struct Readiness {
 
 /// Something that is not ready yet. The daemon is not ready until this is dropped.
 #[derive(Debug)]
-#[must_use = "what is not held is ready"]
-pub struct Hold {
+#[must_use = "a dropped hold does not delay readiness"]
+pub struct ReadinessHold {
     holds: Arc<Holds>,
-    what: &'static str,
+    name: &'static str,
 }
 
 /// The names of what is not ready yet.
@@ -45,17 +45,17 @@ impl Readiness {
         Self { holds: Arc::default(), stop }
     }
 
-    /// The daemon is not ready until the hold is dropped. `what` is its name in the answer.
-    pub fn hold(&self, what: &'static str) -> Hold {
-        self.holds.all().push(what);
-        Hold { holds: Arc::clone(&self.holds), what }
+    /// The daemon is not ready until the hold is dropped. `name` is its name in the answer.
+    pub fn hold(&self, name: &'static str) -> ReadinessHold {
+        self.holds.lock().push(name);
+        ReadinessHold { holds: Arc::clone(&self.holds), name }
     }
 
     fn answer(&self) -> (StatusCode, String) {
         if self.stop.is_cancelled() {
             return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
         }
-        let holds = self.holds.all();
+        let holds = self.holds.lock();
         match holds.is_empty() {
             true => (StatusCode::OK, "ready\n".to_owned()),
             false => (StatusCode::SERVICE_UNAVAILABLE, format!("starting: {}\n", holds.join(", "))),
@@ -63,12 +63,12 @@ impl Readiness {
     }
 }
 
-// === impl Hold ===
+// === impl ReadinessHold ===
 
-impl Drop for Hold {
+impl Drop for ReadinessHold {
     fn drop(&mut self) {
-        let mut holds = self.holds.all();
-        if let Some(at) = holds.iter().position(|held| *held == self.what) {
+        let mut holds = self.holds.lock();
+        if let Some(at) = holds.iter().position(|held| *held == self.name) {
             holds.remove(at);
         }
     }
@@ -78,7 +78,7 @@ impl Drop for Hold {
 
 impl Holds {
     /// All names. A poisoned lock is no problem, because no change leaves them inconsistent.
-    fn all(&self) -> MutexGuard<'_, Vec<&'static str>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<&'static str>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

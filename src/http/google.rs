@@ -1,6 +1,6 @@
 //! What Google's clients request, so that they work without the internet.
 
-use crate::google::{self, Answer, ServiceAccount};
+use crate::google::{self, HttpAnswer, ServiceAccount};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -49,8 +49,8 @@ async fn token(State(mut account): State<Account>, form: Bytes) -> Response {
     }
 }
 
-fn respond(answer: Answer) -> Response {
-    let Answer { status, headers, body } = answer;
+fn respond(answer: HttpAnswer) -> Response {
+    let HttpAnswer { status, headers, body } = answer;
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, body).into_response();
     for (name, value) in headers {

@@ -1,4 +1,4 @@
-//! The service registry, as the SDK asks it: `GET /<namespace>/<name>?revision_tag=<tag>`.
+//! The service registry, in the API that the SDK uses: `GET /<namespace>/<name>?revision_tag=<tag>`.
 
 use crate::chain::Chain;
 use crate::event::SruidBuf;
@@ -13,29 +13,29 @@ use std::sync::Arc;
 use tracing::warn;
 
 #[derive(Deserialize)]
-struct Asked {
+struct RevisionQuery {
     revision_tag: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Default {
+struct DefaultRevision {
     revision_tag: String,
 }
 
 /// The routes, relative to the endpoint of the registry.
 pub fn router(registry: Arc<dyn ServiceRegistry>) -> Router {
-    Router::new().route("/{namespace}/{name}", get(find)).with_state(registry)
+    Router::new().route("/{namespace}/{name}", get(find_revision)).with_state(registry)
 }
 
-async fn find(
+async fn find_revision(
     State(registry): State<Arc<dyn ServiceRegistry>>,
     Path((namespace, name)): Path<(String, String)>,
-    Query(Asked { revision_tag }): Query<Asked>,
+    Query(RevisionQuery { revision_tag }): Query<RevisionQuery>,
 ) -> Response {
     let service = format!("{namespace}/{name}");
     let found = match revision_tag {
-        Some(tag) => revision(&*registry, &format!("{service}:{tag}")).await,
-        None => default(&*registry, &service).await,
+        Some(tag) => answer_revision(&*registry, &format!("{service}:{tag}")).await,
+        None => answer_default(&*registry, &service).await,
     };
     found.unwrap_or_else(|error| {
         warn!(service, error = %Chain(&error), "failed to answer for the registry");
@@ -43,7 +43,10 @@ async fn find(
     })
 }
 
-async fn revision(registry: &dyn ServiceRegistry, text: &str) -> Result<Response, RegistryError> {
+async fn answer_revision(
+    registry: &dyn ServiceRegistry,
+    text: &str,
+) -> Result<Response, RegistryError> {
     let exists = match text.parse::<SruidBuf>() {
         Ok(revision) => registry.has(revision.as_sruid()).await?,
         Err(_) => false,
@@ -55,9 +58,12 @@ async fn revision(registry: &dyn ServiceRegistry, text: &str) -> Result<Response
     })
 }
 
-async fn default(registry: &dyn ServiceRegistry, service: &str) -> Result<Response, RegistryError> {
-    Ok(match registry.default(service).await? {
-        Some(revision_tag) => axum::Json(Default { revision_tag }).into_response(),
+async fn answer_default(
+    registry: &dyn ServiceRegistry,
+    service: &str,
+) -> Result<Response, RegistryError> {
+    Ok(match registry.default_tag(service).await? {
+        Some(revision_tag) => axum::Json(DefaultRevision { revision_tag }).into_response(),
         None => (StatusCode::NOT_FOUND, "Service does not exist").into_response(),
     })
 }

@@ -9,22 +9,22 @@ use async_trait::async_trait;
 /// Revisions that the settings deny exist too: otherwise the exception would suggest a wrong name
 /// to the parent. The runner refuses them with a `PermissionError` that names the setting.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Allowed;
+pub struct AllowAllRegistry;
 
-// === impl Allowed ===
+// === impl AllowAllRegistry ===
 
 #[async_trait]
-impl ServiceRegistry for Allowed {
+impl ServiceRegistry for AllowAllRegistry {
     async fn has(&self, _revision: Sruid<'_>) -> Result<bool, RegistryError> {
         Ok(true)
     }
 
     /// Always none: without a list, no revision is known to be the default.
-    async fn default(&self, _service: &str) -> Result<Option<String>, RegistryError> {
+    async fn default_tag(&self, _service: &str) -> Result<Option<String>, RegistryError> {
         Ok(None)
     }
 
-    async fn revisions(&self, _service: &str) -> Result<Vec<String>, RegistryError> {
+    async fn tags(&self, _service: &str) -> Result<Vec<String>, RegistryError> {
         Ok(Vec::new())
     }
 }
@@ -36,8 +36,8 @@ mod tests {
     #[tokio::test]
     async fn every_revision_exists_and_none_is_listed() {
         let revision = Sruid::parse("octue/never-built:1.0").unwrap();
-        assert!(Allowed.has(revision).await.unwrap());
-        assert_eq!(Allowed.default("octue/never-built").await.unwrap(), None);
-        assert!(Allowed.revisions("octue/never-built").await.unwrap().is_empty());
+        assert!(AllowAllRegistry.has(revision).await.unwrap());
+        assert_eq!(AllowAllRegistry.default_tag("octue/never-built").await.unwrap(), None);
+        assert!(AllowAllRegistry.tags("octue/never-built").await.unwrap().is_empty());
     }
 }

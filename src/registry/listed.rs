@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 
 /// The revisions that are listed, and no others.
 #[derive(Clone, Debug, Default)]
-pub struct Listed {
+pub struct ListedRegistry {
     /// Service to the tags of its revisions; the first is the default.
     tags: BTreeMap<String, Vec<String>>,
 }
 
-// === impl Listed ===
+// === impl ListedRegistry ===
 
-impl FromIterator<SruidBuf> for Listed {
+impl FromIterator<SruidBuf> for ListedRegistry {
     /// Of several revisions of one service the first is the default.
     fn from_iter<I: IntoIterator<Item = SruidBuf>>(revisions: I) -> Self {
         let mut tags = BTreeMap::<String, Vec<String>>::new();
@@ -27,17 +27,17 @@ impl FromIterator<SruidBuf> for Listed {
 }
 
 #[async_trait]
-impl ServiceRegistry for Listed {
+impl ServiceRegistry for ListedRegistry {
     async fn has(&self, revision: Sruid<'_>) -> Result<bool, RegistryError> {
         let tags = self.tags.get(revision.service());
         Ok(tags.is_some_and(|tags| tags.iter().any(|tag| tag == revision.tag())))
     }
 
-    async fn default(&self, service: &str) -> Result<Option<String>, RegistryError> {
+    async fn default_tag(&self, service: &str) -> Result<Option<String>, RegistryError> {
         Ok(self.tags.get(service).and_then(|tags| tags.first()).cloned())
     }
 
-    async fn revisions(&self, service: &str) -> Result<Vec<String>, RegistryError> {
+    async fn tags(&self, service: &str) -> Result<Vec<String>, RegistryError> {
         Ok(self.tags.get(service).cloned().unwrap_or_default())
     }
 }
@@ -47,8 +47,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn knows_what_is_listed_and_nothing_else() {
-        let registry: Listed = ["a/b:2", "a/b:1", "c/d:local"]
+    async fn only_listed_revisions_exist() {
+        let registry: ListedRegistry = ["a/b:2", "a/b:1", "c/d:local"]
             .map(|text| text.parse::<SruidBuf>().unwrap())
             .into_iter()
             .collect();
@@ -58,8 +58,8 @@ mod tests {
         {
             assert_eq!(registry.has(Sruid::parse(revision).unwrap()).await.unwrap(), there);
         }
-        assert_eq!(registry.default("a/b").await.unwrap().as_deref(), Some("2"));
-        assert_eq!(registry.default("a/x").await.unwrap(), None);
-        assert_eq!(registry.revisions("a/b").await.unwrap(), ["2", "1"]);
+        assert_eq!(registry.default_tag("a/b").await.unwrap().as_deref(), Some("2"));
+        assert_eq!(registry.default_tag("a/x").await.unwrap(), None);
+        assert_eq!(registry.tags("a/b").await.unwrap(), ["2", "1"]);
     }
 }

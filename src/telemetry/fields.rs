@@ -1,4 +1,4 @@
-//! The fields of events and spans, as the formats of logs write them.
+//! The fields of log events and of their spans.
 
 use serde_json::{Map, Value};
 use std::fmt;
@@ -21,7 +21,7 @@ pub(super) struct SpanFields;
 
 impl Fields {
     /// The fields of all spans of an event. An inner span wins over an outer one.
-    pub(super) fn of_spans<S, N>(context: &FmtContext<'_, S, N>) -> Self
+    pub(super) fn from_spans<S, N>(context: &FmtContext<'_, S, N>) -> Self
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
         N: for<'a> FormatFields<'a> + 'static,
@@ -35,7 +35,7 @@ impl Fields {
         all
     }
 
-    /// Adds the fields of an event, which win over those that are there.
+    /// Adds the fields of an event, which win over those of its spans.
     pub(super) fn add(&mut self, event: &Event<'_>) {
         event.record(self);
     }

@@ -3,37 +3,21 @@
 use super::fields::Fields;
 use serde_json::Value;
 use std::fmt;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level};
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
 
-/// `{"severity": …, "time": …, "target": …, "message": …}`, with the fields of the event and its spans.
-pub(super) struct JsonFormat;
-
-// === impl JsonFormat ===
-
-impl<S, N> FormatEvent<S, N> for JsonFormat
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut fields = Fields::of_spans(context);
-        fields.add(event);
-        let Fields(mut line) = fields;
-        // Last, so that no field can replace them.
-        let metadata = event.metadata();
-        line.insert("severity".into(), severity(*metadata.level()).into());
-        line.insert("time".into(), jiff::Timestamp::now().to_string().into());
-        line.insert("target".into(), metadata.target().into());
-        writeln!(writer, "{}", one_line(&Value::Object(line)))
-    }
+/// Writes `{"severity": …, "time": …, "target": …, "message": …}`, with the fields of the event and its
+/// spans.
+pub(super) fn write_line(mut writer: Writer<'_>, event: &Event<'_>, spans: Fields) -> fmt::Result {
+    let mut fields = spans;
+    fields.add(event);
+    let Fields(mut line) = fields;
+    // Last, so that no field can replace them.
+    let metadata = event.metadata();
+    line.insert("severity".into(), severity(*metadata.level()).into());
+    line.insert("time".into(), jiff::Timestamp::now().to_string().into());
+    line.insert("target".into(), metadata.target().into());
+    writeln!(writer, "{}", one_line(&Value::Object(line)))
 }
 
 /// The name of a level in Google Cloud Logging.
@@ -62,13 +46,14 @@ pub(crate) fn one_line(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::LogStyle;
     use super::super::tests::logged;
     use super::*;
     use tracing::{debug, info_span, warn};
 
     #[test]
     fn a_line_has_what_google_reads_and_the_fields() {
-        let text = logged(JsonFormat, || warn!(runs = 3, cause = %"no room", "launch failed"));
+        let text = logged(LogStyle::Json, || warn!(runs = 3, cause = %"no room", "launch failed"));
 
         let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(line["severity"], "WARNING");
@@ -80,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_line_has_the_fields_of_its_spans_and_the_innermost_wins() {
-        let text = logged(JsonFormat, || {
+        let text = logged(LogStyle::Json, || {
             let outer = info_span!("task", task = "pipeline", event = "outer").entered();
             let inner = info_span!("delivery", event = "inner", late = tracing::field::Empty);
             inner.record("late", 4);
@@ -99,7 +84,7 @@ mod tests {
     #[test]
     fn logged_text_of_others_stays_on_one_line_without_control_characters() {
         let evil = "a\n{\"severity\":\"ERROR\"}\u{1b}[31m\u{9b}31m\u{7f}";
-        let text = logged(JsonFormat, || {
+        let text = logged(LogStyle::Json, || {
             info_span!("s", spanned = evil).in_scope(|| {
                 debug!(severity = "ERROR", found = evil, "{evil}");
             });

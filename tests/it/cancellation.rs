@@ -28,7 +28,7 @@ use twined::pipeline::view_feed::{self, ViewFeed};
 use twined::pubsub::emulator::{Emulator, EmulatorOptions};
 use twined::pubsub::subscriber::FlowControl;
 use twined::pubsub::{Admin, Connection, Delivery, Publisher, Subscriber};
-use twined::registry::Listed;
+use twined::registry::ListedRegistry;
 use twined::routing::Router;
 use twined::runner::{
     Claim, Coordinator, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner, RunnerError,
@@ -473,7 +473,7 @@ impl World {
         topic: &str,
     ) -> Dependencies {
         let revision: SruidBuf = "octue/example:1.0.0".parse().unwrap();
-        let registry: Listed = [revision].into_iter().collect();
+        let registry: ListedRegistry = [revision].into_iter().collect();
         let runner = Replica {
             number,
             cluster: Arc::clone(&self.cluster),

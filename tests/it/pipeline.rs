@@ -19,7 +19,7 @@ use twined::pipeline::Pipeline;
 use twined::pubsub::emulator::{Emulator, EmulatorOptions};
 use twined::pubsub::subscriber::FlowControl;
 use twined::pubsub::{Admin, Connection, Delivery, Message, Publisher, Subscriber};
-use twined::registry::Listed;
+use twined::registry::ListedRegistry;
 use twined::routing::Router;
 use twined::runner::{Coordinator, LaunchRequest, RunState, Runner, RunnerError, Settlement};
 use twined::store::sqlite::{self, SqliteStore};
@@ -237,7 +237,7 @@ impl World {
         R: Runner + Coordinator + 'static,
     {
         let revision: SruidBuf = "octue/example:1.0.0".parse().unwrap();
-        let registry: Listed = [revision].into_iter().collect();
+        let registry: ListedRegistry = [revision].into_iter().collect();
         let admin = Admin::new(&self.connection);
         Dependencies {
             runner: Arc::clone(runner) as Arc<dyn Runner>,

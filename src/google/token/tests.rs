@@ -19,7 +19,7 @@ fn form(claims: &str) -> String {
     format!("assertion=aGVhZA.{claims}.c2lnbmVk&grant_type={grant_type}")
 }
 
-fn body(answer: &Answer) -> Value {
+fn body(answer: &HttpAnswer) -> Value {
     serde_json::from_str(&answer.body).unwrap()
 }
 

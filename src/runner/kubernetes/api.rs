@@ -24,6 +24,7 @@ use k8s_openapi::api::core::v1::{Event, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request;
 use kube::{Api, Client, Resource};
+pub(super) use metrics::watch_restarts;
 use metrics::{Metrics, ResponseCode};
 use serde_json::Value;
 use std::fmt;

@@ -15,14 +15,14 @@ mod workload;
 mod workload_table;
 use crate::chain::Chain;
 use crate::runner::cause::Cause;
-use crate::runner::kubernetes::api::ApiError;
+use crate::runner::kubernetes::api::{self, ApiError};
 use futures_util::StreamExt;
 use kube::api::{Api, DynamicObject};
 use kube::core::ApiResource;
 use kube::discovery;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Error};
-use metrics::{Counter, counter, describe_counter};
+use metrics::Counter;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -71,12 +71,7 @@ struct Shared {
 impl Kueue {
     /// Nothing is reported until it runs.
     pub fn new() -> Self {
-        describe_counter!(
-            "twined_watch_restarts_total",
-            "Watches that broke and were started again"
-        );
-        let restarts = counter!("twined_watch_restarts_total", "resource" => "workloads");
-        restarts.absolute(0);
+        let restarts = api::watch_restarts("workloads");
         let (table, changed) = (Mutex::default(), Notify::new());
         Self { shared: Arc::new(Shared { table, changed, restarts }) }
     }

@@ -5,7 +5,7 @@
 //! server no longer has that version. Objects that were deleted in between are missing from the list.
 
 use crate::chain::Chain;
-use crate::runner::kubernetes::api::{ApiClient, JOB_NAME_LABEL};
+use crate::runner::kubernetes::api::{self, ApiClient, JOB_NAME_LABEL};
 use crate::runner::kubernetes::observed;
 use crate::runner::kubernetes::observed::trimmed::Trimmed;
 use crate::runner::kubernetes::state::ClusterState;
@@ -16,7 +16,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, DefaultBackoff, Event, watcher};
 use kube::{Api, Resource};
-use metrics::{Counter, counter, describe_counter};
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -99,7 +98,7 @@ where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Send + 'static,
     Trimmed<K>: DeserializeOwned,
 {
-    let restarts = restart_counter(resource);
+    let restarts = api::watch_restarts(resource);
     let events = watcher(api, config).backoff(DefaultBackoff::default());
     Box::pin(events.filter_map(move |event: watcher::Result<Event<Trimmed<K>>>| {
         let event = event
@@ -110,11 +109,4 @@ where
             .ok();
         std::future::ready(event)
     }))
-}
-
-fn restart_counter(resource: &'static str) -> Counter {
-    describe_counter!("twined_watch_restarts_total", "Watches that broke and were reopened");
-    let restarts = counter!("twined_watch_restarts_total", "resource" => resource);
-    restarts.absolute(0);
-    restarts
 }

@@ -15,6 +15,14 @@ pub(super) struct Metrics {
     seconds: [[Histogram; ResponseCode::LABELS.len()]; Verb::ALL.len()],
 }
 
+/// Counts how often the watch of a kind of objects was opened again after an error.
+pub(in crate::runner::kubernetes) fn watch_restarts(resource: &'static str) -> Counter {
+    describe_counter!("twined_watch_restarts_total", "Watches that broke and were reopened");
+    let restarts = counter!("twined_watch_restarts_total", "resource" => resource);
+    restarts.absolute(0);
+    restarts
+}
+
 // === impl ResponseCode ===
 
 impl ResponseCode {
