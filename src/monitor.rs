@@ -197,7 +197,7 @@ impl Watch {
         self.drop_end(run);
         let over = CancellationToken::new();
         let span =
-            info_span!("end", question = %run.question, attempt, reason = end.reason.label());
+            info_span!("end", question = %run.question, attempt, reason = end.cause.reason.label());
         let monitor = Arc::clone(&self.monitor);
         let task = self.ends.spawn(monitor.handle_end(state, end, over.clone()).instrument(span));
         self.run_of_end.insert(task.id(), run);

@@ -7,7 +7,7 @@
 use crate::event::attributes as name;
 use crate::event::encode::{self, EventBody};
 use crate::event::{OutgoingMessage, RunId, Timestamp};
-use crate::runner::{EndReason, RunEnd, RunState};
+use crate::runner::{Cause, EndReason, RunEnd, RunState};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -126,7 +126,7 @@ pub(crate) fn end_of_lost_run(cancelled: bool, at: Timestamp) -> RunEnd {
              admins who deletes its Jobs.",
         )
     };
-    RunEnd { at, started: None, reason, message: message.to_owned(), tail: Vec::new() }
+    RunEnd { at, started: None, cause: Cause::new(reason, message), tail: Vec::new() }
 }
 
 // === impl Attempt ===
@@ -140,8 +140,8 @@ impl<'a> Attempt<'a> {
     /// The exception for a run that ended without a terminal event.
     pub(crate) fn exception(&self, end: &RunEnd) -> Option<Notification> {
         let body = EventBody::Exception {
-            exception_type: end.reason.exception().to_owned(),
-            exception_message: end.message.clone(),
+            exception_type: end.cause.reason.exception().to_owned(),
+            exception_message: end.cause.message.clone(),
             exception_traceback: end.tail.clone(),
         };
         self.notification("exception", end.at, &body)
@@ -318,8 +318,7 @@ mod tests {
         RunEnd {
             at: Timestamp(1_712_832_408_236_064),
             started: None,
-            reason: EndReason::Killed,
-            message: "The question's process was killed.".into(),
+            cause: Cause::new(EndReason::Killed, "The question's process was killed."),
             tail: vec!["Traceback\n".into()],
         }
     }

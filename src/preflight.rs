@@ -15,7 +15,7 @@ pub struct PreflightCheck {
     pub remedy: String,
 }
 
-/// The result of a check in one word.
+/// The verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -34,8 +34,8 @@ pub enum Verdict {
 pub struct PreflightIdentity {
     /// Its name.
     pub name: String,
-    /// Whether it is the daemon's account, as far as is known. The rights of another account say nothing
-    /// about the daemon's.
+    /// Whether it is the daemon's account, as far as is known. The rights of another account are
+    /// no evidence for the daemon's.
     pub is_daemon: bool,
 }
 

@@ -10,6 +10,7 @@ pub mod process;
 pub mod states;
 use crate::event::{Inputs, RunId, SruidBuf, Timestamp};
 use async_trait::async_trait;
+pub use cause::Cause;
 use futures_util::stream::BoxStream;
 use std::collections::HashMap;
 use std::error::Error;
@@ -187,9 +188,7 @@ pub struct RunEnd {
     /// When it started to run; none where it never did.
     pub started: Option<Timestamp>,
     /// Why, as far as the runner knows.
-    pub reason: EndReason,
-    /// For the parent: what happened, and what to do about it.
-    pub message: String,
+    pub cause: Cause,
     /// The last lines that it printed, each with its line feed.
     pub tail: Vec<String>,
 }

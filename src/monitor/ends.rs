@@ -109,7 +109,7 @@ impl Monitor {
     async fn judge(&self, state: &RunState, end: &RunEnd) -> Verdict {
         let run = state.run;
         let terminal = self.wait_for_record(run, |record| record.terminal);
-        let grace = match end.reason {
+        let grace = match end.cause.reason {
             EndReason::Exited => GRACE.max(self.dependencies.late_answers),
             _ => GRACE,
         };
@@ -194,7 +194,7 @@ impl Monitor {
     /// Relaunches the run where that is allowed. The parent gets a heartbeat in place of an
     /// exception.
     async fn relaunch(&self, state: &RunState, end: &RunEnd, record: &RunRecord) -> bool {
-        if record.cancelled || end.reason == EndReason::Cancelled {
+        if record.cancelled || end.cause.reason == EndReason::Cancelled {
             return false;
         }
         let relaunched = tokio::select! {
@@ -274,10 +274,10 @@ impl Monitor {
             }
             backoff.wait().await;
         }
-        let (question, reason) = (run.question, end.reason.label());
+        let (question, reason) = (run.question, end.cause.reason.label());
         info!(%question, reason, "exception published for a run that ended silently");
         let seconds = self.clock.now().seconds_since(end.at);
-        self.metrics.failed(end.reason, Some(seconds));
+        self.metrics.failed(end.cause.reason, Some(seconds));
         self.wait_for_record(run, |record| record.terminal).await
     }
 

@@ -97,7 +97,7 @@ impl Metrics {
 
     /// A run has ended with this record.
     pub(super) fn ended(&self, end: &RunEnd, record: &RunRecord) {
-        self.outcomes[&Outcome::new(end.reason, record)].increment(1);
+        self.outcomes[&Outcome::new(end.cause.reason, record)].increment(1);
         if let Some(started) = end.started {
             self.run.record(end.at.seconds_since(started));
         }

@@ -90,10 +90,10 @@ impl Monitor {
         if claim.map_err(SweepError::Runner)? == Claim::Theirs {
             return Ok(());
         }
-        let (lost, reason) = (run.question, end.reason.label());
+        let (lost, reason) = (run.question, end.cause.reason.label());
         info!(question = %lost, reason, "run lost: publishing an exception");
         if self.publish_once(exception).await {
-            self.metrics.failed(end.reason, None);
+            self.metrics.failed(end.cause.reason, None);
             self.metrics.ended(&end, &RunRecord::default());
         }
         Ok(())

@@ -86,7 +86,7 @@ impl Cause {
 
     /// The end of a process by a signal. `process` names it in the message; `exit_code` is the code
     /// that a container reports for the signal, if it reports one.
-    pub fn killed(
+    pub(crate) fn killed(
         process: &str,
         signal: i32,
         exit_code: Option<i32>,

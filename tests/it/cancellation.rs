@@ -31,8 +31,8 @@ use twined::pubsub::{Admin, Connection, Delivery, Publisher, Subscriber};
 use twined::registry::ListedRegistry;
 use twined::routing::Router;
 use twined::runner::{
-    Claim, Coordinator, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner, RunnerError,
-    Settlement,
+    Cause, Claim, Coordinator, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner,
+    RunnerError, Settlement,
 };
 use twined::store::sqlite::{self, SqliteStore};
 use twined::store::{EventLog, History};
@@ -249,7 +249,12 @@ impl Cluster {
             return false;
         };
         let message = "It ended.".to_owned();
-        let end = RunEnd { at: Timestamp::now(), started: None, reason, message, tail: vec![] };
+        let end = RunEnd {
+            at: Timestamp::now(),
+            started: None,
+            cause: Cause::new(reason, message),
+            tail: vec![],
+        };
         self.set(RunState { phase: RunPhase::Ended(end), ..state });
         true
     }

@@ -14,7 +14,7 @@ use twined::event::encode::{EventBody, response};
 use twined::event::{OutgoingMessage, RunId, Timestamp};
 use twined::monitor::Monitor;
 use twined::runner::{
-    Coordinator, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner, RunnerError,
+    Cause, Coordinator, EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runner, RunnerError,
     Settlement,
 };
 use uuid::Uuid;
@@ -61,8 +61,7 @@ impl Ended {
         let end = RunEnd {
             at: Timestamp::now(),
             started: None,
-            reason,
-            message: "It ended.".into(),
+            cause: Cause::new(reason, "It ended."),
             tail: vec!["its last line\n".into()],
         };
         let attributes = Arc::new(asked.attributes.clone());

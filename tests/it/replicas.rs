@@ -16,8 +16,8 @@ use twined::event::{Digest, OutgoingMessage, RunId, Timestamp};
 use twined::monitor::Monitor;
 use twined::runner::states::{Listeners, Mailbox};
 use twined::runner::{
-    Claim, Coordinator, EndReason, LaunchRequest, Relaunch, RunEnd, RunPhase, RunState, Runner,
-    RunnerError, Settlement,
+    Cause, Claim, Coordinator, EndReason, LaunchRequest, Relaunch, RunEnd, RunPhase, RunState,
+    Runner, RunnerError, Settlement,
 };
 use twined::store::{EventCursor, UnansweredQuestion, View};
 use uuid::Uuid;
@@ -198,7 +198,15 @@ fn state(asked: &OutgoingMessage, phase: RunPhase) -> RunState {
 fn ended(asked: &OutgoingMessage, reason: EndReason) -> RunState {
     let message = "It ended.".to_owned();
     let at = Timestamp::now();
-    state(asked, RunPhase::Ended(RunEnd { at, started: None, reason, message, tail: vec![] }))
+    state(
+        asked,
+        RunPhase::Ended(RunEnd {
+            at,
+            started: None,
+            cause: Cause::new(reason, message),
+            tail: vec![],
+        }),
+    )
 }
 
 fn seconds_ago(seconds: i64) -> Timestamp {

@@ -102,7 +102,7 @@ async fn a_missed_deletion_is_found_after_errors_of_the_api_server() {
     test.runner.state().jobs_listed(&HashSet::new());
 
     for ask in [&deleted, &foreign] {
-        assert_eq!(watch.end(ask.run).await.reason, EndReason::Deleted);
+        assert_eq!(watch.end(ask.run).await.cause.reason, EndReason::Deleted);
     }
     watch.until(settled.run, |phase| *phase == RunPhase::Settled).await;
 }
@@ -116,7 +116,7 @@ async fn a_job_that_is_not_found_when_it_is_stopped_was_deleted() {
     let mut watch = test.watch();
     let _reconciler = test.reconcile();
 
-    assert_eq!(watch.end(ask.run).await.reason, EndReason::Deleted);
+    assert_eq!(watch.end(ask.run).await.cause.reason, EndReason::Deleted);
 }
 
 #[tokio::test]

@@ -166,14 +166,14 @@ async fn a_run_ends_like_its_process(runner: &dyn Runner) {
     {
         let ask = Ask::new(recipient);
         let end = ask.end(runner).await;
-        assert_eq!(end.reason, reason);
+        assert_eq!(end.cause.reason, reason);
         // Kubernetes reports no output of a pod that succeeded.
         assert!(
             end.tail == [line] || reason == EndReason::Exited && end.tail.is_empty(),
             "{end:?}"
         );
         assert!(end.started.unwrap() <= end.at);
-        assert!(end.message.contains(recipient), "{}", end.message);
+        assert!(end.cause.message.contains(recipient), "{}", end.cause.message);
         runner.settle(ask.run).await.unwrap();
     }
 }
@@ -233,7 +233,7 @@ async fn a_question_is_cancelled_with_all_its_runs(runner: &dyn Runner) {
 
     let mut watch = Watch::new(runner);
     for run in [first.run, retry.run] {
-        assert_eq!(watch.end(run).await.reason, EndReason::Cancelled);
+        assert_eq!(watch.end(run).await.cause.reason, EndReason::Cancelled);
     }
     assert!(!runner.cancel(first.run.question).await.unwrap());
     for run in [first.run, retry.run] {
@@ -252,7 +252,7 @@ async fn a_question_to_an_unknown_service_is_refused_or_ends(runner: &dyn Runner
         Ok(()) => {
             let end = Watch::new(runner).end(ask.run).await;
             runner.settle(ask.run).await.unwrap();
-            (end.reason.exception(), end.message)
+            (end.cause.reason.exception(), end.cause.message)
         }
         Err(other) => panic!("{other:?}"),
     };

@@ -113,13 +113,13 @@ async fn a_network_that_stops_ends_active_runs_and_leaves_queued_ones() {
     runner.interrupt().await;
 
     let end = watch.end(runs.run).await;
-    assert_eq!(end.reason, EndReason::Interrupted);
+    assert_eq!(end.cause.reason, EndReason::Interrupted);
     assert!(matches!(watch.now(&runner).await[&waits.run].phase, RunPhase::Queued { .. }));
     runner.stop().await;
     assert!(matches!(waits.launch(&runner).await, Err(RunnerError::Unavailable { .. })));
 
     let next = network.start().await;
-    assert_eq!(Watch::new(&next).end(waits.run).await.reason, EndReason::Exited);
+    assert_eq!(Watch::new(&next).end(waits.run).await.cause.reason, EndReason::Exited);
     assert_eq!(Watch::new(&next).end(runs.run).await.at, end.at);
 }
 
@@ -159,5 +159,5 @@ async fn a_run_that_cannot_be_stored_is_unavailable() {
     assert!(matches!(error, RunnerError::Unavailable { verb: "launch", .. }), "{error:?}");
 
     fs::create_dir(&network.options.runs).unwrap();
-    assert_eq!(ask.end(&runner).await.reason, EndReason::Exited);
+    assert_eq!(ask.end(&runner).await.cause.reason, EndReason::Exited);
 }

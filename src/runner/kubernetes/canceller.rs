@@ -1,12 +1,11 @@
 //! Ends runs on request: the runs of a cancelled question, and a run that has answered already.
 
 use crate::event::RunId;
-use crate::runner::EndReason;
-use crate::runner::cause::Cause;
 use crate::runner::kubernetes::api::{ApiClient, ApiError};
 use crate::runner::kubernetes::job_writer::JobWriter;
 use crate::runner::kubernetes::observed::{self, ObservedJob};
 use crate::runner::kubernetes::state::ClusterState;
+use crate::runner::{Cause, EndReason};
 use k8s_openapi::api::batch::v1::Job;
 use std::sync::Arc;
 use uuid::Uuid;

@@ -63,8 +63,7 @@ mod volumes;
 mod waiting;
 
 use crate::event::Timestamp;
-use crate::runner::cause::Cause;
-use crate::runner::{EndReason, RunEnd};
+use crate::runner::{Cause, EndReason, RunEnd};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Pod};
 use std::time::Duration;

@@ -19,11 +19,10 @@ mod requests;
 mod template;
 
 use crate::event::{RunId, Sruid, SruidBuf, Timestamp};
-use crate::runner::cause::Cause;
 use crate::runner::kubernetes::inputs::QuestionMount;
 use crate::runner::kubernetes::refusal::LaunchRefusal;
 use crate::runner::kubernetes::settings::{NetworkSettings, RelaunchPolicy, ServiceSettings};
-use crate::runner::{EndReason, LaunchRequest};
+use crate::runner::{Cause, EndReason, LaunchRequest};
 use crate::sdk::arguments::{self, ARGUMENT_LIMIT};
 use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,

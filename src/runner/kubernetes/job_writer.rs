@@ -1,12 +1,11 @@
 //! Changes Jobs. The API server's answer goes into the state at once, ahead of the watch.
 
 use crate::event::Timestamp;
-use crate::runner::Settlement;
-use crate::runner::cause::Cause;
 use crate::runner::kubernetes::api::{ApiClient, ApiError};
 use crate::runner::kubernetes::job::{StopRecord, annotation, label};
 use crate::runner::kubernetes::observed::{self, ObservedJob};
 use crate::runner::kubernetes::state::ClusterState;
+use crate::runner::{Cause, Settlement};
 use serde_json::{Value, json};
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@
 mod workload;
 mod workload_table;
 use crate::chain::Chain;
-use crate::runner::cause::Cause;
+use crate::runner::Cause;
 use crate::runner::kubernetes::api::{self, ApiError};
 use futures_util::StreamExt;
 use kube::api::{Api, DynamicObject};

@@ -178,7 +178,7 @@ impl Launcher {
         };
         let service = self.settings.service(&last.identity.recipient);
         let policy =
-            service.relaunch.get(&end.reason).filter(|policy| policy.times > state.attempt);
+            service.relaunch.get(&end.cause.reason).filter(|policy| policy.times > state.attempt);
         let Some(policy) = policy else { return Ok(None) };
         let unavailable = |error: ApiError| error.into_runner_error("relaunch", state.run.question);
         let job = self.api.get_job(&last.name).await.map_err(unavailable)?;
@@ -238,7 +238,7 @@ impl Launcher {
         self.replace(&last).await?;
         let message = format!(
             "{} It runs again, by itself: attempt {} of {}{}.",
-            end.message,
+            end.cause.message,
             number + 1,
             policy.times + 1,
             memory_note(job, &next),

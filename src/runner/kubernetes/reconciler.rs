@@ -3,7 +3,7 @@
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
-use crate::runner::cause::Cause;
+use crate::runner::Cause;
 use crate::runner::kubernetes::api::{ApiClient, ApiError};
 use crate::runner::kubernetes::failure;
 use crate::runner::kubernetes::job::{self, annotation, label};

@@ -18,8 +18,8 @@ pub(super) fn run_end(
     started: Option<i64>,
     tail: Vec<String>,
 ) -> RunEnd {
-    let Cause { reason, message } = cause(service, record);
-    RunEnd { at: Timestamp(record.at), started: started.map(Timestamp), reason, message, tail }
+    let cause = cause(service, record);
+    RunEnd { at: Timestamp(record.at), started: started.map(Timestamp), cause, tail }
 }
 
 fn cause(service: &str, record: &EndRecord) -> Cause {
@@ -77,7 +77,7 @@ mod tests {
         let end = run_end("a/b:c", &record, Some(1), vec!["x\n".to_owned()]);
         assert_eq!((end.at, end.started), (Timestamp(2), Some(Timestamp(1))));
         assert_eq!(end.tail, ["x\n"]);
-        Cause::new(end.reason, end.message)
+        end.cause
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What the folder of a run says of it.
+//! The state of a run, as its folder shows it.
 
 use crate::runner::RunEnd;
 use crate::runner::process::end_cause::run_end;

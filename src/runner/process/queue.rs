@@ -263,7 +263,7 @@ impl RunStage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::EndReason;
+    use crate::runner::{Cause, EndReason};
 
     fn run(number: u128) -> RunId {
         RunId { question: Uuid::from_u128(number), retry: 0 }
@@ -284,8 +284,7 @@ mod tests {
         RunEnd {
             at: Timestamp(1),
             started: None,
-            reason: EndReason::Exited,
-            message: String::new(),
+            cause: Cause::new(EndReason::Exited, ""),
             tail: Vec::new(),
         }
     }

@@ -42,7 +42,7 @@ pub struct ChildCommand {
     pub arguments: Vec<OsString>,
     /// The working directory.
     pub folder: PathBuf,
-    /// The whole environment.
+    /// The environment; nothing is inherited.
     pub environment: Vec<(OsString, OsString)>,
 }
 

@@ -131,7 +131,7 @@ fn spawn(command: &ChildCommand, folder: &RunFolder) -> io::Result<(Child, io::P
         .spawn()?;
     // The pid is for people only.
     let _ = folder.record_pid(child.id());
-    // Without a daemon nobody reads this: the next one reads `started`.
+    // If no daemon reads this, the next one reads `started`.
     let _ = io::stdout().write_all(b"\n").and_then(|()| io::stdout().flush());
     Ok((child, output))
 }

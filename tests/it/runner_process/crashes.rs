@@ -21,7 +21,7 @@ async fn each_runs_once(network: &TestNetwork, runner: &dyn Runner) {
     let mut watch = Watch::new(runner);
     for ask in forty_questions() {
         let end = watch.end(ask.run).await;
-        assert_eq!(end.reason, EndReason::Exited, "{end:?}");
+        assert_eq!(end.cause.reason, EndReason::Exited, "{end:?}");
     }
     let mut ran = network.lines("ran");
     ran.sort();
@@ -78,7 +78,7 @@ async fn a_run_that_ends_without_a_daemon_is_reported_by_the_next_one() {
     .await;
 
     let end = Watch::new(&network.start().await).end(ask.run).await;
-    assert_eq!(end.reason, EndReason::Exited);
+    assert_eq!(end.cause.reason, EndReason::Exited);
     assert_eq!(network.lines("ran").len(), 1);
 }
 
@@ -93,7 +93,7 @@ async fn an_adopted_run_can_be_cancelled() {
 
     let runner = network.start().await;
     runner.cancel(ask.run.question).await.unwrap();
-    assert_eq!(Watch::new(&runner).end(ask.run).await.reason, EndReason::Cancelled);
+    assert_eq!(Watch::new(&runner).end(ask.run).await.cause.reason, EndReason::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +112,7 @@ async fn a_killed_supervisor_leaves_a_lost_run_and_no_process() {
     kill_process(supervisor, Signal::KILL).unwrap();
 
     let end = Watch::new(&runner).end(ask.run).await;
-    assert_eq!(end.reason, EndReason::Lost);
+    assert_eq!(end.cause.reason, EndReason::Lost);
     wait_until(|| !exists(pid)).await;
     ask.launch(&runner).await.unwrap();
     assert_eq!(Watch::new(&runner).end(ask.run).await.at, end.at);
@@ -134,7 +134,7 @@ async fn a_run_lost_without_a_daemon_is_reported_by_the_next_one() {
     .await;
 
     let end = Watch::new(&network.start().await).end(ask.run).await;
-    assert_eq!(end.reason, EndReason::Lost);
+    assert_eq!(end.cause.reason, EndReason::Lost);
     assert!(end.started.is_some());
 }
 
@@ -158,7 +158,7 @@ async fn a_supervisor_killed_before_it_starts_the_child_is_started_again() {
     kill_supervisors(&mut network, 2);
     network.go();
     let end = Ask::new(WAITS).end(&network.start().await).await;
-    assert_eq!(end.reason, EndReason::Exited);
+    assert_eq!(end.cause.reason, EndReason::Exited);
     assert_eq!((network.lines("deaths").len(), network.lines("ran").len()), (3, 1));
 }
 
@@ -167,12 +167,12 @@ async fn supervisors_that_never_start_are_reported_after_three_attempts() {
     let mut network = TestNetwork::new();
     kill_supervisors(&mut network, 100);
     let end = Ask::new(WAITS).end(&network.start().await).await;
-    assert_eq!(end.reason, EndReason::NotStarted);
+    assert_eq!(end.cause.reason, EndReason::NotStarted);
 
     network.options.supervisor = "/no/such/twined".into();
     let end = Ask::new(WAITS).end(&network.start().await).await;
-    assert_eq!(end.reason, EndReason::NotStarted);
-    assert!(end.message.contains("`/no/such/twined`"), "{}", end.message);
+    assert_eq!(end.cause.reason, EndReason::NotStarted);
+    assert!(end.cause.message.contains("`/no/such/twined`"), "{}", end.cause.message);
     assert!(network.lines("ran").is_empty());
 }
 
@@ -233,7 +233,7 @@ async fn a_truncated_command_starts_no_child() {
     network.go();
     let runner = network.start().await;
     let run = Watch::new(&runner).any().await;
-    assert_eq!(Watch::new(&runner).end(run).await.reason, EndReason::Exited);
+    assert_eq!(Watch::new(&runner).end(run).await.cause.reason, EndReason::Exited);
     assert_eq!(network.lines("ran").len(), 1);
 }
 
@@ -280,7 +280,7 @@ async fn a_run_that_may_have_started_is_never_started_again() {
     let runner = network.start().await;
     let run = Watch::new(&runner).any().await;
     let end = Watch::new(&runner).end(run).await;
-    assert_eq!((end.reason, end.started), (EndReason::Lost, Some(Timestamp(7))));
+    assert_eq!((end.cause.reason, end.started), (EndReason::Lost, Some(Timestamp(7))));
     assert!(network.lines("ran").is_empty());
 }
 
@@ -307,7 +307,7 @@ async fn unreadable_folders_and_other_files_are_ignored() {
     let run = Watch::new(&runner).any().await;
 
     let end = Watch::new(&runner).end(run).await;
-    assert_eq!(end.reason, EndReason::Exited);
+    assert_eq!(end.cause.reason, EndReason::Exited);
     assert_eq!(good.end_record().unwrap().unwrap().at, end.at.0);
     assert_eq!(Watch::new(&runner).now(&runner).await.len(), 1);
     let mut remaining: Vec<_> =

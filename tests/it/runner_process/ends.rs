@@ -24,7 +24,7 @@ async fn a_cancelled_run_leaves_no_process() {
     assert!(runner.cancel(ask.run.question).await.unwrap());
     let end = Watch::new(&runner).end(ask.run).await;
 
-    assert_eq!(end.reason, EndReason::Cancelled);
+    assert_eq!(end.cause.reason, EndReason::Cancelled);
     assert!(since.elapsed() >= Duration::from_secs(3), "the grace period was cut short");
     assert!(pids.iter().all(|&pid| !exists(pid)));
 }
@@ -41,7 +41,7 @@ async fn a_child_that_handles_sigterm_ends_before_the_grace_period() {
     runner.cancel(ask.run.question).await.unwrap();
 
     let end = Watch::new(&runner).end(ask.run).await;
-    assert_eq!(end.reason, EndReason::Cancelled);
+    assert_eq!(end.cause.reason, EndReason::Cancelled);
     assert_eq!(end.tail.last().map(String::as_str), Some("bye\n"));
 }
 
@@ -55,7 +55,7 @@ async fn a_queued_run_that_is_cancelled_never_starts() {
     assert!(runner.cancel(ask.run.question).await.unwrap());
 
     let end = Watch::new(&runner).end(ask.run).await;
-    assert_eq!((end.reason, end.started), (EndReason::Cancelled, None));
+    assert_eq!((end.cause.reason, end.started), (EndReason::Cancelled, None));
     runner.stop().await;
     let next = network.slots(4);
     let runner = next.start().await;
@@ -76,7 +76,7 @@ async fn a_run_that_is_cancelled_as_it_starts_ends() {
         assert!(cancelled.unwrap(), "it was being launched");
     }
     for ask in &asks {
-        assert_eq!(watch.end(ask.run).await.reason, EndReason::Cancelled);
+        assert_eq!(watch.end(ask.run).await.cause.reason, EndReason::Cancelled);
     }
 }
 
@@ -88,7 +88,7 @@ async fn a_run_that_exits_leaves_no_process() {
 
     let end = Ask::new("test/orphans:1.0").end(&runner).await;
 
-    assert_eq!(end.reason, EndReason::Exited);
+    assert_eq!(end.cause.reason, EndReason::Exited);
     assert!(!exists(network.wait_for_pid("orphan").await));
 }
 
@@ -104,8 +104,8 @@ async fn the_last_output_of_a_killed_child_is_reported() {
 
     let end = Watch::new(&runner).end(ask.run).await;
 
-    assert_eq!(end.reason, EndReason::Killed);
-    assert!(end.message.contains("signal 9 (SIGKILL)"), "{}", end.message);
+    assert_eq!(end.cause.reason, EndReason::Killed);
+    assert!(end.cause.message.contains("signal 9 (SIGKILL)"), "{}", end.cause.message);
     assert_eq!(end.tail, ["first\n", "last words\n"]);
 }
 
@@ -159,9 +159,9 @@ async fn a_service_that_cannot_be_started_is_reported_with_its_remedy() {
     ] {
         let ask = Ask::new(recipient);
         let end = ask.end(&runner).await;
-        assert_eq!(end.reason, EndReason::NotStarted, "{end:?}");
-        assert!(words.iter().all(|word| end.message.contains(word)), "{}", end.message);
-        assert!(!end.message.contains("secret"), "{}", end.message);
+        assert_eq!(end.cause.reason, EndReason::NotStarted, "{end:?}");
+        assert!(words.iter().all(|word| end.cause.message.contains(word)), "{}", end.cause.message);
+        assert!(!end.cause.message.contains("secret"), "{}", end.cause.message);
         runner.settle(ask.run).await.unwrap();
     }
 }

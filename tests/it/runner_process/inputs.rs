@@ -32,7 +32,7 @@ async fn a_question_is_passed_as_received_in_arguments_and_a_file() {
     let attributes = [("sender".to_owned(), "local/local:local".to_owned())].into();
     let ask = Ask { inputs, attributes, ..Ask::new(PRINTS) };
 
-    assert_eq!(ask.end(&runner).await.reason, EndReason::Exited);
+    assert_eq!(ask.end(&runner).await.cause.reason, EndReason::Exited);
 
     assert_eq!(
         network.lines("arguments"),
@@ -76,7 +76,7 @@ async fn an_input_too_long_for_an_argument_is_passed_in_the_file() {
 
     let end = Ask { inputs, ..Ask::new("test/large:1.0") }.end(&runner).await;
 
-    assert_eq!(end.reason, EndReason::Exited, "{end:?}");
+    assert_eq!(end.cause.reason, EndReason::Exited, "{end:?}");
     // The attributes and the manifest.
     assert_eq!(network.lines("count"), ["4"]);
     let question = fs::read_to_string(network.file("question")).unwrap();

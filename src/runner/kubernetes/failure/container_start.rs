@@ -2,7 +2,7 @@
 
 use super::symptoms::{self, Symptom};
 use super::text;
-use crate::runner::cause::Cause;
+use crate::runner::Cause;
 
 /// Why a container could not be started.
 pub(super) fn cause(container: &str, image: &str, message: &str) -> Cause {

@@ -19,9 +19,8 @@ const SIGNAL_OFFSET: i32 = 128;
 /// The state of a pod of which nothing runs any more.
 pub(super) fn pod_end(pod: PodContext) -> PodState {
     let failed = pod.phase() == "Failed";
-    let Cause { reason, message } = pod_cause(pod, failed);
-    let end =
-        RunEnd { at: ended_at(pod), started: pod.started(), reason, message, tail: tail(pod) };
+    let cause = pod_cause(pod, failed);
+    let end = RunEnd { at: ended_at(pod), started: pod.started(), cause, tail: tail(pod) };
     PodState::Ended { end, disrupted: failed && pod.disruption().is_some() }
 }
 

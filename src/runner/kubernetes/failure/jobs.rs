@@ -2,15 +2,14 @@
 
 use super::text;
 use crate::event::Timestamp;
-use crate::runner::cause::Cause;
-use crate::runner::{EndReason, RunEnd};
+use crate::runner::{Cause, EndReason, RunEnd};
 use k8s_openapi::api::batch::v1::{Job, JobCondition};
 
 /// How a Job of `service` ended; `None` while it is unfinished. (A Job that is about to fail, but has
 /// pods that run, is unfinished.)
 pub(super) fn end(job: &Job, service: &str) -> Option<RunEnd> {
     let condition = finished_condition(job)?;
-    let Cause { reason, message } = if condition.type_ == "Complete" {
+    let cause = if condition.type_ == "Complete" {
         Cause::new(
             EndReason::Exited,
             format!(
@@ -23,7 +22,7 @@ pub(super) fn end(job: &Job, service: &str) -> Option<RunEnd> {
         failure(job, condition, service)
     };
     let at = finished_at(job, condition);
-    Some(RunEnd { at, started: None, reason, message, tail: Vec::new() })
+    Some(RunEnd { at, started: None, cause, tail: Vec::new() })
 }
 
 fn finished_condition(job: &Job) -> Option<&JobCondition> {

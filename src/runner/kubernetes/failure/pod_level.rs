@@ -2,8 +2,7 @@
 
 use super::pods::PodContext;
 use super::text;
-use crate::runner::EndReason;
-use crate::runner::cause::Cause;
+use crate::runner::{Cause, EndReason};
 
 /// The reasons with which a kubelet refuses a pod that does not fit its node.
 const MISPLACED: [&str; 7] = [

@@ -3,8 +3,7 @@
 use super::symptoms::PASSES;
 use super::{PodState, Stall, ended, pod_level, scheduling, text, volumes, waiting};
 use crate::event::Timestamp;
-use crate::runner::cause::Cause;
-use crate::runner::{EndReason, RunEnd};
+use crate::runner::{Cause, EndReason, RunEnd};
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStatus, Pod, PodCondition, PodSpec, PodStatus,
 };
@@ -75,7 +74,7 @@ pub(super) fn vanished(last: Option<&PodState>, at: Timestamp, service: &str) ->
             ),
         ),
     };
-    RunEnd { at, started, reason, message, tail: Vec::new() }
+    RunEnd { at, started, cause: Cause::new(reason, message), tail: Vec::new() }
 }
 
 /// The state of a pod that has not ended.

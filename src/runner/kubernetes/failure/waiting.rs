@@ -3,8 +3,7 @@
 use super::pods::PodContext;
 use super::symptoms::{self, NONE, PASSES};
 use super::{Stall, container_start, ended, images, text, volumes};
-use crate::runner::EndReason;
-use crate::runner::cause::Cause;
+use crate::runner::{Cause, EndReason};
 use k8s_openapi::api::core::v1::{ContainerStateWaiting, ContainerStatus};
 use std::time::Duration;
 

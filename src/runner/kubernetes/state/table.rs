@@ -15,10 +15,9 @@ mod removed;
 mod tests;
 
 use crate::event::{RunId, Timestamp};
-use crate::runner::RunState;
-use crate::runner::cause::Cause;
 use crate::runner::kubernetes::failure::Stall;
 use crate::runner::kubernetes::observed::{ObservedJob, ObservedPod};
+use crate::runner::{Cause, RunState};
 use entry::Entry;
 use removed::RemovedJobs;
 use std::collections::{HashMap, HashSet};

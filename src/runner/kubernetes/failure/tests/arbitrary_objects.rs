@@ -126,7 +126,7 @@ proptest! {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let state = pod_state(&pod, &service);
         let end = vanished_end(Some(&state), Timestamp(0), &service);
-        prop_assert!(end.message.len() < 40_000);
+        prop_assert!(end.cause.message.len() < 40_000);
         prop_assert!(end.tail.len() <= 80);
         prop_assert!(end.tail.concat().len() <= 64 * 1024 + 1);
     }

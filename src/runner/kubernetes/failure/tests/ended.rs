@@ -38,8 +38,8 @@ fn taken(reason: &str, message: &str) -> Pod {
 fn pod_end(case: &str, pod: &Pod, reason: EndReason, disrupted: bool, parts: &[&str]) -> RunEnd {
     let state = pod_state(pod, SERVICE);
     let PodState::Ended { end, disrupted: was } = state else { panic!("{case}: {state:?}") };
-    assert_eq!((end.reason, was), (reason, disrupted), "{case}: {}", end.message);
-    assert_message(case, &end.message, parts);
+    assert_eq!((end.cause.reason, was), (reason, disrupted), "{case}: {}", end.cause.message);
+    assert_message(case, &end.cause.message, parts);
     end
 }
 
@@ -190,7 +190,7 @@ fn a_memory_limit_is_reported_with_its_number() {
     let end = pod_end("limit", &pod, EndReason::Memory, false, &[]);
 
     assert_eq!(
-        end.message,
+        end.cause.message,
         "`octue/example:1.2.0` was killed for the memory that it took (exit code 137): its limit \
          is 1Gi, and it requested 512Mi; ask again with more `memory`, or raise the limit in the \
          service's settings"

@@ -52,8 +52,8 @@ fn each_end_of_a_job_has_its_message() {
         ("Failed", "SomethingNew", "of tomorrow", EndReason::Failed, "SomethingNew"),
     ] {
         let end = job_end(&job(kind, why, message), SERVICE).unwrap();
-        assert_eq!((end.reason, end.at), (reason, at("2026-11-25T12:02:00Z")), "{why}");
-        assert_message(why, &end.message, &[part]);
+        assert_eq!((end.cause.reason, end.at), (reason, at("2026-11-25T12:02:00Z")), "{why}");
+        assert_message(why, &end.cause.message, &[part]);
     }
 }
 

@@ -396,15 +396,18 @@ fn a_vanished_run_is_explained_by_its_last_state() {
     let now = Timestamp(9);
     let running = PodState::Running { since: Timestamp(1), stall: None };
     let end = vanished_end(Some(&running), now, SERVICE);
-    assert_eq!((end.at, end.started, end.reason), (now, Some(Timestamp(1)), EndReason::Deleted));
-    assert_message("ran", &end.message, &["while it ran"]);
+    assert_eq!(
+        (end.at, end.started, end.cause.reason),
+        (now, Some(Timestamp(1)), EndReason::Deleted)
+    );
+    assert_message("ran", &end.cause.message, &["while it ran"]);
 
     let held = pod_state(&waiting("ErrImagePull", "manifest unknown"), SERVICE);
     let end = vanished_end(Some(&held), now, SERVICE);
-    assert_eq!(end.reason, EndReason::Deleted);
-    assert_message("held", &end.message, &["before it began", "no such image"]);
+    assert_eq!(end.cause.reason, EndReason::Deleted);
+    assert_message("held", &end.cause.message, &["before it began", "no such image"]);
 
-    assert_eq!(vanished_end(None, now, SERVICE).reason, EndReason::Lost);
+    assert_eq!(vanished_end(None, now, SERVICE).cause.reason, EndReason::Lost);
 
     let ended = pod_state(&pod(&json!({ "phase": "Failed" })), SERVICE);
     let PodState::Ended { end, .. } = &ended else { panic!("{ended:?}") };

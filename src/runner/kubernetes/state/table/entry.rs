@@ -1,11 +1,10 @@
 //! One Job and its pods: the phase of its run, and what must be done about it.
 
 use crate::event::Timestamp;
-use crate::runner::cause::Cause;
 use crate::runner::kubernetes::failure::{self, PodState, Stall};
 use crate::runner::kubernetes::observed::{ObservedJob, ObservedPod};
 use crate::runner::kubernetes::state::table::{Action, MAX_EVICTIONS, is_older};
-use crate::runner::{EndReason, RunEnd, RunPhase, RunState};
+use crate::runner::{Cause, EndReason, RunEnd, RunPhase, RunState};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -252,7 +251,7 @@ impl Entry {
         match (self.own_end(), self.pods.last()) {
             (Some(own), _) => RunEnd { at: own.at.max(end.at), ..own.clone() },
             // The Job controller saw the end of a pod that was deleted before we saw its end.
-            (None, Some(_)) if end.reason == EndReason::Exited => {
+            (None, Some(_)) if end.cause.reason == EndReason::Exited => {
                 let started = self.pods.iter().find_map(SeenPod::started);
                 RunEnd { started, ..end.clone() }
             }
@@ -270,14 +269,12 @@ impl Entry {
     /// The end of a Job that we stopped.
     fn stopped_end(&self, at: Timestamp) -> Option<RunEnd> {
         let stopped = self.job.stopped.as_ref()?;
-        let Cause { reason, message } = stopped.cause();
         let own = self.own_end();
         let (started, tail) = own.map_or((None, Vec::new()), |own| (own.started, own.tail.clone()));
         Some(RunEnd {
             at: at.max(Timestamp(stopped.at)),
             started: started.or_else(|| self.pods.iter().find_map(SeenPod::started)),
-            reason,
-            message,
+            cause: stopped.cause(),
             tail,
         })
     }
@@ -286,15 +283,15 @@ impl Entry {
         if let Some(stopped) = self.stopped_end(now) {
             return stopped;
         }
+        let message = format!(
+            "The Job {:?} that ran the question was deleted by another client of the cluster \
+             than the network. Ask again if you still want the answer.",
+            self.job.name
+        );
         RunEnd {
             at: now,
             started: self.pods.iter().find_map(SeenPod::started),
-            reason: EndReason::Deleted,
-            message: format!(
-                "The Job {:?} that ran the question was deleted by another client of the cluster \
-                 than the network. Ask again if you still want the answer.",
-                self.job.name
-            ),
+            cause: Cause::new(EndReason::Deleted, message),
             tail: Vec::new(),
         }
     }
@@ -469,7 +466,7 @@ impl SeenPod {
             PodState::Ended { disrupted: true, .. } => true,
             // The pods of a Job that is suspended again are deleted.
             PodState::Running { .. } => suspended && (self.is_gone || self.pod.deletion.is_some()),
-            PodState::Ended { end, .. } => suspended && end.reason == EndReason::Deleted,
+            PodState::Ended { end, .. } => suspended && end.cause.reason == EndReason::Deleted,
             PodState::Waiting { .. } => false,
         }
     }

@@ -41,7 +41,7 @@ fn job(uid: Uuid, attempt: u32) -> ObservedJob {
 
 fn end(seconds: i64, reason: EndReason) -> RunEnd {
     let message = format!("reported by {}", reason.label());
-    RunEnd { at: at(seconds), started: None, reason, message, tail: Vec::new() }
+    RunEnd { at: at(seconds), started: None, cause: Cause::new(reason, message), tail: Vec::new() }
 }
 
 fn pod(number: u128, state: PodState) -> ObservedPod {
@@ -76,7 +76,7 @@ fn published(table: &mut Table) -> Option<RunPhase> {
 
 fn published_reason(table: &mut Table) -> EndReason {
     match published(table) {
-        Some(RunPhase::Ended(end)) => end.reason,
+        Some(RunPhase::Ended(end)) => end.cause.reason,
         other => panic!("{other:?}"),
     }
 }
@@ -332,7 +332,7 @@ fn a_pod_whose_deletion_is_overdue_does_not_delay_the_end_of_its_run() {
         assert_eq!(table.actions(at(now)), []);
         let phase = table.take_changes(at(now)).pop().map(|state| state.phase);
         match phase {
-            Some(RunPhase::Ended(end)) => Some((end.reason, end.at)),
+            Some(RunPhase::Ended(end)) => Some((end.cause.reason, end.at)),
             _ => None,
         }
     };
