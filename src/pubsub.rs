@@ -170,7 +170,7 @@ impl Connection {
 
     /// This connection, with tokens of a service account. If we may not impersonate it, the first call
     /// fails.
-    pub fn as_account(&self, account: &str) -> Result<Self, ConnectError> {
+    pub(crate) fn as_account(&self, account: &str) -> Result<Self, ConnectError> {
         let ours = self.credentials.clone();
         let impersonated = impersonated::Builder::from_source_credentials(ours)
             .with_target_principal(account)
@@ -234,12 +234,12 @@ impl CallError {
     }
 
     /// Whether the request is invalid.
-    pub fn is_refused(&self) -> bool {
+    pub(crate) fn is_refused(&self) -> bool {
         self.code == Code::InvalidArgument
     }
 
     /// Whether we lack the right, or valid credentials.
-    pub fn is_denied(&self) -> bool {
+    pub(crate) fn is_denied(&self) -> bool {
         matches!(self.code, Code::PermissionDenied | Code::Unauthenticated)
     }
 

@@ -71,7 +71,7 @@ async fn a_stream_does_not_receive_filtered_messages() {
 
     stream.shutdown_token().shutdown().await;
     assert!(world.pull_now().await.is_empty());
-    assert_eq!(world.emulator.memory_used(), 0, "what nobody wants is not kept");
+    assert_eq!(world.emulator.memory_used(), 0, "filtered messages are not stored");
 }
 
 #[tokio::test]

@@ -43,7 +43,11 @@ async fn messages_of_one_key_are_never_leased_to_two_clients() {
     assert_eq!(texts(&first), ["a1"]);
     assert_eq!(texts(&world.pull_now().await), ["b1"], "`a` is out");
     world.ack(&first).await;
-    assert_eq!(texts(&world.pull_now().await), ["a2", "a3"], "many of a key at once");
+    assert_eq!(
+        texts(&world.pull_now().await),
+        ["a2", "a3"],
+        "one client may have several of a key"
+    );
 }
 
 #[tokio::test]

@@ -135,7 +135,7 @@ async fn messages_over_googles_limits_are_refused_with_their_request() {
     ] {
         assert_refused(world.publish_all(messages).await, Code::InvalidArgument, words);
     }
-    assert!(world.pull_now().await.is_empty(), "nothing of them was kept");
+    assert!(world.pull_now().await.is_empty(), "none was stored");
     world.publish(&["a".repeat(10_000_000).as_str()]).await;
 }
 

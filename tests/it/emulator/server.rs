@@ -26,9 +26,9 @@ async fn a_full_emulator_refuses_messages_and_loses_none() {
     assert!(refused.message().contains("100000"), "{}", refused.message());
     assert_eq!(published, 9);
 
-    let kept = world.pull_now().await;
-    assert_eq!(kept.len(), 9);
-    world.ack(&kept).await;
+    let stored = world.pull_now().await;
+    assert_eq!(stored.len(), 9);
+    world.ack(&stored).await;
     assert_eq!(world.emulator.memory_used(), 0);
     world.publish(&[&text]).await;
 }
@@ -54,10 +54,10 @@ async fn a_shutdown_ends_all_waiting_calls() {
 }
 
 fn only_the_first_request() -> impl Stream<Item = raw::StreamingPullRequest> {
-    let opening = raw::StreamingPullRequest {
+    let first = raw::StreamingPullRequest {
         subscription: SUBSCRIPTION.to_owned(),
         stream_ack_deadline_seconds: 10,
         ..raw::StreamingPullRequest::default()
     };
-    stream::iter([opening]).chain(stream::pending())
+    stream::iter([first]).chain(stream::pending())
 }

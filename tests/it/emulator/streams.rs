@@ -77,7 +77,7 @@ async fn a_stream_has_no_more_leases_than_its_flow_control_allows() {
     let (second, _second_handler) = next(&mut stream).await;
     assert_eq!([&*first, &*second], ["a", "b"]);
     let rest = world.pull_now().await;
-    assert_eq!(texts(&rest), ["c", "d"], "the rest is for others");
+    assert_eq!(texts(&rest), ["c", "d"], "the others are available to other clients");
 
     world.extend(&rest, 0).await;
     first_handler.ack();

@@ -20,7 +20,7 @@ use twined::pubsub::emulator::{Emulator, EmulatorOptions};
 pub const TOPIC: &str = "projects/test/topics/letters";
 pub const SUBSCRIPTION: &str = "projects/test/subscriptions/reader";
 
-/// Longer than anything here takes but a lease of ten seconds.
+/// Longer than any step takes, and shorter than a lease, which is ten seconds.
 pub const SOON: Duration = Duration::from_secs(5);
 
 /// A running emulator with the topic [`TOPIC`].
@@ -74,7 +74,7 @@ impl World {
 
     // The generated client.
 
-    /// Makes [`SUBSCRIPTION`] without any settings.
+    /// Creates [`SUBSCRIPTION`] with default settings.
     pub async fn subscribe(&mut self) {
         self.subscribe_with(subscription()).await;
     }
@@ -101,17 +101,17 @@ impl World {
         Ok(response.into_inner().message_ids)
     }
 
-    /// Pulls what there is by now.
+    /// Pulls the messages that are available now.
     pub async fn pull_now(&mut self) -> Vec<raw::ReceivedMessage> {
         let mut request = pull_request();
-        #[expect(deprecated, reason = "how else to ask for what there is")]
+        #[expect(deprecated, reason = "no other request returns at once")]
         {
             request.return_immediately = true;
         }
         self.subscriber.pull(request).await.unwrap().into_inner().received_messages
     }
 
-    /// Pulls as soon as there is something.
+    /// Pulls, and waits for a message.
     pub async fn pull(&mut self) -> Vec<raw::ReceivedMessage> {
         let response = self.subscriber.pull(pull_request()).await.unwrap();
         response.into_inner().received_messages
@@ -135,7 +135,7 @@ impl World {
     }
 }
 
-/// What asks for [`SUBSCRIPTION`].
+/// [`SUBSCRIPTION`] with default settings.
 pub fn subscription() -> raw::Subscription {
     raw::Subscription {
         name: SUBSCRIPTION.to_owned(),
@@ -144,7 +144,7 @@ pub fn subscription() -> raw::Subscription {
     }
 }
 
-/// Asks for messages of one key in order.
+/// [`SUBSCRIPTION`] with message ordering.
 pub fn ordered() -> raw::Subscription {
     raw::Subscription { enable_message_ordering: true, ..subscription() }
 }
@@ -186,5 +186,5 @@ pub async fn next(stream: &mut MessageStream) -> (String, Handler) {
 
 pub async fn next_message(stream: &mut MessageStream) -> (Message, Handler) {
     let next = tokio::time::timeout(SOON, stream.next()).await;
-    next.expect("a message comes soon").expect("the stream goes on").unwrap()
+    next.expect("a message comes soon").expect("the stream is open").unwrap()
 }
