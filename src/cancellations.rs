@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 /// A queue of cancellations. One reader takes from it.
 #[derive(Debug, Default)]
-pub struct Cancellations {
+pub struct CancellationQueue {
     queue: Mutex<VecDeque<Cancellation>>,
     pushed: Notify,
 }
@@ -25,9 +25,9 @@ pub(crate) struct Cancellation {
     pub(crate) sender: String,
 }
 
-// === impl Cancellations ===
+// === impl CancellationQueue ===
 
-impl Cancellations {
+impl CancellationQueue {
     pub(crate) fn push(&self, cancellation: Cancellation) {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(cancellation);
         self.pushed.notify_one();

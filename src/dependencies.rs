@@ -1,6 +1,6 @@
 //! What a root gives to the pipeline and the monitor.
 
-use crate::cancellations::Cancellations;
+use crate::cancellations::CancellationQueue;
 use crate::pubsub::Publisher;
 use crate::routing::Router;
 use crate::runner::{Coordinator, Runner};
@@ -24,10 +24,10 @@ pub struct Dependencies {
     /// Finds out who answers a question.
     pub router: Arc<Router>,
     /// The cancellations that this replica has put on record.
-    pub cancellations: Arc<Cancellations>,
+    pub cancellations: Arc<CancellationQueue>,
     /// Publishes to the network's topic.
     pub publisher: Publisher,
     /// How long to wait for the answer of a run that ended without an error. Pub/Sub keeps the
     /// order of events only within one region, so an answer may arrive behind a fence.
-    pub late_answers: Duration,
+    pub late_answer_timeout: Duration,
 }

@@ -109,7 +109,7 @@ pub(crate) async fn start(
         runner,
         registry,
         // One emulator keeps the order of all events.
-        late_answers: Duration::ZERO,
+        late_answer_timeout: Duration::ZERO,
         // No lease elsewhere can expire meanwhile, so the store may take as long as it needs.
         shutdown: Shutdown { interrupt_runs, release_timeout: Duration::MAX },
         data: Some(data),

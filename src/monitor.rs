@@ -20,8 +20,8 @@ mod publish;
 mod sweep;
 use crate::dependencies::Dependencies;
 use crate::event::{RunId, Timestamp};
-use crate::monitor::cancel::Reconciler;
-use crate::monitor::live_runs::{Due, LiveRuns};
+use crate::monitor::cancel::CancellationReconciler;
+use crate::monitor::live_runs::{DueNotification, LiveRuns};
 use crate::monitor::metrics::Metrics;
 use crate::runner::{RunEnd, RunPhase, RunState};
 use futures_util::StreamExt;
@@ -68,25 +68,25 @@ struct Clock {
 }
 
 /// The state of one monitor's loop.
-struct Watch {
+struct MonitorLoop {
     monitor: Arc<Monitor>,
     live: LiveRuns,
-    reconciler: Reconciler,
+    reconciler: CancellationReconciler,
     publishing: JoinSet<()>,
     ends: JoinSet<()>,
-    ending: HashMap<RunId, Ending>,
-    /// The run of each task in [`Watch::ends`].
+    ending: HashMap<RunId, EndTask>,
+    /// The run of each task in [`MonitorLoop::ends`].
     run_of_end: HashMap<Id, RunId>,
     sweep: JoinSet<()>,
     next_sweep: Instant,
 }
 
 /// A run whose end is being handled.
-struct Ending {
+struct EndTask {
     attempt: u32,
     task: AbortHandle,
     /// Cancelled when nothing more needs to be done.
-    over: CancellationToken,
+    superseded: CancellationToken,
 }
 
 /// Counts an end for as long as it is being handled.
@@ -114,7 +114,7 @@ impl Monitor {
         let mut cancelled = cancel::cancelled_questions(Arc::clone(&self.dependencies.view));
         let cancellations = Arc::clone(&self.dependencies.cancellations);
         let mut states = self.dependencies.runner.states();
-        let mut watch = Watch::new(Arc::clone(&self));
+        let mut watch = MonitorLoop::new(Arc::clone(&self));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -145,12 +145,12 @@ impl Monitor {
     }
 }
 
-// === impl Watch ===
+// === impl MonitorLoop ===
 
-impl Watch {
+impl MonitorLoop {
     fn new(monitor: Arc<Monitor>) -> Self {
         Self {
-            reconciler: Reconciler::new(Arc::clone(&monitor)),
+            reconciler: CancellationReconciler::new(Arc::clone(&monitor)),
             monitor,
             live: LiveRuns::default(),
             publishing: JoinSet::new(),
@@ -195,22 +195,23 @@ impl Watch {
             return;
         }
         self.drop_end(run);
-        let over = CancellationToken::new();
+        let superseded = CancellationToken::new();
         let span =
             info_span!("end", question = %run.question, attempt, reason = end.cause.reason.label());
         let monitor = Arc::clone(&self.monitor);
-        let task = self.ends.spawn(monitor.handle_end(state, end, over.clone()).instrument(span));
+        let task =
+            self.ends.spawn(monitor.handle_end(state, end, superseded.clone()).instrument(span));
         self.run_of_end.insert(task.id(), run);
-        self.ending.insert(run, Ending { attempt, task, over });
+        self.ending.insert(run, EndTask { attempt, task, superseded });
     }
 
     fn drop_end(&mut self, run: RunId) {
         if let Some(ending) = self.ending.remove(&run) {
-            ending.over.cancel();
+            ending.superseded.cancel();
         }
     }
 
-    /// Forgets an end whose task is over. If the task panicked, only this run is affected.
+    /// Forgets an end whose task is superseded. If the task panicked, only this run is affected.
     fn forget_end(&mut self, ended: Result<(Id, ()), JoinError>) {
         let task = match &ended {
             Ok((task, ())) => *task,
@@ -232,13 +233,13 @@ impl Watch {
             for due in self.live.due(self.monitor.clock.now(), limit) {
                 let monitor = Arc::clone(&self.monitor);
                 match due {
-                    Due::Heartbeat(heartbeat) => {
+                    DueNotification::Heartbeat(heartbeat) => {
                         self.publishing.spawn(monitor.publish_heartbeat(heartbeat))
                     }
-                    Due::LogRecord(record) => {
+                    DueNotification::LogRecord(record) => {
                         self.publishing.spawn(monitor.publish_log_record(record))
                     }
-                    Due::Eviction(eviction) => {
+                    DueNotification::Eviction(eviction) => {
                         self.publishing.spawn(monitor.handle_eviction(eviction))
                     }
                 };
@@ -283,9 +284,9 @@ impl Clock {
     }
 
     fn now(&self) -> Timestamp {
-        let (wall, at) = self.start;
+        let (host_time, at) = self.start;
         // An `i64` holds 290,000 years in microseconds.
-        Timestamp(wall.0.saturating_add(at.elapsed().as_micros() as i64))
+        Timestamp(host_time.0.saturating_add(at.elapsed().as_micros() as i64))
     }
 }
 

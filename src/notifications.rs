@@ -89,7 +89,7 @@ pub(crate) enum LogLevel {
 
 /// The subject of a notification: one attempt of a run.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Attempt<'a> {
+pub(crate) struct RunAttempt<'a> {
     /// The run.
     pub(crate) run: RunId,
     /// The number of the runner's attempt, from 0.
@@ -111,11 +111,11 @@ pub(crate) fn refusal(
         exception_message: message,
         exception_traceback: Vec::new(),
     };
-    Attempt { run, number: 0, question }.notification("refused", at, &body)
+    RunAttempt { run, number: 0, question }.notification("refused", at, &body)
 }
 
 /// The end of a lost run. The reason and the text are the same whichever replica finds it.
-pub(crate) fn end_of_lost_run(cancelled: bool, at: Timestamp) -> RunEnd {
+pub(crate) fn lost_run_end(cancelled: bool, at: Timestamp) -> RunEnd {
     let (reason, message) = if cancelled {
         (EndReason::Cancelled, "The question was cancelled.")
     } else {
@@ -129,9 +129,9 @@ pub(crate) fn end_of_lost_run(cancelled: bool, at: Timestamp) -> RunEnd {
     RunEnd { at, started: None, cause: Cause::new(reason, message), tail: Vec::new() }
 }
 
-// === impl Attempt ===
+// === impl RunAttempt ===
 
-impl<'a> Attempt<'a> {
+impl<'a> RunAttempt<'a> {
     /// The attempt that this is a state of.
     pub(crate) fn from_state(state: &'a RunState) -> Self {
         Self { run: state.run, number: state.attempt, question: &state.attributes }
@@ -323,8 +323,8 @@ mod tests {
         }
     }
 
-    fn first_attempt(question: &QuestionAttributes) -> Attempt<'_> {
-        Attempt { run: RUN, number: 0, question }
+    fn first_attempt(question: &QuestionAttributes) -> RunAttempt<'_> {
+        RunAttempt { run: RUN, number: 0, question }
     }
 
     #[test]
@@ -340,7 +340,7 @@ mod tests {
     fn the_uuid_of_an_occasion_never_changes() {
         let question = question();
         let first = first_attempt(&question);
-        let second = Attempt { number: 1, ..first };
+        let second = RunAttempt { number: 1, ..first };
         let uuid = |notification: Option<Notification>| notification.unwrap().uuid.to_string();
 
         assert_eq!(uuid(first.exception(&end())), "66f435bd-8922-5918-b236-08e0d434c5e0");
@@ -355,8 +355,8 @@ mod tests {
     fn the_uuid_depends_on_the_occasion_the_retry_and_the_attempt() {
         let question = question();
         let first = first_attempt(&question);
-        let retry = Attempt { run: RunId { retry: 1, ..RUN }, ..first };
-        let second = Attempt { number: 1, ..first };
+        let retry = RunAttempt { run: RunId { retry: 1, ..RUN }, ..first };
+        let second = RunAttempt { number: 1, ..first };
         let mut uuids: Vec<_> = [
             first.exception(&end()),
             retry.exception(&end()),

@@ -25,7 +25,7 @@ const ABSENCE_REMEMBERED: Duration = Duration::from_secs(2);
 pub struct Router {
     registry: Arc<dyn ServiceRegistry>,
     admin: Admin,
-    subscriptions_first: bool,
+    external_services_win: bool,
     absent: AbsentSubscriptions,
 }
 
@@ -67,14 +67,14 @@ struct Lookup {
 // === impl Router ===
 
 impl Router {
-    /// A router that knows the revisions of `registry`. `subscriptions_first` makes an external
+    /// A router that knows the revisions of `registry`. `external_services_win` makes an external
     /// service win over a service of ours that has the same name.
     pub fn new(
         registry: Arc<dyn ServiceRegistry>,
         admin: Admin,
-        subscriptions_first: bool,
+        external_services_win: bool,
     ) -> Self {
-        Self { registry, admin, subscriptions_first, absent: AbsentSubscriptions::default() }
+        Self { registry, admin, external_services_win, absent: AbsentSubscriptions::default() }
     }
 
     /// Who answers a question to this revision.
@@ -108,7 +108,7 @@ impl Router {
 
     /// Whether an external service wins over the service of ours that has the same name.
     async fn is_external(&self, subscription: &str) -> Result<bool, RoutingError> {
-        if !self.subscriptions_first {
+        if !self.external_services_win {
             return Ok(false);
         }
         let look_up = || self.admin.has_subscription(subscription);

@@ -85,7 +85,7 @@ pub(crate) async fn start(
         stores,
         runner,
         registry,
-        late_answers: LATE_ANSWERS,
+        late_answer_timeout: LATE_ANSWERS,
         // Runs continue without the daemon.
         shutdown: Shutdown { interrupt_runs: false, release_timeout: RELEASE_TIMEOUT },
         data: None,

@@ -30,7 +30,7 @@ const LONGEST_PUBSUB_NAME: usize = 255;
 
 /// Variables of networks today that this version does not use, and what it does instead.
 const NOT_YET: [(&str, &str); 2] = [
-    ("BIGQUERY_EVENTS_TABLE", "events are kept where `--store` says"),
+    ("BIGQUERY_EVENTS_TABLE", "events are stored in `--store`"),
     (
         "ARTIFACT_REGISTRY_REPOSITORY_ID",
         "every revision that `--settings` allows is taken to exist",

@@ -60,7 +60,7 @@ pub(crate) struct DaemonParts {
     /// The revisions that exist.
     pub(crate) registry: Arc<dyn ServiceRegistry>,
     /// How late an answer may be after the end of a run that ended without an error.
-    pub(crate) late_answers: Duration,
+    pub(crate) late_answer_timeout: Duration,
     /// What it does when it is stopped.
     pub(crate) shutdown: Shutdown,
     /// The data folder, where the daemon holds it.
@@ -135,7 +135,7 @@ impl DaemonBuilder {
             router: Arc::new(router),
             cancellations: Arc::default(),
             publisher: Publisher::new(connection, topic),
-            late_answers: parts.late_answers,
+            late_answer_timeout: parts.late_answer_timeout,
         };
         let monitor = Monitor::new(dependencies.clone(), stop.clone());
         let pipeline = Pipeline::new(dependencies, flow, stop.clone());

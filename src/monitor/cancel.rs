@@ -50,19 +50,19 @@ const READ_INTERVALS: (Duration, Duration) = (Duration::from_millis(50), Duratio
 const CONCURRENT: usize = 128;
 
 /// Compares live runs with cancellations.
-pub(super) struct Reconciler {
+pub(super) struct CancellationReconciler {
     monitor: Arc<Monitor>,
     recent: RecentCancellations,
-    queue: VecDeque<(RunId, Verdict)>,
+    queue: VecDeque<(RunId, CancelDecision)>,
     tasks: JoinSet<()>,
 }
 
 /// Whether a run is to be ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum CancelDecision {
     Cancelled,
     /// It is, if the view has an accepted cancellation.
-    AskView,
+    CheckView,
 }
 
 /// The senders of recent cancellations, by question.
@@ -73,9 +73,9 @@ struct RecentCancellations {
     ages: VecDeque<(Instant, Uuid)>,
 }
 
-// === impl Reconciler ===
+// === impl CancellationReconciler ===
 
-impl Reconciler {
+impl CancellationReconciler {
     pub(super) fn new(monitor: Arc<Monitor>) -> Self {
         let recent = RecentCancellations::default();
         Self { monitor, recent, queue: VecDeque::new(), tasks: JoinSet::new() }
@@ -84,8 +84,8 @@ impl Reconciler {
     /// Compares a run, or an attempt of it, that was seen for the first time.
     pub(super) fn run(&mut self, run: RunId, question: &QuestionAttributes) {
         match self.recent.senders(run.question).any(|sender| may_cancel(sender, question)) {
-            true => self.queue.push_front((run, Verdict::Cancelled)),
-            false => self.queue.push_back((run, Verdict::AskView)),
+            true => self.queue.push_front((run, CancelDecision::Cancelled)),
+            false => self.queue.push_back((run, CancelDecision::CheckView)),
         }
         self.start();
     }
@@ -93,7 +93,7 @@ impl Reconciler {
     /// Compares cancelled questions of the view.
     pub(super) fn cancelled_questions(&mut self, questions: Vec<Uuid>, live: &LiveRuns) {
         for question in questions {
-            let runs = live.runs_of(question).map(|(run, _)| (run, Verdict::AskView));
+            let runs = live.runs_of(question).map(|(run, _)| (run, CancelDecision::CheckView));
             self.queue.extend(runs);
         }
         self.start();
@@ -104,7 +104,7 @@ impl Reconciler {
         let Cancellation { question, sender } = cancellation;
         for (run, attributes) in live.runs_of(question) {
             if may_cancel(&sender, attributes) {
-                self.queue.push_front((run, Verdict::Cancelled));
+                self.queue.push_front((run, CancelDecision::Cancelled));
             } else {
                 warn!(%question, sender, "cancellation ignored: its sender did not ask the question");
             }
@@ -132,7 +132,7 @@ impl Reconciler {
             let Some((run, verdict)) = self.queue.pop_front() else { return };
             let monitor = Arc::clone(&self.monitor);
             self.tasks.spawn(async move {
-                if verdict == Verdict::Cancelled || monitor.is_cancelled(run).await {
+                if verdict == CancelDecision::Cancelled || monitor.is_cancelled(run).await {
                     monitor.end_cancelled(run).await;
                 }
             });

@@ -31,7 +31,7 @@ use crate::chain::Chain;
 use crate::event::RunId;
 use crate::monitor::publish::{BACKOFF, GRACE};
 use crate::monitor::{EndInProgress, Monitor};
-use crate::notifications::{Attempt, GIVE_UP_AFTER, HEARTBEAT_INTERVAL, LogLevel, Notification};
+use crate::notifications::{GIVE_UP_AFTER, HEARTBEAT_INTERVAL, LogLevel, Notification, RunAttempt};
 use crate::runner::{Claim, EndReason, Relaunch, RunEnd, RunState, Settlement};
 use crate::store::RunRecord;
 use std::convert::Infallible;
@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
-/// After how long another replica's claim can be taken over.
+/// After how long another replica's claim can be taken superseded.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The age at which our own claim is renewed before we publish. This plus the time that a
@@ -54,75 +54,77 @@ const CLAIM_RENEWAL: Duration = Duration::from_secs(20);
 const FOLLOWER_DELAY: Duration = Duration::from_secs(5);
 
 /// What the end of a run requires.
-enum Verdict {
+enum EndDuty {
     /// Nothing: a terminal event is on record.
     Terminal(RunRecord),
     /// An exception, which this replica must publish.
-    Silent(Report),
+    Silent(ClaimedReport),
     /// Nothing: the question does not name its parent.
     NoParent,
 }
 
 /// An exception that this replica has claimed to publish.
-struct Report {
+struct ClaimedReport {
     record: RunRecord,
     exception: Notification,
     claimed_at: Instant,
 }
 
 /// A terminal event came on record first.
-struct Terminal(RunRecord);
+struct TerminalEventFirst(RunRecord);
 
 impl Monitor {
     /// Handles the end of a run: makes sure that it has one terminal event or is relaunched, and
-    /// settles it. Stops early when `over` is cancelled.
+    /// settles it. Stops early when `superseded` is cancelled.
     pub(super) async fn handle_end(
         self: Arc<Self>,
         state: RunState,
         end: RunEnd,
-        over: CancellationToken,
+        superseded: CancellationToken,
     ) {
         let _in_progress = EndInProgress::new(&self.ends_in_progress);
-        let judging = over.run_until_cancelled(self.judge(&state, &end));
+        let judging = superseded.run_until_cancelled(self.judge(&state, &end));
         let Some(verdict) = judging.await else { return };
-        // Without `over`: the state of the next attempt cancels it before the parent is notified of
+        // Without `superseded`: the state of the next attempt cancels it before the parent is notified of
         // the relaunch.
-        if let Verdict::Silent(report) = &verdict
+        if let EndDuty::Silent(report) = &verdict
             && self.relaunch(&state, &end, &report.record).await
         {
             return;
         }
         let finish = async {
             let record = match verdict {
-                Verdict::Terminal(record) => record,
-                Verdict::Silent(report) => self.publish_exception(&state, &end, report).await,
-                Verdict::NoParent => RunRecord::default(),
+                EndDuty::Terminal(record) => record,
+                EndDuty::Silent(report) => self.publish_exception(&state, &end, report).await,
+                EndDuty::NoParent => RunRecord::default(),
             };
             self.wait_to_settle().await;
             record
         };
-        let Some(record) = over.run_until_cancelled(finish).await else { return };
-        // Without `over`: the settled state cancels it before the end is counted.
+        let Some(record) = superseded.run_until_cancelled(finish).await else { return };
+        // Without `superseded`: the settled state cancels it before the end is counted.
         self.settle(state.run, &end, &record).await;
     }
 
-    async fn judge(&self, state: &RunState, end: &RunEnd) -> Verdict {
+    async fn judge(&self, state: &RunState, end: &RunEnd) -> EndDuty {
         let run = state.run;
         let terminal = self.wait_for_record(run, |record| record.terminal);
         let grace = match end.cause.reason {
-            EndReason::Exited => GRACE.max(self.dependencies.late_answers),
+            EndReason::Exited => GRACE.max(self.dependencies.late_answer_timeout),
             _ => GRACE,
         };
         if let Ok(record) = tokio::time::timeout(grace, terminal).await {
-            return Verdict::Terminal(record);
+            return EndDuty::Terminal(record);
         }
-        let Some(exception) = Attempt::from_state(state).exception(end) else {
+        let Some(exception) = RunAttempt::from_state(state).exception(end) else {
             error!(question = %run.question, "run ended, but its question does not name its parent");
-            return Verdict::NoParent;
+            return EndDuty::NoParent;
         };
         match self.claim_and_fence(state, end, exception.uuid).await {
-            Ok((record, claimed_at)) => Verdict::Silent(Report { record, exception, claimed_at }),
-            Err(Terminal(record)) => Verdict::Terminal(record),
+            Ok((record, claimed_at)) => {
+                EndDuty::Silent(ClaimedReport { record, exception, claimed_at })
+            }
+            Err(TerminalEventFirst(record)) => EndDuty::Terminal(record),
         }
     }
 
@@ -134,11 +136,11 @@ impl Monitor {
         state: &RunState,
         end: &RunEnd,
         report: Uuid,
-    ) -> Result<(RunRecord, Instant), Terminal> {
+    ) -> Result<(RunRecord, Instant), TerminalEventFirst> {
         let run = state.run;
         loop {
             let mut claimed_at = self.claim(run, report).await?;
-            let fence = Attempt::from_state(state).fence(end, Uuid::new_v4());
+            let fence = RunAttempt::from_state(state).fence(end, Uuid::new_v4());
             let mut fenced = pin!(async {
                 match fence {
                     Some(fence) => self.fence(run, fence).await,
@@ -149,7 +151,7 @@ impl Monitor {
             // Events may be far behind: the claim is renewed meanwhile.
             loop {
                 match tokio::time::timeout(CLAIM_RENEWAL, &mut fenced).await {
-                    Ok(record) if record.terminal => return Err(Terminal(record)),
+                    Ok(record) if record.terminal => return Err(TerminalEventFirst(record)),
                     Ok(record) => return Ok((record, claimed_at)),
                     Err(_) if self.renew_claim(run, report, &mut claimed_at).await? => {}
                     Err(_) => break,
@@ -165,14 +167,14 @@ impl Monitor {
         run: RunId,
         report: Uuid,
         claimed_at: &mut Instant,
-    ) -> Result<bool, Terminal> {
+    ) -> Result<bool, TerminalEventFirst> {
         let before = std::mem::replace(claimed_at, self.claim(run, report).await?);
         Ok(before.elapsed() < CLAIM_TIMEOUT)
     }
 
     /// Tries to claim the report until it is ours, or a terminal event is on record. Returns the
     /// time just before the claim.
-    async fn claim(&self, run: RunId, report: Uuid) -> Result<Instant, Terminal> {
+    async fn claim(&self, run: RunId, report: Uuid) -> Result<Instant, TerminalEventFirst> {
         let mut backoff = BACKOFF;
         loop {
             let before = Instant::now();
@@ -186,7 +188,7 @@ impl Monitor {
             };
             let terminal = self.wait_for_record(run, |record| record.terminal);
             if let Ok(record) = tokio::time::timeout(wait, terminal).await {
-                return Err(Terminal(record));
+                return Err(TerminalEventFirst(record));
             }
         }
     }
@@ -203,7 +205,7 @@ impl Monitor {
         };
         let Some(Relaunch { attempt: number, message }) = relaunched else { return false };
         info!(run = %state.run, attempt = number, "run relaunched");
-        let (attempt, now) = (Attempt::from_state(state), self.clock.now());
+        let (attempt, now) = (RunAttempt::from_state(state), self.clock.now());
         if let Some(heartbeat) = attempt.relaunch_heartbeat(now)
             && self.publish_once(heartbeat).await
         {
@@ -235,7 +237,7 @@ impl Monitor {
 
     /// Publishes heartbeats while a relaunch is under way.
     async fn publish_retry_heartbeats(&self, state: &RunState, end: &RunEnd) -> Infallible {
-        let next = Attempt { number: state.attempt + 1, ..Attempt::from_state(state) };
+        let next = RunAttempt { number: state.attempt + 1, ..RunAttempt::from_state(state) };
         loop {
             tokio::time::sleep(Duration::from_secs(HEARTBEAT_INTERVAL as u64)).await;
             let now = self.clock.now();
@@ -250,8 +252,13 @@ impl Monitor {
     }
 
     /// Publishes the exception, and waits until a terminal event is on record.
-    async fn publish_exception(&self, state: &RunState, end: &RunEnd, report: Report) -> RunRecord {
-        let Report { exception, mut claimed_at, .. } = report;
+    async fn publish_exception(
+        &self,
+        state: &RunState,
+        end: &RunEnd,
+        report: ClaimedReport,
+    ) -> RunRecord {
+        let ClaimedReport { exception, mut claimed_at, .. } = report;
         let run = state.run;
         let mut backoff = BACKOFF;
         loop {
@@ -263,7 +270,7 @@ impl Monitor {
                 };
                 match renewed {
                     Ok((record, at)) if !record.terminal => claimed_at = at,
-                    Ok((record, _)) | Err(Terminal(record)) => return record,
+                    Ok((record, _)) | Err(TerminalEventFirst(record)) => return record,
                 }
             }
             match self.dependencies.publisher.publish(exception.message.clone()).await {

@@ -6,7 +6,7 @@
 
 use crate::event::{RunId, Timestamp};
 use crate::notifications::{
-    Attempt, HEARTBEAT_INTERVAL, LogLevel, Notification, QuestionAttributes,
+    HEARTBEAT_INTERVAL, LogLevel, Notification, QuestionAttributes, RunAttempt,
 };
 use crate::runner::{RunPhase, RunState};
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ pub(super) struct LiveRuns {
 
 /// A notification that is due.
 #[derive(Debug)]
-pub(super) enum Due {
+pub(super) enum DueNotification {
     /// The run waits, or has started after a wait.
     Heartbeat(Notification),
     /// What the run waits for.
@@ -55,7 +55,7 @@ pub(super) struct Eviction {
 
 /// What a state changed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Observed {
+pub(super) struct StateChange {
     /// Whether the run, or this attempt of it, was seen for the first time.
     pub(super) is_new: bool,
     pub(super) durations: StageDurations,
@@ -90,7 +90,7 @@ struct LiveRun {
     /// What it waits for. Empty where the runner gives no reason.
     why: String,
     evictions: u32,
-    notified: Notified,
+    notified: PublishedSoFar,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,7 +103,7 @@ enum Stage {
 
 /// What this replica has published for a run.
 #[derive(Debug, Default)]
-struct Notified {
+struct PublishedSoFar {
     /// The last heartbeat: the number of its interval since the launch.
     slot: i64,
     running: bool,
@@ -115,15 +115,15 @@ struct Notified {
 
 impl LiveRuns {
     /// Updates a live run from its state.
-    pub(super) fn observe(&mut self, state: &RunState, now: Timestamp) -> Observed {
+    pub(super) fn observe(&mut self, state: &RunState, now: Timestamp) -> StateChange {
         let Some((launched, stage, why)) = stage_of(&state.phase) else {
-            return Observed { is_new: false, durations: StageDurations::default() };
+            return StateChange { is_new: false, durations: StageDurations::default() };
         };
         let known = self.runs.get_mut(&state.run).filter(|run| run.attempt == state.attempt);
         if let Some(run) = known {
             run.evictions = state.evictions;
             run.why.replace_range(.., why);
-            return Observed { is_new: false, durations: run.advance(stage, now) };
+            return StateChange { is_new: false, durations: run.advance(stage, now) };
         }
         let run = LiveRun {
             attempt: state.attempt,
@@ -132,7 +132,7 @@ impl LiveRuns {
             stage,
             why: why.to_owned(),
             evictions: state.evictions,
-            notified: Notified::default(),
+            notified: PublishedSoFar::default(),
         };
         self.runs.insert(state.run, run);
         let durations = match state.phase {
@@ -142,7 +142,7 @@ impl LiveRuns {
             }
             _ => StageDurations::default(),
         };
-        Observed { is_new: true, durations }
+        StateChange { is_new: true, durations }
     }
 
     /// Removes a run that is no longer live.
@@ -160,7 +160,7 @@ impl LiveRuns {
     }
 
     /// What is due now, about `limit` notifications at most. The rest is returned by the next call.
-    pub(super) fn due(&mut self, now: Timestamp, limit: usize) -> Vec<Due> {
+    pub(super) fn due(&mut self, now: Timestamp, limit: usize) -> Vec<DueNotification> {
         let mut due = Vec::new();
         for (run, live) in &mut self.runs {
             if due.len() >= limit {
@@ -226,14 +226,14 @@ impl LiveRun {
         }
     }
 
-    fn due(&mut self, run: RunId, now: Timestamp, due: &mut Vec<Due>) {
+    fn due(&mut self, run: RunId, now: Timestamp, due: &mut Vec<DueNotification>) {
         let (number, times) = (self.attempt, self.evictions);
         let question = Arc::clone(&self.question);
-        let attempt = Attempt { run, number, question: &question };
+        let attempt = RunAttempt { run, number, question: &question };
         if times > self.notified.evictions {
             self.notified.evictions = times;
             let question = Arc::clone(&question);
-            due.push(Due::Eviction(Eviction { run, attempt: number, question, times }));
+            due.push(DueNotification::Eviction(Eviction { run, attempt: number, question, times }));
         }
         match self.stage {
             Stage::Queued | Stage::Starting(_) => {
@@ -241,23 +241,23 @@ impl LiveRun {
                 if slot > self.notified.slot {
                     self.notified.slot = slot;
                     let heartbeat = attempt.waiting_heartbeat(self.launched, slot);
-                    due.extend(heartbeat.map(Due::Heartbeat));
+                    due.extend(heartbeat.map(DueNotification::Heartbeat));
                 }
-                due.extend(self.log_record(&attempt, now).map(Due::LogRecord));
+                due.extend(self.log_record(&attempt, now).map(DueNotification::LogRecord));
             }
             Stage::Running(since) if !self.notified.running => {
                 self.notified.running = true;
                 let waited = since.seconds_since(self.launched) >= SHORT_WAIT;
                 // A run that started longer ago has published heartbeats of its own.
                 if waited && now.seconds_since(since) < HEARTBEAT_INTERVAL as f64 {
-                    due.extend(attempt.running_heartbeat(since).map(Due::Heartbeat));
+                    due.extend(attempt.running_heartbeat(since).map(DueNotification::Heartbeat));
                 }
             }
             Stage::Running(_) => {}
         }
     }
 
-    fn log_record(&mut self, attempt: &Attempt<'_>, now: Timestamp) -> Option<Notification> {
+    fn log_record(&mut self, attempt: &RunAttempt<'_>, now: Timestamp) -> Option<Notification> {
         if self.why.is_empty() {
             return None;
         }
@@ -326,10 +326,10 @@ mod tests {
     /// The kinds of the events that are due.
     fn due(live: &mut LiveRuns, seconds: i64) -> Vec<&'static str> {
         let due = live.due(at(seconds), 100).into_iter().filter_map(|due| match due {
-            Due::Heartbeat(notification) | Due::LogRecord(notification) => {
+            DueNotification::Heartbeat(notification) | DueNotification::LogRecord(notification) => {
                 Some(notification.message)
             }
-            Due::Eviction(_) => None,
+            DueNotification::Eviction(_) => None,
         });
         due.map(|message| match decode(&message.data, &message.attributes).unwrap().kind {
             Kind::Heartbeat => "heartbeat",
@@ -394,7 +394,7 @@ mod tests {
         live.observe(&running(1), at(1));
         let evictions = |live: &mut LiveRuns| {
             let due = live.due(at(2), 100);
-            due.iter().filter(|due| matches!(due, Due::Eviction(_))).count()
+            due.iter().filter(|due| matches!(due, DueNotification::Eviction(_))).count()
         };
         assert_eq!(evictions(&mut live), 0);
 

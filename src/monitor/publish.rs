@@ -4,7 +4,7 @@ use crate::chain::Chain;
 use crate::event::RunId;
 use crate::monitor::Monitor;
 use crate::monitor::live_runs::Eviction;
-use crate::notifications::{Attempt, LogLevel, Notification};
+use crate::notifications::{LogLevel, Notification, RunAttempt};
 use crate::retry::{Backoff, retry};
 use crate::runner::RunnerError;
 use crate::store::RunRecord;
@@ -63,7 +63,7 @@ impl Monitor {
     /// run is ended, because it need not run again. Otherwise its parent is notified.
     pub(super) async fn handle_eviction(self: Arc<Self>, eviction: Eviction) {
         let Eviction { run, attempt: number, question, times } = eviction;
-        let attempt = Attempt { run, number, question: &question };
+        let attempt = RunAttempt { run, number, question: &question };
         let now = self.clock.now();
         let Some(fence) = attempt.eviction_heartbeat(now, times) else { return };
         let terminal = self.wait_for_record(run, |record| record.terminal);

@@ -7,7 +7,7 @@
 use crate::chain::Chain;
 use crate::event::{RunId, Timestamp};
 use crate::monitor::Monitor;
-use crate::notifications::{self, Attempt};
+use crate::notifications::{self, RunAttempt};
 use crate::routing::RoutingError;
 use crate::runner::{Claim, RunnerError};
 use crate::store::{ReadError, RunRecord, TimeRange, UnansweredQuery, UnansweredQuestion};
@@ -32,7 +32,7 @@ const CONCURRENT: usize = 16;
 /// Why a question could not be checked. The next sweep tries again.
 #[derive(Debug, thiserror::Error)]
 enum SweepError {
-    #[error("failed to find out who answers the question")]
+    #[error("failed to route the question")]
     Routing(#[source] RoutingError),
     #[error("runner call failed")]
     Runner(#[source] RunnerError),
@@ -55,7 +55,7 @@ impl Monitor {
         loop {
             let page = match self.dependencies.history.unanswered(&query).await {
                 Ok(page) => page,
-                Err(error) => return warn!(error = %Chain(&error), "failed to sweep"),
+                Err(error) => return warn!(error = %Chain(&error), "sweep for lost runs failed"),
             };
             let Some(last) = page.last() else { return };
             query.after = Some(last.cursor);
@@ -63,7 +63,7 @@ impl Monitor {
                 .for_each_concurrent(CONCURRENT, async |question| {
                     if let Err(error) = self.judge_unanswered(&question).await {
                         let question = question.run.question;
-                        warn!(%question, error = %Chain(&error), "failed to judge a question");
+                        warn!(%question, error = %Chain(&error), "failed to check an unanswered question");
                     }
                 })
                 .await;
@@ -78,13 +78,13 @@ impl Monitor {
             return Ok(());
         }
         let now = self.clock.now();
-        let attempt = Attempt { run, number: 0, question: &question.attributes };
+        let attempt = RunAttempt { run, number: 0, question: &question.attributes };
         let Some(fence) = attempt.sweep_fence(now) else { return Ok(()) };
         let record = self.fence(run, fence).await;
         if record.terminal || !self.is_lost(run).await? {
             return Ok(());
         }
-        let end = notifications::end_of_lost_run(question.cancelled || record.cancelled, now);
+        let end = notifications::lost_run_end(question.cancelled || record.cancelled, now);
         let Some(exception) = attempt.exception(&end) else { return Ok(()) };
         let claim = self.dependencies.coordinator.claim_report(run, exception.uuid).await;
         if claim.map_err(SweepError::Runner)? == Claim::Theirs {

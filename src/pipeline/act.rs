@@ -7,7 +7,7 @@
 use crate::cancellations::Cancellation;
 use crate::chain::Chain;
 use crate::event::{Event, Inputs, RunId, Timestamp};
-use crate::notifications::{self, Attempt, GIVE_UP_AFTER, HEARTBEAT_INTERVAL, Refusal};
+use crate::notifications::{self, GIVE_UP_AFTER, HEARTBEAT_INTERVAL, Refusal, RunAttempt};
 use crate::pipeline::action::Action;
 use crate::pipeline::disposition::{Disposition, HandleError};
 use crate::pipeline::{BACKOFF, Pipeline};
@@ -182,7 +182,7 @@ impl Pipeline {
         }
         retries.heartbeats = slot;
         let run = question.run;
-        let attempt = Attempt { run, number: 0, question: &question.message.attributes };
+        let attempt = RunAttempt { run, number: 0, question: &question.message.attributes };
         let Some(heartbeat) = attempt.retry_heartbeat(Timestamp::now(), slot) else { return };
         if let Err(error) = self.dependencies.publisher.publish(heartbeat.message).await {
             let question = run.question;

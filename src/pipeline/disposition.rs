@@ -19,7 +19,7 @@ pub(super) enum HandleError {
     #[error("failed to read what is on record of the question")]
     View(#[source] ReadError),
     /// The router could not determine who answers the question.
-    #[error("failed to find out who answers the question")]
+    #[error("failed to route the question")]
     Routing(#[source] RoutingError),
     /// Pub/Sub did not take a notification.
     #[error("failed to publish")]

@@ -137,7 +137,7 @@ pub enum KubernetesStartError {
     /// The API server did not list all Jobs and pods.
     #[error(
         "failed to list the Jobs and pods of namespace `{namespace}` in {seconds} s: `twined doctor` \
-         says what is missing", seconds = START_TIMEOUT.as_secs()
+         shows what is missing", seconds = START_TIMEOUT.as_secs()
     )]
     List {
         /// The namespace.

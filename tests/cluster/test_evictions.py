@@ -223,7 +223,7 @@ def test_a_run_out_of_memory_is_relaunched_with_more_up_to_the_ceiling(network):
     attempts = [network.job(parent.question_uuid, suffix) for suffix in ("", "-a1", "-a2")]
     limits = [limits_of(job)["memory"] for job in attempts]
     assert limits == ["16Mi", "32Mi", "48Mi"]
-    messages = [message for message in parent.logs() if "It runs again, by itself" in message]
+    messages = [message for message in parent.logs() if "It is relaunched automatically" in message]
     assert "attempt 2 of 3, with 32Mi of memory" in messages[0]
     assert "attempt 3 of 3, with 48Mi of memory" in messages[1]
 

@@ -1,4 +1,4 @@
-//! Cancellations that meet their runs in every order, at two replicas whose views and watches are
+//! CancellationQueue that meet their runs in every order, at two replicas whose views and watches are
 //! late.
 //!
 //! Each replica has a pipeline, a monitor and a view of its own, and no way to look at the store for
@@ -495,7 +495,7 @@ impl World {
             router: Arc::new(Router::new(Arc::new(registry), Admin::new(connection), false)),
             cancellations: Arc::default(),
             publisher: Publisher::new(connection, topic),
-            late_answers: Duration::ZERO,
+            late_answer_timeout: Duration::ZERO,
         }
     }
 

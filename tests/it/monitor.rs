@@ -91,11 +91,11 @@ fn monitors_with_late_answers(
     world: &World,
     runner: &Arc<Ended>,
     count: usize,
-    late_answers: Duration,
+    late_answer_timeout: Duration,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for _ in 0..count {
-        let dependencies = Dependencies { late_answers, ..world.dependencies(runner) };
+        let dependencies = Dependencies { late_answer_timeout, ..world.dependencies(runner) };
         let monitor = Monitor::new(dependencies, CancellationToken::new());
         tasks.spawn(monitor.run());
     }

@@ -248,7 +248,7 @@ impl World {
             router: Arc::new(Router::new(Arc::new(registry), admin, true)),
             cancellations: Arc::default(),
             publisher: self.publisher.clone(),
-            late_answers: Duration::ZERO,
+            late_answer_timeout: Duration::ZERO,
         }
     }
 

@@ -202,7 +202,7 @@ impl TestRunner {
     fn change(&self, name: &str, change: Value) {
         self.server.change(name, change);
         let job = self.server.job(name).unwrap();
-        self.runner.state().saw_job(&serde_json::from_value(job).unwrap());
+        self.runner.state().update_job(&serde_json::from_value(job).unwrap());
         self.runner.state().notify_listeners();
     }
 }
@@ -294,7 +294,7 @@ async fn a_claim_is_taken_over_after_30_s_of_our_own_clock() {
     let (ask, report) = (Ask::new(GOOD), Uuid::nil());
     let name = ask.run.to_string();
     test.launch(&ask).await.unwrap();
-    other.state().saw_job(&serde_json::from_value(test.server.job(&name).unwrap()).unwrap());
+    other.state().update_job(&serde_json::from_value(test.server.job(&name).unwrap()).unwrap());
     let claims =
         async |runner: &KubernetesRunner| runner.claim_report(ask.run, report).await.unwrap();
 

@@ -11,7 +11,7 @@ use crate::runner::kubernetes::election::Leadership;
 use crate::runner::kubernetes::job_writer::JobWriter;
 use crate::runner::kubernetes::observed::ObservedJob;
 use crate::runner::kubernetes::settings::{NetworkSettings, RunningLimits};
-use crate::runner::kubernetes::state::{ClusterState, Gated};
+use crate::runner::kubernetes::state::{ClusterState, GatedJobs};
 use futures_util::StreamExt;
 use limits::{Decision, GatedJob, HeldJob, Limits};
 use serde_json::json;
@@ -87,7 +87,7 @@ impl Admission {
             return start.elapsed();
         }
         let decision = limits::decide(&waiting, &running, &limits);
-        self.publish_reasons(&decision);
+        self.record_holding_limits(&decision);
         let duration = start.elapsed();
         futures_util::stream::iter(decision.admitted)
             .for_each_concurrent(MAX_CONCURRENT_ADMISSIONS, |job| self.admit(job))
@@ -105,7 +105,7 @@ impl Admission {
             ..Limits::default()
         };
         self.state.table(|table| {
-            let Gated { waiting, running } = table.gated();
+            let GatedJobs { waiting, running } = table.gated();
             if waiting.is_empty() {
                 return (Vec::new(), Vec::new(), limits);
             }
@@ -142,13 +142,13 @@ impl Admission {
     }
 
     /// Writes to the table which limit holds each of the other Jobs, for the logs of their parents.
-    fn publish_reasons(&self, decision: &Decision<'_>) {
+    fn record_holding_limits(&self, decision: &Decision<'_>) {
         let reasons = decision
             .held
             .iter()
             .map(|HeldJob { job, limit }| (job.job.as_str(), limit.to_string()))
             .collect();
-        self.state.table(|table| table.set_held(&reasons));
+        self.state.table(|table| table.set_holding_limits(&reasons));
     }
 }
 

@@ -39,7 +39,7 @@ impl Canceller {
     }
 
     async fn cancel_job(&self, mut job: Job) -> Result<bool, ApiError> {
-        let mut overtaken = ApiError::Conflict(String::new());
+        let mut last_conflict = ApiError::Conflict(String::new());
         for _ in 0..MAX_TRIES {
             let Some(observed) = ObservedJob::from_job(&job) else { return Ok(false) };
             if observed.end.is_some() {
@@ -52,7 +52,7 @@ impl Canceller {
             match self.jobs.stop(&observed, cause).await {
                 Ok(()) => return Ok(true),
                 Err(ApiError::NotFound(_)) => return Ok(false),
-                Err(error @ ApiError::Conflict(_)) => overtaken = error,
+                Err(error @ ApiError::Conflict(_)) => last_conflict = error,
                 Err(error) => return Err(error),
             }
             match self.api.get_job(&observed.name).await? {
@@ -60,7 +60,7 @@ impl Canceller {
                 Some(_) | None => return Ok(false),
             }
         }
-        Err(overtaken)
+        Err(last_conflict)
     }
 
     /// Stops a run whose terminal event is on record.

@@ -64,12 +64,12 @@ impl ReportClaims {
             let known = table.get(table.latest(run)?)?;
             known.exists.then(|| (known.job.name.clone(), known.job.uid))
         });
-        let Some((name, uid)) = latest else { return Ok(self.claim_of_leader()) };
-        let mut overtaken = ApiError::Conflict(String::new());
+        let Some((name, uid)) = latest else { return Ok(self.leader_claim()) };
+        let mut last_conflict = ApiError::Conflict(String::new());
         for _ in 0..MAX_TRIES {
             let job = match self.api.get_job(&name).await? {
                 Some(job) if observed::uid(&job.metadata) == Some(uid) => job,
-                Some(_) | None => return Ok(self.claim_of_leader()),
+                Some(_) | None => return Ok(self.leader_claim()),
             };
             if self.is_claimed_by_another(uid, &job) {
                 return Ok(Claim::Theirs);
@@ -85,15 +85,15 @@ impl ReportClaims {
                 Ok(()) => return Ok(Claim::Ours),
                 // Another replica claimed it, or the Job controller wrote a last count of pods.
                 // Only the next read shows which. Giving up here could delay the report by 30 s.
-                Err(error @ ApiError::Conflict(_)) => overtaken = error,
-                Err(ApiError::NotFound(_)) => return Ok(self.claim_of_leader()),
+                Err(error @ ApiError::Conflict(_)) => last_conflict = error,
+                Err(ApiError::NotFound(_)) => return Ok(self.leader_claim()),
                 Err(error) => return Err(error),
             }
         }
-        Err(overtaken)
+        Err(last_conflict)
     }
 
-    fn claim_of_leader(&self) -> Claim {
+    fn leader_claim(&self) -> Claim {
         if self.leadership.is_leading() { Claim::Ours } else { Claim::Theirs }
     }
 

@@ -235,12 +235,14 @@ impl Gate {
 /// # Errors
 ///
 /// If they do not; the message names the setting.
-pub fn admit(
+pub fn check_allowed(
     settings: &NetworkSettings,
     recipient: Sruid<'_>,
     depth: u32,
 ) -> Result<(), LaunchRefusal> {
-    settings.admit(recipient).map_err(|denied| LaunchRefusal::denied(denied.to_string()))?;
+    settings
+        .check_allowed(recipient)
+        .map_err(|denied| LaunchRefusal::denied(denied.to_string()))?;
     match settings.depth {
         Some(limit) if depth > limit => Err(LaunchRefusal::denied(format!(
             "the question to `{recipient}` is {depth} questions below the first of its tree, and \

@@ -50,7 +50,7 @@ impl JobWriter {
     }
 
     /// Sets the deadline of a Job that was admitted although it had been stopped.
-    pub(super) async fn enforce_stop(&self, job: &ObservedJob) -> Result<(), ApiError> {
+    pub(super) async fn set_passed_deadline(&self, job: &ObservedJob) -> Result<(), ApiError> {
         self.patch(&job.name, &json!({ "spec": passed_deadline() })).await
     }
 

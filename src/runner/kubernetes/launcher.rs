@@ -79,7 +79,7 @@ impl Launcher {
         let unavailable = |error: ApiError| error.into_runner_error("launch", question);
         let refused = |refusal| refused(question, refusal);
         let depth = self.depth(launch).await.map_err(unavailable)?;
-        job::admit(&self.settings, launch.recipient.as_sruid(), depth).map_err(refused)?;
+        job::check_allowed(&self.settings, launch.recipient.as_sruid(), depth).map_err(refused)?;
         let service = self.settings.service(launch.recipient);
         let request = JobRequest {
             launch: *launch,
@@ -200,7 +200,7 @@ impl Launcher {
         let has_secrets = annotations.is_some_and(|all| all.contains_key(annotation::INPUTS));
         // Such a Job must be deleted. If it is the first, the Secrets of all attempts are deleted
         // with it, and no further attempt can be made.
-        if last.may_yet_run() && has_secrets && state.attempt == 0 {
+        if last.may_still_start() && has_secrets && state.attempt == 0 {
             return Ok(None);
         }
         tokio::time::sleep(attempt.remaining_pause()).await;
@@ -225,7 +225,7 @@ impl Launcher {
             Err(ApiError::Invalid(message)) => {
                 warn!(
                     question = %state.run.question, attempt = number, message,
-                    "further attempt refused by the API server"
+                    "relaunch refused by the API server"
                 );
                 return Ok(None);
             }
@@ -237,7 +237,7 @@ impl Launcher {
         }
         self.replace(&last).await?;
         let message = format!(
-            "{} It runs again, by itself: attempt {} of {}{}.",
+            "{} It is relaunched automatically: attempt {} of {}{}.",
             end.cause.message,
             number + 1,
             policy.times + 1,
@@ -259,7 +259,7 @@ impl Launcher {
     /// then it would keep its position in its queue, and the queue could admit it beside the next
     /// attempt.
     async fn replace(&self, last: &ObservedJob) -> Result<(), ApiError> {
-        if !last.may_yet_run() {
+        if !last.may_still_start() {
             return self.jobs.mark_settled(last).await.map(drop);
         }
         if let Err(error) = self.jobs.delete(last).await {

@@ -81,7 +81,7 @@ impl ObservedJob {
 
     /// Whether it may still start although it was stopped: it was suspended when it was stopped, so
     /// it has no deadline that ends it.
-    pub(super) fn may_yet_run(&self) -> bool {
+    pub(super) fn may_still_start(&self) -> bool {
         self.end.is_none() && self.stopped.is_some() && (self.suspended || !self.has_deadline)
     }
 }

@@ -9,7 +9,7 @@ use crate::runner::kubernetes::failure;
 use crate::runner::kubernetes::job::{self, annotation, label};
 use crate::runner::kubernetes::job_writer::JobWriter;
 use crate::runner::kubernetes::observed::{self, ObservedJob};
-use crate::runner::kubernetes::state::{Action, ClusterState};
+use crate::runner::kubernetes::state::{ClusterState, JobAction};
 use futures_util::StreamExt;
 use k8s_openapi::api::batch::v1::Job;
 use serde_json::json;
@@ -55,17 +55,17 @@ impl Reconciler {
         }
     }
 
-    async fn act(&self, action: Action) {
+    async fn act(&self, action: JobAction) {
         let uid = action.job();
         // A Job that is gone meanwhile needs no action.
         let Some(job) = self.state.existing_job(uid) else { return };
         let done = match action {
-            Action::Stop { cause, .. } => self.stop(&job, cause).await,
-            Action::EnforceStop { .. } => self.jobs.enforce_stop(&job).await,
-            Action::RecordEviction { pod, .. } => self.record_eviction(&job, pod).await,
-            Action::FindJob { .. } => self.find_job(&job).await,
-            Action::FindPods { .. } => self.find_pods(&job).await,
-            Action::ReadEvents { .. } => self.read_events(&job).await,
+            JobAction::Stop { cause, .. } => self.stop(&job, cause).await,
+            JobAction::EnforceStop { .. } => self.jobs.set_passed_deadline(&job).await,
+            JobAction::RecordEviction { pod, .. } => self.record_eviction(&job, pod).await,
+            JobAction::FindJob { .. } => self.find_job(&job).await,
+            JobAction::FindPods { .. } => self.find_pods(&job).await,
+            JobAction::ReadEvents { .. } => self.read_events(&job).await,
         };
         match done {
             Ok(()) => {}
@@ -129,7 +129,7 @@ impl Reconciler {
         if observed::is_settled(job) {
             self.state.job_settled(uid);
         } else if topic == Some(self.api.topic()) && job::identify(job).is_some() {
-            self.state.saw_job(job);
+            self.state.update_job(job);
         } else {
             self.state.job_gone(uid);
         }
@@ -143,7 +143,7 @@ impl Reconciler {
 
     async fn list_pods(&self, job: &ObservedJob) -> Result<(), ApiError> {
         let pods = self.api.pods_of_job(&job.name).await?;
-        pods.iter().for_each(|pod| self.state.saw_pod(pod));
+        pods.iter().for_each(|pod| self.state.update_pod(pod));
         Ok(())
     }
 

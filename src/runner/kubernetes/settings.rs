@@ -235,7 +235,7 @@ impl NetworkSettings {
     /// # Errors
     ///
     /// If it may not: the error names the setting.
-    pub fn admit(&self, revision: Sruid<'_>) -> Result<(), ServiceDenied> {
+    pub fn check_allowed(&self, revision: Sruid<'_>) -> Result<(), ServiceDenied> {
         let service = || revision.to_string();
         if let Some(pattern) = self.deny.iter().find(|pattern| pattern.matches(revision)) {
             return Err(ServiceDenied::Deny { service: service(), pattern: pattern.to_string() });

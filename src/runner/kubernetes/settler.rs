@@ -61,7 +61,7 @@ impl Settler {
         if self.state.existing_job(job.uid).is_none() {
             self.state.job_settled(job.uid);
             Ok(Settlement::Unrecorded)
-        } else if was_cancelled(job) || job.suspended || job.may_yet_run() {
+        } else if was_cancelled(job) || job.suspended || job.may_still_start() {
             self.jobs.delete(job).await
         } else {
             self.jobs.mark_settled(job).await

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::Pod;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-pub(super) use table::{Action, Gated, Table};
+pub(super) use table::{GatedJobs, JobAction, RunTable};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -28,7 +28,7 @@ pub struct ClusterState {
 
 #[derive(Debug)]
 struct Inner {
-    table: Table,
+    table: RunTable,
     listeners: Listeners,
 }
 
@@ -37,13 +37,13 @@ struct Inner {
 impl ClusterState {
     /// Nothing is known yet. A run that does not start within `queue_timeout` ends.
     pub(super) fn new(queue_timeout: Duration) -> Arc<Self> {
-        let inner = Inner { table: Table::new(queue_timeout), listeners: Listeners::default() };
+        let inner = Inner { table: RunTable::new(queue_timeout), listeners: Listeners::default() };
         Arc::new(Self { inner: Mutex::new(inner), changed: Notify::new() })
     }
 
     /// Reads or changes the table, under its lock. Changed states are published by the next
     /// [`Self::notify_listeners`].
-    pub(super) fn table<T>(&self, access: impl FnOnce(&mut Table) -> T) -> T {
+    pub(super) fn table<T>(&self, access: impl FnOnce(&mut RunTable) -> T) -> T {
         access(&mut self.inner().table)
     }
 
@@ -82,7 +82,7 @@ impl ClusterState {
     // --- Jobs
 
     /// A Job exists, or has changed.
-    pub fn saw_job(&self, job: &Job) {
+    pub fn update_job(&self, job: &Job) {
         if let Some(observed) = ObservedJob::from_job(job) {
             self.table(|table| table.update_job(observed));
         }
@@ -91,7 +91,7 @@ impl ClusterState {
     /// A call of ours created or found a Job: listeners need not wait for the watch.
     pub(super) fn job_launched(&self, job: &Job) {
         if !observed::is_settled(job) {
-            self.saw_job(job);
+            self.update_job(job);
             self.notify_listeners();
         }
     }
@@ -110,7 +110,7 @@ impl ClusterState {
         self.table(|table| table.job_left_watch(uid, Timestamp::now()));
         // The last version supersedes what late answers to our calls may still show.
         if self.table(|table| table.get(uid).is_some()) {
-            self.saw_job(job);
+            self.update_job(job);
         }
         if observed::is_settled(job) {
             self.job_settled(uid);
@@ -123,7 +123,7 @@ impl ClusterState {
     /// so its run is settled. Any other Job was deleted by another client, so its run ends.
     pub(super) fn job_gone(&self, uid: Uuid) {
         let was_stopped =
-            |table: &mut Table| table.get(uid).is_some_and(|known| known.job.stopped.is_some());
+            |table: &mut RunTable| table.get(uid).is_some_and(|known| known.job.stopped.is_some());
         if self.table(was_stopped) {
             self.job_settled(uid);
         } else {
@@ -142,7 +142,7 @@ impl ClusterState {
 
     /// A list of all Jobs begins.
     pub(super) fn job_list_started(&self) {
-        self.table(Table::job_list_started);
+        self.table(RunTable::job_list_started);
     }
 
     /// A list of all Jobs had exactly these.
@@ -163,7 +163,7 @@ impl ClusterState {
     // --- pods
 
     /// A pod exists, or has changed.
-    pub(super) fn saw_pod(&self, pod: &Pod) {
+    pub(super) fn update_pod(&self, pod: &Pod) {
         let Some(owner) = self.owner_of(pod) else { return };
         let recipient =
             self.table(|table| table.get(owner).map(|known| known.job.identity.recipient.clone()));
@@ -179,7 +179,7 @@ impl ClusterState {
 
     /// A pod was deleted. Its last version may be the only one that shows its end.
     pub(super) fn pod_deleted(&self, pod: &Pod) {
-        self.saw_pod(pod);
+        self.update_pod(pod);
         if let (Some(owner), Some(uid)) = (self.owner_of(pod), observed::uid(&pod.metadata)) {
             self.table(|table| table.mark_pod_gone(owner, uid));
         }

@@ -46,14 +46,14 @@ pub(super) async fn watch_jobs(
             }
             Event::InitApply(Trimmed(job)) => {
                 uids.extend(observed::uid(&job.metadata));
-                state.saw_job(&job);
+                state.update_job(&job);
             }
             Event::InitDone => {
                 state.jobs_listed(&std::mem::take(&mut uids));
                 // The receiver may have given up.
                 listed.take().map(|listed| listed.send(()));
             }
-            Event::Apply(Trimmed(job)) => state.saw_job(&job),
+            Event::Apply(Trimmed(job)) => state.update_job(&job),
             Event::Delete(Trimmed(job)) => state.job_left_watch(&job),
         }
         state.notify_listeners();
@@ -75,14 +75,14 @@ pub(super) async fn watch_pods(
             Event::Init => uids.clear(),
             Event::InitApply(Trimmed(pod)) => {
                 uids.extend(observed::uid(&pod.metadata));
-                state.saw_pod(&pod);
+                state.update_pod(&pod);
             }
             Event::InitDone => {
                 state.pods_listed(&std::mem::take(&mut uids));
                 // The receiver may have given up.
                 listed.take().map(|listed| listed.send(()));
             }
-            Event::Apply(Trimmed(pod)) => state.saw_pod(&pod),
+            Event::Apply(Trimmed(pod)) => state.update_pod(&pod),
             Event::Delete(Trimmed(pod)) => state.pod_deleted(&pod),
         }
         state.notify_listeners();

@@ -305,14 +305,14 @@ fn denied_services_and_deep_questions_are_refused() {
         NetworkSettings::read("{deny: [\"octue/old-*\"], depth: 2}", ServiceFields::default())
             .unwrap();
     let [good, old] = ["octue/good:1", "octue/old-one:1"].map(|text| Sruid::parse(text).unwrap());
-    assert_eq!(admit(&settings, good, 2), Ok(()));
-    let deep = admit(&settings, good, 3).unwrap_err();
+    assert_eq!(check_allowed(&settings, good, 2), Ok(()));
+    let deep = check_allowed(&settings, good, 3).unwrap_err();
     assert_eq!(
         deep.message,
         "the question to `octue/good:1` is 3 questions below the first of its tree, and `depth` of \
          the network's settings allows 2: a service may be asking itself"
     );
-    let denied = admit(&settings, old, 0).unwrap_err();
+    let denied = check_allowed(&settings, old, 0).unwrap_err();
     assert!(denied.message.contains("`deny` `octue/old-*`"), "{denied}");
     assert_eq!([deep.exception, denied.exception], ["PermissionError"; 2]);
 }

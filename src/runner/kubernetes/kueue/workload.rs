@@ -156,7 +156,8 @@ impl WorkloadBrief {
                 message,
             ),
             WorkloadState::Checks(message) => {
-                let has = format!("It has its place of queue `{queue}`, and waits for checks");
+                let has =
+                    format!("Its quota of queue `{queue}` is reserved, and it waits for checks");
                 sentence(&has, message)
             }
             WorkloadState::Admitted => format!("Queue `{queue}` has let it go."),

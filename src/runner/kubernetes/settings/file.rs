@@ -432,7 +432,7 @@ impl<'de> Deserialize<'de> for RelaunchPolicies {
                 let all: Vec<_> =
                     EndReason::ALL.into_iter().filter(is_allowed).map(EndReason::label).collect();
                 return Err(D::Error::custom(format_args!(
-                    "`{label}` is no reason to run a question again; those are {}",
+                    "`{label}` is not a reason to relaunch a run; the reasons are {}",
                     all.join(", ")
                 )));
             };

@@ -13,14 +13,14 @@ use std::str::FromStr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePattern {
     text: String,
-    namespace: Part,
-    name: Part,
-    tag: Part,
+    namespace: PatternPart,
+    name: PatternPart,
+    tag: PatternPart,
 }
 
 /// The texts between the stars; one text if there is no star.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Part(Vec<String>);
+struct PatternPart(Vec<String>);
 
 /// Why a text is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,9 +73,9 @@ impl FromStr for ServicePattern {
         let word = |byte: char| byte.is_ascii_alphanumeric() || matches!(byte, '_' | '.' | '-');
         Ok(Self {
             text: text.to_owned(),
-            namespace: Part::read(text, "namespace", namespace, kebab)?,
-            name: Part::read(text, "name", name, kebab)?,
-            tag: Part::read(text, "tag", tag, word)?,
+            namespace: PatternPart::read(text, "namespace", namespace, kebab)?,
+            name: PatternPart::read(text, "name", name, kebab)?,
+            tag: PatternPart::read(text, "tag", tag, word)?,
         })
     }
 }
@@ -92,9 +92,9 @@ impl<'de> Deserialize<'de> for ServicePattern {
     }
 }
 
-// === impl Part ===
+// === impl PatternPart ===
 
-impl Part {
+impl PatternPart {
     fn read(
         pattern: &str,
         part: &'static str,

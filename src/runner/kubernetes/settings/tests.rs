@@ -158,7 +158,7 @@ fn a_cap_that_a_rule_lowers_lowers_the_default() {
 #[test]
 fn deny_overrides_allow_and_the_setting_is_named() {
     let settings = read(WHOLE);
-    let admit = |revision| settings.admit(Sruid::parse(revision).unwrap());
+    let admit = |revision| settings.check_allowed(Sruid::parse(revision).unwrap());
     assert_eq!(admit("octue/wind:1"), Ok(()));
     assert_eq!(admit("other/open:1"), Ok(()));
     assert_eq!(
@@ -192,7 +192,10 @@ fn an_error_names_its_place_and_what_is_expected() {
         ("defaults: {volumes: [{path: /twined/x, secret: b}]}\n", "where questions are mounted"),
         ("defaults: {gpus: {resource: memory, number: 1}}\n", "is no extended resource"),
         ("defaults: {retry: {tired: {times: 1}}}\n", "`tired` is no reason"),
-        ("defaults: {retry: {cancelled: {times: 1}}}\n", "`cancelled` is no reason"),
+        (
+            "defaults: {retry: {cancelled: {times: 1}}}\n",
+            "`cancelled` is not a reason to relaunch a run",
+        ),
         ("defaults: {retry: {memory: {times: 21}}}\n", "`times` is 21, over 20"),
         ("defaults: {retry: {memory: {times: 1, factor: 0.5}}}\n", "`factor` is 0.5"),
         ("defaults: {retry: {lost: {times: 1, factor: 2}}}\n", "the reason `memory` alone"),
@@ -255,7 +258,9 @@ fn the_example_of_the_documents_is_valid() {
     assert_eq!(settings.running.network, Some(200));
     let service = service(&settings, "octue/wind-speed:1.0.0");
     assert_eq!(service.gpus.as_ref().unwrap().number, 1);
-    assert!(settings.admit("other/service:1".parse::<SruidBuf>().unwrap().as_sruid()).is_err());
+    assert!(
+        settings.check_allowed("other/service:1".parse::<SruidBuf>().unwrap().as_sruid()).is_err()
+    );
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::event::{RunId, Timestamp};
 use crate::runner::kubernetes::failure::Stall;
 use crate::runner::kubernetes::observed::{ObservedJob, ObservedPod};
 use crate::runner::{Cause, RunState};
-use entry::Entry;
+use entry::JobEntry;
 use removed::RemovedJobs;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -38,7 +38,7 @@ const ORPHAN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What must be done about a Job.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Action {
+pub(crate) enum JobAction {
     /// Stop it, for a cause for which Kubernetes does not end it.
     Stop { job: Uuid, cause: Cause },
     /// Set its deadline: it was stopped while it was suspended, and admitted later.
@@ -64,7 +64,7 @@ pub(crate) struct KnownJob<'a> {
 
 /// The Jobs that matter to our own limits.
 #[derive(Debug, Default)]
-pub(crate) struct Gated<'a> {
+pub(crate) struct GatedJobs<'a> {
     /// Those that wait for the limits.
     pub(crate) waiting: Vec<&'a ObservedJob>,
     /// Those that count towards the limits: all that are admitted and not finished.
@@ -73,9 +73,9 @@ pub(crate) struct Gated<'a> {
 
 /// Every run that is not settled.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub(crate) struct RunTable {
     /// By the uid of the Job.
-    entries: HashMap<Uuid, Entry>,
+    entries: HashMap<Uuid, JobEntry>,
     /// The Jobs of each run, in the order in which they were seen.
     runs: HashMap<RunId, Vec<Uuid>>,
     /// The Jobs that were removed because they are settled. What still shows them is outdated.
@@ -94,9 +94,9 @@ struct OrphanedPods {
     pods: Vec<ObservedPod>,
 }
 
-// === impl Action ===
+// === impl JobAction ===
 
-impl Action {
+impl JobAction {
     /// The Job that it is about.
     pub(crate) fn job(&self) -> Uuid {
         match self {
@@ -110,9 +110,9 @@ impl Action {
     }
 }
 
-// === impl Table ===
+// === impl RunTable ===
 
-impl Table {
+impl RunTable {
     /// An empty table. A run that waits for longer than `queue_timeout` is stopped.
     pub(crate) fn new(queue_timeout: Duration) -> Self {
         Self {
@@ -145,7 +145,7 @@ impl Table {
             return;
         }
         self.runs.entry(job.identity.run).or_default().push(uid);
-        let mut entry = Entry::new(job);
+        let mut entry = JobEntry::new(job);
         for pod in self.orphaned_pods.remove(&uid).into_iter().flat_map(|orphaned| orphaned.pods) {
             entry.update_pod(pod);
         }
@@ -269,7 +269,7 @@ impl Table {
     }
 
     /// Which of our limits holds the Jobs of these names.
-    pub(crate) fn set_held(&mut self, reasons: &HashMap<&str, String>) {
+    pub(crate) fn set_holding_limits(&mut self, reasons: &HashMap<&str, String>) {
         for (uid, entry) in &mut self.entries {
             if let Some(why) = reasons.get(&*entry.job.name)
                 && entry.waits_for != *why
@@ -317,7 +317,7 @@ impl Table {
     }
 
     /// What must be done now.
-    pub(crate) fn actions(&mut self, now: Timestamp) -> Vec<Action> {
+    pub(crate) fn actions(&mut self, now: Timestamp) -> Vec<JobAction> {
         let timeout = i64::try_from(ORPHAN_TIMEOUT.as_micros()).unwrap_or(i64::MAX);
         self.orphaned_pods.retain(|_, orphaned| now.0 - orphaned.since.0 < timeout);
         self.removed.prune(now);
@@ -334,7 +334,7 @@ impl Table {
         for (_, uid) in event_reads.into_iter().take(MAX_EVENT_READS) {
             if let Some(entry) = self.entries.get_mut(&uid) {
                 entry.events_read_at = now;
-                actions.push(Action::ReadEvents { job: uid });
+                actions.push(JobAction::ReadEvents { job: uid });
             }
         }
         actions
@@ -355,7 +355,7 @@ impl Table {
 
     /// Whether the end of a run was published.
     pub(crate) fn has_ended(&self, run: RunId) -> bool {
-        self.latest(run).is_some_and(|uid| self.entries.get(&uid).is_some_and(Entry::has_ended))
+        self.latest(run).is_some_and(|uid| self.entries.get(&uid).is_some_and(JobEntry::has_ended))
     }
 
     /// The Jobs of a run.
@@ -400,10 +400,10 @@ impl Table {
     }
 
     /// The Jobs that matter to our own limits.
-    pub(crate) fn gated(&self) -> Gated<'_> {
+    pub(crate) fn gated(&self) -> GatedJobs<'_> {
         let live = self.entries.values().filter(|it| !it.is_gone && it.job.end.is_none());
-        let mut gated = Gated::default();
-        for Entry { job, .. } in live {
+        let mut gated = GatedJobs::default();
+        for JobEntry { job, .. } in live {
             match job.suspended {
                 true if job.gated && job.stopped.is_none() => gated.waiting.push(job),
                 true => {}

@@ -228,7 +228,7 @@ fn with_quota_a_workload_waits_for_its_checks_and_then_for_nothing() {
     ]);
     assert_eq!(
         brief(checks).describe_wait(Some(0)),
-        "It has its place of queue `questions`, and waits for checks: `prov` (waiting for capacity)."
+        "Its quota of queue `questions` is reserved, and it waits for checks: `prov` (waiting for capacity)."
     );
     let admitted = ["Admitted", "True", "Admitted", "The workload is admitted"];
     let brief = brief(workload("v1beta1", &[reserved, admitted]));

@@ -3,7 +3,7 @@
 use crate::event::Timestamp;
 use crate::runner::kubernetes::failure::{self, PodState, Stall};
 use crate::runner::kubernetes::observed::{ObservedJob, ObservedPod};
-use crate::runner::kubernetes::state::table::{Action, MAX_EVICTIONS, is_older};
+use crate::runner::kubernetes::state::table::{JobAction, MAX_EVICTIONS, is_older};
 use crate::runner::{Cause, EndReason, RunEnd, RunPhase, RunState};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const ABANDON_AFTER: Duration = Duration::from_secs(60);
 
 /// A Job and its pods.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct JobEntry {
     pub(super) job: ObservedJob,
     /// Whether the Job no longer exists.
     pub(super) is_gone: bool,
@@ -70,9 +70,9 @@ struct SeenPod {
     is_gone: bool,
 }
 
-// === impl Entry ===
+// === impl JobEntry ===
 
-impl Entry {
+impl JobEntry {
     /// A Job without pods.
     pub(super) fn new(job: ObservedJob) -> Self {
         Self {
@@ -305,32 +305,32 @@ impl Entry {
         uid: Uuid,
         queue_timeout: Duration,
         now: Timestamp,
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<JobAction>,
     ) -> Option<Timestamp> {
         if self.is_gone {
             return None;
         }
         if self.find_after.is_some_and(|due| due <= now) {
             self.find_after = Some(Timestamp(now.0 + FIND_INTERVAL));
-            actions.push(Action::FindJob { job: uid });
+            actions.push(JobAction::FindJob { job: uid });
         }
         if self.job.end.is_some() {
             if self.pods.is_empty() && !self.pods_looked_up && !self.never_started() {
-                actions.push(Action::FindPods { job: uid });
+                actions.push(JobAction::FindPods { job: uid });
             }
             return None;
         }
         for pod in self.unrecorded_evictions() {
-            actions.push(Action::RecordEviction { job: uid, pod });
+            actions.push(JobAction::RecordEviction { job: uid, pod });
         }
         if self.job.stopped.is_some() {
             if !self.job.suspended && !self.job.has_deadline {
-                actions.push(Action::EnforceStop { job: uid });
+                actions.push(JobAction::EnforceStop { job: uid });
             }
             return None;
         }
         if let Some(cause) = self.stop_cause(queue_timeout, now) {
-            actions.push(Action::Stop { job: uid, cause });
+            actions.push(JobAction::Stop { job: uid, cause });
             return None;
         }
         self.should_read_events(now).then_some(self.events_read_at)
@@ -373,7 +373,7 @@ impl Entry {
                 if self.waits_for.is_empty() { "It was not admitted." } else { &self.waits_for };
             let message = format!(
                 "The question waited for {timeout}, which is all that the network allows, \
-                 and did not start. {waits_for} Ask again when there is more room."
+                 and did not start. {waits_for} Ask again when fewer questions wait."
             );
             return Some(Cause::new(EndReason::Waited, message));
         }

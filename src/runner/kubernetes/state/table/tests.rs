@@ -63,18 +63,18 @@ fn ended(seconds: i64, reason: EndReason, disrupted: bool) -> PodState {
     PodState::Ended { end: end(seconds, reason), disrupted }
 }
 
-fn table() -> Table {
-    Table::new(LIMIT)
+fn table() -> RunTable {
+    RunTable::new(LIMIT)
 }
 
 /// The only state that changed.
-fn published(table: &mut Table) -> Option<RunPhase> {
+fn published(table: &mut RunTable) -> Option<RunPhase> {
     let mut changes = table.take_changes(at(100));
     assert!(changes.len() < 2, "{changes:?}");
     changes.pop().map(|state| state.phase)
 }
 
-fn published_reason(table: &mut Table) -> EndReason {
+fn published_reason(table: &mut RunTable) -> EndReason {
     match published(table) {
         Some(RunPhase::Ended(end)) => end.cause.reason,
         other => panic!("{other:?}"),
@@ -129,7 +129,7 @@ fn the_pods_of_a_finished_job_are_looked_up_before_its_end_is_published() {
     let mut table = table();
     table.update_job(ObservedJob { end: Some(end(10, EndReason::Deadline)), ..job(JOB, 0) });
     assert_eq!(published(&mut table), None);
-    assert_eq!(table.actions(at(11)), [Action::FindPods { job: JOB }]);
+    assert_eq!(table.actions(at(11)), [JobAction::FindPods { job: JOB }]);
     table.pods_looked_up(JOB);
     assert_eq!(published_reason(&mut table), EndReason::Deadline);
 }
@@ -169,7 +169,7 @@ fn a_stall_stops_the_run_when_its_grace_is_over() {
     assert_eq!(table.actions(at(1)), []);
     table.update_pod(JOB, pod(1, waiting(Some(vague))), at(20));
     assert_eq!(table.actions(at(30)), []);
-    let stop = Action::Stop { job: JOB, cause: Cause::new(EndReason::Image, "no image") };
+    let stop = JobAction::Stop { job: JOB, cause: Cause::new(EndReason::Image, "no image") };
     assert_eq!(table.actions(at(31)), [stop], "for the cause that was seen");
     // Until the Job shows that it was done.
     assert_eq!(table.actions(at(32)).len(), 1);
@@ -220,7 +220,7 @@ fn a_job_that_is_stopped_while_suspended_has_ended_unless_it_is_admitted() {
     assert_eq!(published_reason(&mut table), EndReason::Cancelled);
     assert_eq!(table.actions(at(4)), []);
     table.update_job(ObservedJob { stopped, ..job(JOB, 0) });
-    assert_eq!(table.actions(at(5)), [Action::EnforceStop { job: JOB }]);
+    assert_eq!(table.actions(at(5)), [JobAction::EnforceStop { job: JOB }]);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn evictions_are_recorded_and_the_fourth_ends_the_run() {
     for number in 1..=4 {
         let uid = Uuid::from_u128(number);
         table.update_pod(JOB, pod(number, ended(9, EndReason::Evicted, true)), at(9));
-        assert_eq!(table.actions(at(10)), [Action::RecordEviction { job: JOB, pod: uid }]);
+        assert_eq!(table.actions(at(10)), [JobAction::RecordEviction { job: JOB, pod: uid }]);
         evicted.push(uid);
         table.update_job(ObservedJob { evicted_pods: evicted.clone(), ..job(JOB, 0) });
         let state = table.take_changes(at(10)).pop().unwrap();
@@ -243,7 +243,7 @@ fn evictions_are_recorded_and_the_fourth_ends_the_run() {
     assert!(
         matches!(
             &actions[..],
-            [Action::Stop { cause: Cause { reason: EndReason::Evicted, .. }, .. }]
+            [JobAction::Stop { cause: Cause { reason: EndReason::Evicted, .. }, .. }]
         ),
         "{actions:?}"
     );
@@ -259,7 +259,7 @@ fn a_pod_that_its_queue_takes_back_is_evicted() {
     table.update_pod(JOB, ObservedPod { deletion: Some(at(2)), ..pod(1, running(1)) }, at(2));
     assert_eq!(
         table.actions(at(3)),
-        [Action::RecordEviction { job: JOB, pod: Uuid::from_u128(1) }]
+        [JobAction::RecordEviction { job: JOB, pod: Uuid::from_u128(1) }]
     );
 }
 
@@ -272,7 +272,7 @@ fn a_run_that_waits_for_longer_than_the_queue_timeout_is_stopped() {
     assert!(
         matches!(
             &actions[..],
-            [Action::Stop { cause: Cause { reason: EndReason::Waited, .. }, .. }]
+            [JobAction::Stop { cause: Cause { reason: EndReason::Waited, .. }, .. }]
         ),
         "{actions:?}"
     );
@@ -282,8 +282,8 @@ fn a_run_that_waits_for_longer_than_the_queue_timeout_is_stopped() {
 fn the_queue_timeout_of_an_evicted_run_starts_at_its_eviction() {
     let evicted = vec![Uuid::from_u128(1)];
     let waits = ObservedJob { suspended: true, evicted_pods: evicted, ..job(JOB, 0) };
-    let is_over = |actions: &[Action]| {
-        matches!(actions, [Action::Stop { cause: Cause { reason: EndReason::Waited, .. }, .. }])
+    let is_over = |actions: &[JobAction]| {
+        matches!(actions, [JobAction::Stop { cause: Cause { reason: EndReason::Waited, .. }, .. }])
     };
     let mut table = table();
     table.update_job(job(JOB, 0));
@@ -291,7 +291,7 @@ fn the_queue_timeout_of_an_evicted_run_starts_at_its_eviction() {
     assert_eq!(table.actions(at(4000)), []);
     let end = RunEnd { started: Some(at(5)), ..end(4001, EndReason::Evicted) };
     table.update_pod(JOB, pod(1, PodState::Ended { end, disrupted: true }), at(4001));
-    assert!(!table.actions(at(4002)).iter().any(|action| matches!(action, Action::Stop { .. })));
+    assert!(!table.actions(at(4002)).iter().any(|action| matches!(action, JobAction::Stop { .. })));
     table.update_job(waits.clone());
     assert_eq!(table.actions(at(7601)), []);
     assert!(is_over(&table.actions(at(7602))));
@@ -316,7 +316,7 @@ fn events_are_read_first_for_the_jobs_whose_last_read_is_oldest() {
         let actions = table.actions(at(second));
         assert_eq!(actions.len(), MAX_EVENT_READS);
         looked.extend(actions.into_iter().map(|action| match action {
-            Action::ReadEvents { job: uid } => uid,
+            JobAction::ReadEvents { job: uid } => uid,
             other => panic!("{other:?}"),
         }));
     }
@@ -328,7 +328,7 @@ fn events_are_read_first_for_the_jobs_whose_last_read_is_oldest() {
 fn a_pod_whose_deletion_is_overdue_does_not_delay_the_end_of_its_run() {
     let leaves = |by| ObservedPod { deletion: Some(at(by)), ..pod(1, running(5)) };
     let stopped = Some(StopRecord { reason: "cancelled".into(), message: "c".into(), at: 10 });
-    let ended_at = |table: &mut Table, now| {
+    let ended_at = |table: &mut RunTable, now| {
         assert_eq!(table.actions(at(now)), []);
         let phase = table.take_changes(at(now)).pop().map(|state| state.phase);
         match phase {
@@ -402,10 +402,10 @@ fn a_job_that_a_list_left_out_is_looked_for_until_it_is_found() {
     let mut table = table();
     table.update_job(job(JOB, 0));
     table.jobs_listed(&HashSet::new(), at(1));
-    assert_eq!(table.actions(at(1)), [Action::FindJob { job: JOB }]);
+    assert_eq!(table.actions(at(1)), [JobAction::FindJob { job: JOB }]);
     // The call failed.
     assert_eq!(table.actions(at(2)), []);
-    assert_eq!(table.actions(at(3)), [Action::FindJob { job: JOB }]);
+    assert_eq!(table.actions(at(3)), [JobAction::FindJob { job: JOB }]);
     table.update_job(job(JOB, 0));
     assert_eq!(table.actions(at(6)), []);
     assert!(matches!(published(&mut table), Some(RunPhase::Starting { .. })));
@@ -415,7 +415,7 @@ fn a_job_that_a_list_left_out_is_looked_for_until_it_is_found() {
 fn an_object_that_is_seen_again_exists_unless_the_version_is_older() {
     let mut table = table();
     let seen = |version: &str| ObservedJob { resource_version: version.into(), ..job(JOB, 0) };
-    let exists = |table: &Table| table.get(JOB).unwrap().exists;
+    let exists = |table: &RunTable| table.get(JOB).unwrap().exists;
     table.update_job(seen("10"));
     table.mark_job_gone(JOB);
     table.update_job(seen("9"));
@@ -523,11 +523,11 @@ fn pass_time(count: u128) -> u64 {
     let names: Vec<_> = (0..count).map(|number| format!("question-{number}")).collect();
     let start = processor_time();
     let words = names.iter().map(|name| (name.as_str(), "It waits.".to_owned())).collect();
-    table.set_held(&words);
+    table.set_holding_limits(&words);
     assert_eq!(table.take_changes(at(1)).len(), names.len());
     assert_eq!(table.gated().waiting.len(), names.len());
     assert_eq!(table.actions(at(2)), []);
-    table.set_held(&words);
+    table.set_holding_limits(&words);
     assert!(table.take_changes(at(3)).is_empty());
     processor_time() - start
 }
@@ -548,11 +548,12 @@ fn a_pass_over_all_queued_jobs_takes_linear_time() {
 #[test]
 fn the_queue_timeout_is_reported_in_readable_units() {
     for (seconds, words) in [(20, "20 seconds"), (600, "10 minutes"), (86_400, "24 hours")] {
-        let mut table = Table::new(Duration::from_secs(seconds));
+        let mut table = RunTable::new(Duration::from_secs(seconds));
         table.update_job(ObservedJob { suspended: true, ..job(JOB, 0) });
         let late = i64::try_from(seconds).unwrap() + 1;
         let actions = table.actions(at(late));
-        let [Action::Stop { cause: Cause { reason: EndReason::Waited, message }, .. }] = &*actions
+        let [JobAction::Stop { cause: Cause { reason: EndReason::Waited, message }, .. }] =
+            &*actions
         else {
             panic!("{actions:?}")
         };
