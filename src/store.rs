@@ -84,6 +84,19 @@ pub trait View: Debug + Send + Sync {
     /// those that the cancellation itself names.
     async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError>;
 
+    /// [`View::run_record`] for a caller that knows the datetime of the question, which may not have come
+    /// to the view yet.
+    ///
+    /// A view that began before that datetime answers alone. It may be late, so the answer may lack
+    /// recent events of the question.
+    async fn run_record_since(
+        &self,
+        run: RunId,
+        _asked_at: Timestamp,
+    ) -> Result<RunRecord, ReadError> {
+        self.run_record(run).await
+    }
+
     /// Whether an event of a question is on record.
     async fn has(&self, question: Uuid, event: Uuid) -> Result<bool, ReadError>;
 

@@ -18,8 +18,9 @@
 use crate::cancellations::Cancellation;
 use crate::chain::Chain;
 use crate::event::attributes as name;
-use crate::event::{self, RunId};
+use crate::event::{self, RunId, Timestamp};
 use crate::monitor::live_runs::LiveRuns;
+use crate::monitor::publish::BACKOFF;
 use crate::monitor::{Monitor, log_panic};
 use crate::notifications::QuestionAttributes;
 use crate::store::{View, ViewPosition};
@@ -61,8 +62,8 @@ pub(super) struct CancellationReconciler {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CancelDecision {
     Cancelled,
-    /// It is, if the view has an accepted cancellation.
-    CheckView,
+    /// It is, if the view has an accepted cancellation. With the datetime of the question.
+    CheckView(Timestamp),
 }
 
 /// The senders of recent cancellations, by question.
@@ -85,7 +86,7 @@ impl CancellationReconciler {
     pub(super) fn run(&mut self, run: RunId, question: &QuestionAttributes) {
         match self.recent.senders(run.question).any(|sender| may_cancel(sender, question)) {
             true => self.queue.push_front((run, CancelDecision::Cancelled)),
-            false => self.queue.push_back((run, CancelDecision::CheckView)),
+            false => self.queue.push_back((run, CancelDecision::check_view(question))),
         }
         self.start();
     }
@@ -93,7 +94,8 @@ impl CancellationReconciler {
     /// Compares cancelled questions of the view.
     pub(super) fn cancelled_questions(&mut self, questions: Vec<Uuid>, live: &LiveRuns) {
         for question in questions {
-            let runs = live.runs_of(question).map(|(run, _)| (run, CancelDecision::CheckView));
+            let runs = live.runs_of(question);
+            let runs = runs.map(|(run, question)| (run, CancelDecision::check_view(question)));
             self.queue.extend(runs);
         }
         self.start();
@@ -132,11 +134,27 @@ impl CancellationReconciler {
             let Some((run, verdict)) = self.queue.pop_front() else { return };
             let monitor = Arc::clone(&self.monitor);
             self.tasks.spawn(async move {
-                if verdict == CancelDecision::Cancelled || monitor.is_cancelled(run).await {
+                let is_cancelled = match verdict {
+                    CancelDecision::Cancelled => true,
+                    CancelDecision::CheckView(asked_at) => {
+                        monitor.is_cancelled(run, asked_at).await
+                    }
+                };
+                if is_cancelled {
                     monitor.end_cancelled(run).await;
                 }
             });
         }
+    }
+}
+
+// === impl CancelDecision ===
+
+impl CancelDecision {
+    fn check_view(question: &QuestionAttributes) -> Self {
+        let datetime = question.get(name::DATETIME).and_then(|text| Timestamp::parse(text));
+        // Without it, the question may be of any age.
+        Self::CheckView(datetime.unwrap_or(Timestamp(0)))
     }
 }
 
@@ -145,9 +163,17 @@ impl CancellationReconciler {
 impl Monitor {
     /// Whether the view has an accepted cancellation. Without the question, the view cannot tell
     /// whose cancellation to accept.
-    async fn is_cancelled(&self, run: RunId) -> bool {
-        let record = self.wait_for_record(run, |_| true).await;
-        record.question && record.cancelled
+    async fn is_cancelled(&self, run: RunId, asked_at: Timestamp) -> bool {
+        let mut backoff = BACKOFF;
+        loop {
+            match self.dependencies.view.run_record_since(run, asked_at).await {
+                Ok(record) => return record.question && record.cancelled,
+                Err(error) => {
+                    warn!(question = %run.question, error = %Chain(&error), "failed to read the view")
+                }
+            }
+            backoff.wait().await;
+        }
     }
 
     async fn end_cancelled(&self, run: RunId) {

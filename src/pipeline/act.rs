@@ -14,8 +14,14 @@ use crate::pipeline::{BACKOFF, Pipeline};
 use crate::pubsub::Message;
 use crate::routing::Answerer;
 use crate::runner::{LaunchRequest, RunnerError};
+use crate::store::{ReadError, RunRecord};
+use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info, info_span, warn};
+
+/// For how long after its publication a question counts as delivered for the first time: the shortest
+/// time after which Pub/Sub redelivers a message of a replica that died.
+const FIRST_DELIVERY: Duration = Duration::from_secs(10);
 
 /// A question whose launch is under way, or is being retried.
 struct Question<'a> {
@@ -98,7 +104,7 @@ impl Pipeline {
 
     async fn launch(&self, question: &Question<'_>) -> Result<(), HandleError> {
         let Question { run, event, inputs, message } = *question;
-        let record = self.dependencies.view.run_record(run).await.map_err(HandleError::View)?;
+        let record = self.launch_record(question).await.map_err(HandleError::View)?;
         if record.terminal {
             debug!(question = %run.question, "question redelivered after its terminal event");
             return Ok(());
@@ -140,6 +146,22 @@ impl Pipeline {
                 Err(HandleError::Runner(conflict))
             }
             outcome => outcome.map_err(HandleError::Runner),
+        }
+    }
+
+    /// What is on record of a run before its launch.
+    ///
+    /// For a first delivery the view answers alone, unless the question may be older than the view. The
+    /// view may be late: the monitor ends the run when a cancellation comes to the view. A redelivered
+    /// question may have been answered, and its run removed, so the history is read too until the
+    /// question has come to the view.
+    async fn launch_record(&self, question: &Question<'_>) -> Result<RunRecord, ReadError> {
+        let Question { run, event, message, .. } = *question;
+        let view = &self.dependencies.view;
+        let age = message.published.map(|at| Timestamp::now().seconds_since(at));
+        match age.is_some_and(|age| age < FIRST_DELIVERY.as_secs_f64()) {
+            true => view.run_record_since(run, event.attributes.datetime).await,
+            false => view.run_record(run).await,
         }
     }
 

@@ -5,6 +5,9 @@
 //!                      └─ else ─► history (at most every two seconds) ─► both merged
 //! ```
 //!
+//! A caller that has the question passes its datetime ([`View::run_record_since`]). Without it, the history
+//! is also read for a question that has not come to the view yet.
+//!
 //! The view has every event that was published since its subscription was made, and none from before. So
 //! it is complete for a question that was asked later, except that a cancellation may come before its
 //! question: the questions of the view's first minutes are looked up in the history too. The history
@@ -75,12 +78,30 @@ impl LayeredView {
         Self { view, history, since, records: Answers::new(), missing: Answers::new() }
     }
 
-    /// Whether the view has every event of a question.
-    async fn is_complete(&self, question: Uuid) -> Result<bool, ReadError> {
+    /// Whether the view gets every event of a question. `asked_at` is the datetime of its first attempt,
+    /// where the caller knows it.
+    async fn is_complete(
+        &self,
+        question: Uuid,
+        asked_at: Option<Timestamp>,
+    ) -> Result<bool, ReadError> {
         let began = *self.since.borrow();
         let since = self.view.forgotten().map_or(began, |forgotten| forgotten.max(began));
-        let asked = self.view.asked_at(question).await?;
-        Ok(asked.is_some_and(|asked| asked.seconds_since(since) > EARLY.as_secs_f64()))
+        let asked_at = self.view.asked_at(question).await?.or(asked_at);
+        Ok(asked_at.is_some_and(|at| at.seconds_since(since) > EARLY.as_secs_f64()))
+    }
+
+    /// Where the view has the end of a run, the history is not read: the run had a question, and the
+    /// rest is as the view has it.
+    async fn read(&self, run: RunId, asked_at: Option<Timestamp>) -> Result<RunRecord, ReadError> {
+        let viewed = self.view.run_record(run).await?;
+        if viewed.terminal {
+            return Ok(RunRecord { question: true, ..viewed });
+        }
+        if self.is_complete(run.question, asked_at).await? {
+            return Ok(viewed);
+        }
+        Ok(merge(viewed, self.recorded(run).await?))
     }
 
     async fn recorded(&self, run: RunId) -> Result<RunRecord, ReadError> {
@@ -116,17 +137,18 @@ impl LayeredView {
 
 #[async_trait]
 impl View for LayeredView {
-    /// Where the view has the end of a run, the history is not read: the run had a question, and the
-    /// rest is as the view has it.
     async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError> {
-        let viewed = self.view.run_record(run).await?;
-        if viewed.terminal {
-            return Ok(RunRecord { question: true, ..viewed });
-        }
-        if self.is_complete(run.question).await? {
-            return Ok(viewed);
-        }
-        Ok(merge(viewed, self.recorded(run).await?))
+        self.read(run, None).await
+    }
+
+    async fn run_record_since(
+        &self,
+        run: RunId,
+        asked_at: Timestamp,
+    ) -> Result<RunRecord, ReadError> {
+        // The first attempt may be older than the view, and may have been cancelled.
+        let is_first = run.retry == 0;
+        self.read(run, is_first.then_some(asked_at)).await
     }
 
     /// Whether a fence is on record, and with it everything that its run published before. Where the
@@ -134,7 +156,7 @@ impl View for LayeredView {
     /// view began may not be on record yet, but it is once the fence behind it is.
     async fn has(&self, question: Uuid, event: Uuid) -> Result<bool, ReadError> {
         Ok(self.view.has(question, event).await?
-            && (self.is_complete(question).await?
+            && (self.is_complete(question, None).await?
                 || self.is_fence_recorded(question, event).await?))
     }
 

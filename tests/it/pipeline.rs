@@ -231,6 +231,30 @@ impl World {
         found
     }
 
+    /// Launches a question by a pipeline with this view, as if it had been published some time ago.
+    pub async fn launch(&self, view: Arc<dyn View>, asked: OutgoingMessage, age: Duration) {
+        let stop = CancellationToken::new();
+        let dependencies = Dependencies { view, ..self.dependencies(&self.runner) };
+        let pipeline = Pipeline::new(dependencies, FlowControl::default(), stop.clone());
+        let subscriber =
+            Subscriber::new(&self.connection, SUBSCRIPTION, FlowControl::default()).await.unwrap();
+        let (sender, mut received) = mpsc::channel(1);
+        let (aged, deliveries) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(subscriber.run(sender, stop.clone()));
+        tasks.spawn(pipeline.run(deliveries));
+        self.publisher.publish(asked).await.unwrap();
+        let mut delivery = received.recv().await.unwrap();
+        let published = delivery.message.published.unwrap();
+        delivery.message.published = Some(Timestamp(published.0 - age.as_micros() as i64));
+        aged.send(delivery).await.unwrap();
+        self.wait_until(|runner| !runner.launched.lock().unwrap().is_empty()).await;
+        stop.cancel();
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+
     /// The dependencies of a monitor and a pipeline with this runner.
     pub fn dependencies<R>(&self, runner: &Arc<R>) -> Dependencies
     where

@@ -160,6 +160,45 @@ async fn a_question_younger_than_the_view_is_not_read_from_the_history() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_question_on_its_way_into_the_view_is_not_read_from_the_history_where_its_datetime_is_known()
+ {
+    let world = Layers::since(hours_ago(1));
+    world.recorded(&[event(1, "question"), event(1, "result")]).await;
+    let since = async |retry, asked_at| {
+        world.layered.run_record_since(run(1, retry), asked_at).await.unwrap()
+    };
+
+    assert_eq!(since(0, Timestamp::now()).await, RunRecord::default());
+    assert_eq!(world.history.reads.load(Ordering::SeqCst), 0);
+
+    // One that is older than the view is.
+    assert!(since(0, hours_ago(2)).await.terminal);
+    assert_eq!(world.history.reads.load(Ordering::SeqCst), 1);
+    // So is a retry: its first attempt may be older, and may have been cancelled.
+    since(1, Timestamp::now()).await;
+    assert_eq!(world.history.reads.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_launch_reads_the_history_of_an_older_or_redelivered_question_alone() {
+    let (now, minute) = (Duration::ZERO, Duration::from_secs(60));
+    let cases = [
+        ("a first delivery", hours_ago(1), now, 0),
+        ("redelivered, and not in the view", hours_ago(1), minute, 1),
+        ("older than the view", Timestamp::now(), now, 1),
+    ];
+    for (case, since, age, reads) in cases {
+        let network = World::new(0, None, 0).await;
+        let layers = Layers::since(since);
+        let view = Arc::clone(&layers.layered) as Arc<dyn View>;
+
+        network.launch(view, question(Uuid::new_v4()), age).await;
+
+        assert_eq!(layers.history.reads.load(Ordering::SeqCst), reads, "{case}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancellation_from_before_the_view_began_holds() {
     let now = Timestamp::now();
     let world = Layers::since(now);
@@ -396,7 +435,7 @@ impl History for Counting {
 struct Layers {
     view: Disk,
     history: Arc<Counting>,
-    layered: LayeredView,
+    layered: Arc<LayeredView>,
     since: watch::Sender<Timestamp>,
     _folder: TempDir,
 }
@@ -415,7 +454,7 @@ impl Layers {
         let (sender, since) = watch::channel(since);
         let layered =
             LayeredView::new(Arc::new(view.store.clone()), Arc::clone(&history) as _, since);
-        Self { view, history, layered, since: sender, _folder: folder }
+        Self { view, history, layered: Arc::new(layered), since: sender, _folder: folder }
     }
 
     async fn viewed(&self, events: &[OutgoingMessage]) {
