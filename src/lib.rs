@@ -37,15 +37,15 @@ mod local;
 mod serve;
 pub mod cli;
 // What the SDK needs.
-pub mod sdk;
+mod sdk;
 // Tools: they use no other module.
 pub mod google;
 pub mod request_guard;
 pub mod tasks;
-pub mod private_path;
+mod private_path;
 pub mod telemetry;
 pub mod chain;
 mod retry;
-pub mod dotenv;
-pub mod locked_folder;
+mod dotenv;
+mod locked_folder;
 pub mod preflight;
