@@ -11,7 +11,7 @@ use twined::event::encode::{self, EventBody, NewQuestion};
 use twined::event::{Sruid, Timestamp, decode};
 use twined::pipeline::action::Action;
 use twined::runner::LaunchRequest;
-use twined::runner::kubernetes::job::{Gate, JobDefaults, JobRequest, Templates};
+use twined::runner::kubernetes::job::{Gate, JobDefaults, JobRequest, manifest};
 use twined::runner::kubernetes::settings::{NetworkSettings, ServiceFields};
 use twined::store::Row;
 use uuid::Uuid;
@@ -92,7 +92,6 @@ fn dispatch_to_job(criterion: &mut Criterion) {
         topic: "main.octue.twined.services".into(),
         environment: Vec::new(),
     };
-    let templates = Templates::default();
     for (name, bytes) in [("question/600", 600), ("question/64KiB", 64 * 1024)] {
         let data = data("question", bytes);
         let attributes = attributes("PARENT");
@@ -120,7 +119,8 @@ fn dispatch_to_job(criterion: &mut Criterion) {
                     launched: Timestamp(0),
                     nonce: 0,
                 };
-                templates.body(&order).expect("a Job")
+                let job = manifest(&order).expect("a Job");
+                serde_json::to_vec(&job).expect("a Job is JSON")
             });
         });
     }

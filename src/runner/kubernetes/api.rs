@@ -22,7 +22,6 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::Request;
 use kube::{Api, Client, Resource};
 pub(super) use metrics::watch_restarts;
 use metrics::{Metrics, ResponseCode};
@@ -144,14 +143,10 @@ impl ApiClient {
 
     // --- Jobs
 
-    /// Creates a Job from its JSON.
-    pub(super) async fn create_job(&self, body: Vec<u8>) -> Result<Job, ApiError> {
-        let request = Request::new(self.objects::<Job>().resource_url());
-        let create = async {
-            let request = request.create(&PostParams::default(), body);
-            self.client.request(request.map_err(kube::Error::BuildRequest)?).await
-        };
-        self.call(Verb::Create, create).await
+    /// Creates a Job.
+    pub(super) async fn create_job(&self, job: &Job) -> Result<Job, ApiError> {
+        let (jobs, params) = (self.objects(), PostParams::default());
+        self.call(Verb::Create, jobs.create(&params, job)).await
     }
 
     /// The Job of this name, if there is one.

@@ -16,7 +16,6 @@ mod labels;
 mod pod;
 mod read;
 mod requests;
-mod template;
 
 use crate::event::{RunId, Sruid, SruidBuf, Timestamp};
 use crate::runner::kubernetes::inputs::QuestionMount;
@@ -34,7 +33,6 @@ pub use read::{adoption, identify, input_secrets, is_reference, next_attempt};
 use requests::ResourceRequests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-pub use template::Templates;
 use uuid::Uuid;
 
 /// Names of labels, which selectors can use.

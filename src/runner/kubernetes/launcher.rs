@@ -16,7 +16,7 @@ use crate::chain::Chain;
 use crate::event::Timestamp;
 use crate::runner::kubernetes::api::{ApiClient, ApiError};
 use crate::runner::kubernetes::job::{
-    self, AttemptRequest, Gate, JobDefaults, JobRequest, Templates, annotation,
+    self, AttemptRequest, Gate, JobDefaults, JobRequest, annotation,
 };
 use crate::runner::kubernetes::job_writer::JobWriter;
 use crate::runner::kubernetes::observed::ObservedJob;
@@ -47,7 +47,6 @@ pub(super) struct Launcher {
     settings: Arc<NetworkSettings>,
     defaults: JobDefaults,
     // State.
-    templates: Templates,
     /// Limits the concurrent creates.
     permits: Semaphore,
 }
@@ -68,7 +67,6 @@ impl Launcher {
             state,
             settings,
             defaults,
-            templates: Templates::default(),
             permits: Semaphore::new(max_concurrent),
         }
     }
@@ -90,8 +88,8 @@ impl Launcher {
             launched: Timestamp::now(),
             nonce: nonce(),
         };
-        let body = self.templates.body(&request).map_err(refused)?;
-        let job = match self.create(body).await {
+        let job = job::manifest(&request).map_err(refused)?;
+        let job = match self.create(&job).await {
             Ok(job) => job,
             Err(ApiError::AlreadyExists(_)) => self.find_or_adopt(&request).await?,
             Err(ApiError::Invalid(message)) => {
@@ -104,10 +102,10 @@ impl Launcher {
         Ok(())
     }
 
-    async fn create(&self, body: Vec<u8>) -> Result<Job, ApiError> {
+    async fn create(&self, job: &Job) -> Result<Job, ApiError> {
         // The semaphore is never closed.
         let _permit = self.permits.acquire().await;
-        self.api.create_job(body).await
+        self.api.create_job(job).await
     }
 
     /// Returns the Job that already has the name of this run, if it is this run's or can be
@@ -217,8 +215,7 @@ impl Launcher {
             },
         );
         let Some(next) = next else { return Ok(None) };
-        let body = serde_json::to_vec(&next).expect("a Job has text keys and whole numbers");
-        match self.create(body).await {
+        match self.create(&next).await {
             Ok(job) => self.state.job_launched(&job),
             Err(ApiError::AlreadyExists(_)) => {}
             // The run stays ended, and its end is reported.

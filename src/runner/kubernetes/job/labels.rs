@@ -29,7 +29,7 @@ pub fn label_value(text: &str) -> Cow<'_, str> {
     if fits || text.is_empty() {
         return Cow::Borrowed(text);
     }
-    let kept: String = text
+    let cut: String = text
         .chars()
         .map(
             |character| if u8::try_from(character).is_ok_and(is_allowed) { character } else { '-' },
@@ -37,7 +37,7 @@ pub fn label_value(text: &str) -> Cow<'_, str> {
         .skip_while(|character| !character.is_ascii_alphanumeric())
         .take(LENGTH - DIGITS - 1)
         .collect();
-    let mut value = kept.trim_end_matches(['-', '_', '.']).to_owned();
+    let mut value = cut.trim_end_matches(['-', '_', '.']).to_owned();
     if !value.is_empty() {
         value.push('-');
     }
@@ -61,23 +61,13 @@ pub(super) fn labels_and_annotations(
 ) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
     let mut labels = BTreeMap::new();
     let mut annotations = BTreeMap::new();
-    for_each_label(launch, network, attempt, |name, shown, whole| {
-        if shown != whole {
-            annotations.insert(name.to_owned(), whole.to_owned());
+    let mut put = |name: &str, full: &str| {
+        let value = label_value(full);
+        if value != full {
+            annotations.insert(name.to_owned(), full.to_owned());
         }
-        labels.insert(name.to_owned(), shown.to_owned());
-    });
-    (labels, annotations)
-}
-
-/// Calls `put` with the name, the value and the whole text of each label.
-pub(super) fn for_each_label(
-    launch: &LaunchRequest<'_>,
-    network: &JobDefaults,
-    attempt: u32,
-    mut put: impl FnMut(&'static str, &str, &str),
-) {
-    let mut put = |name, whole: &str| put(name, &label_value(whole), whole);
+        labels.insert(name.to_owned(), value.into_owned());
+    };
     let attribute = |name: &str| launch.attributes.get(name).map(String::as_str);
     let recipient = launch.recipient.as_sruid();
 
@@ -101,6 +91,7 @@ pub(super) fn for_each_label(
             put(name, &service(revision));
         }
     }
+    (labels, annotations)
 }
 
 /// `<namespace>.<name>`: a label's value has no `/`.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 mod followed;
 mod mounted;
-mod written;
 
 const QUESTION: &str = "2f1b8f3c-6ec5-4bb1-9a3b-0d6a1f0f6c11";
 const PARENT: &str = "81f35b28-068b-4314-9eeb-e55e60d0fe8a";
