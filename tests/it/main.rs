@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
 
 mod api_server;
-mod cancellation;
 mod dependency_rules;
 mod emulator;
 mod gauge;

@@ -1,11 +1,14 @@
-//! CancellationQueue that meet their runs in every order, at two replicas whose views and watches are
-//! late.
+//! Cancellations that meet their runs in every order, at two replicas whose views and watches are late.
+//!
+//! A test binary of its own, because it moves its clock only while all other threads of its process are
+//! idle.
 //!
 //! Each replica has a pipeline, a monitor and a view of its own, and no way to look at the store for
 //! what its view does not have yet. One scenario is one question. All scenarios have one time line, and
 //! run at once: steps of 20 s, and delays of the views that are shorter and longer than a step.
 
-use crate::pipeline::{pass, question};
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -14,14 +17,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use twined::dependencies::Dependencies;
-use twined::event::encode::{EventBody, response};
-use twined::event::{OutgoingMessage, RunId, SruidBuf, Timestamp, decode};
+use twined::event::encode::{EventBody, NewQuestion, response};
+use twined::event::{OutgoingMessage, RunId, Sruid, SruidBuf, Timestamp, decode};
 use twined::monitor::Monitor;
 use twined::pipeline::Pipeline;
 use twined::pipeline::view_feed::{self, ViewFeed};
@@ -55,6 +58,9 @@ const QUIET: Duration = Duration::from_secs(420);
 
 /// After how long a claim is taken over.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often in a row everything must be seen idle.
+const IDLE_SAMPLES: usize = 4;
 
 const STRANGER: &str = "octue/stranger:1.0.0";
 
@@ -579,7 +585,7 @@ async fn run_all(views_alone: bool) {
         // Finely while there are steps, for the shortest delay is a second.
         let seconds = if Instant::now() < start + 5 * STEP { 1 } else { 5 };
         pass(Duration::from_secs(seconds)).await;
-        settle().await;
+        wait_until_idle().await;
     }
 
     let count: usize = worlds.iter().map(|world| world.cluster.scenarios.len()).sum();
@@ -587,28 +593,69 @@ async fn run_all(views_alone: bool) {
     assert!(faults.is_empty(), "{} of {count}: {faults:#?}", faults.len());
 }
 
-/// Waits, in real time, until all tasks of this runtime wait for the clock: on a busy machine, for half
-/// a second at most.
-async fn settle() {
+/// A question to a service.
+fn question(question_uuid: Uuid) -> OutgoingMessage {
+    NewQuestion {
+        question_uuid,
+        sender: Sruid::parse("local/local:local").unwrap(),
+        recipient: Sruid::parse("octue/example:1.0.0").unwrap(),
+        datetime: Timestamp::now(),
+        forward_logs: false,
+        input_values: None,
+        input_manifest: None,
+    }
+    .encode()
+}
+
+/// Moves the clock.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// Waits until everything waits for the clock: no other thread of the process runs or waits for a
+/// processor, and this one has had next to nothing to do, several times in a row. On a busy machine
+/// that takes longer, and the clock, which goes on meanwhile, must not run ahead of the threads.
+async fn wait_until_idle() {
     let metrics = tokio::runtime::Handle::current().metrics();
-    let mut quiet = 0;
-    for _ in 0..100 {
+    let mut idle = 0;
+    while idle < IDLE_SAMPLES {
+        // What this thread did for the last sample is counted when it parks.
+        tokio::time::sleep(Duration::from_millis(1)).await;
         let before = metrics.worker_total_busy_duration(0);
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
         let busy = metrics.worker_total_busy_duration(0) - before;
-        quiet = if busy < Duration::from_millis(1) { quiet + 1 } else { 0 };
-        if quiet == 2 {
-            return;
-        }
+        let is_idle = busy < Duration::from_millis(1) && other_threads_sleep();
+        idle = if is_idle { idle + 1 } else { 0 };
     }
 }
 
+/// Whether every other thread of this process sleeps, as the kernel reports it.
+fn other_threads_sleep() -> bool {
+    let own = std::fs::read_link("/proc/thread-self").unwrap();
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    threads.map(Result::unwrap).filter(|thread| Some(&*thread.file_name()) != own.file_name()).all(
+        |thread| {
+            // A thread that has ended meanwhile has no state.
+            let Ok(stat) = std::fs::read_to_string(thread.path().join("stat")) else { return true };
+            // `<id> (<name>) <state> …`
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'))
+        },
+    )
+}
+
+/// The tests of this binary run one after the other: each would keep the other from being idle.
+static ONE_AT_A_TIME: AsyncMutex<()> = AsyncMutex::const_new(());
+
 #[tokio::test]
 async fn a_cancellation_ends_its_run_in_every_order_by_late_views_alone() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     run_all(true).await;
 }
 
 #[tokio::test]
 async fn a_cancellation_ends_its_run_in_every_order_where_a_replica_knows_it_before_its_view() {
+    let _alone = ONE_AT_A_TIME.lock().await;
     run_all(false).await;
 }
