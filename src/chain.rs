@@ -5,7 +5,7 @@ use std::fmt;
 
 /// An error and its causes, joined by colons. Our own errors do not repeat the text of their source.
 #[derive(Clone, Copy)]
-pub struct Chain<'a>(pub &'a dyn Error);
+pub(crate) struct Chain<'a>(pub &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

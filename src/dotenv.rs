@@ -4,7 +4,7 @@ use std::io;
 
 /// Why a file of variables was not read. The text of the line is left out: it may be a secret.
 #[derive(Debug, thiserror::Error)]
-pub enum DotenvError {
+pub(crate) enum DotenvError {
     /// A line is not a variable, or its variable cannot be passed to a process.
     #[error("line {0} is not `NAME=value`")]
     Line(usize),
@@ -14,7 +14,7 @@ pub enum DotenvError {
 }
 
 /// The variables of a file, in its order. A value may refer to other variables, as `$NAME`.
-pub fn parse(bytes: &[u8]) -> Result<Vec<(String, String)>, DotenvError> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<(String, String)>, DotenvError> {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let variable = |item: dotenvy::Result<(String, String)>| match item {
         // Such a variable cannot be passed to a process.

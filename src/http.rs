@@ -1,10 +1,10 @@
 //! The HTTP servers: probes, metrics, the registry, and what Google's clients request.
 
-pub mod admin;
-pub mod google;
-pub mod registry;
+pub(crate) mod admin;
+pub(crate) mod google;
+pub(crate) mod registry;
 use crate::request_guard::{HostName, RequestGuard};
-pub use axum::Router;
+pub(crate) use axum::Router;
 use std::io;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -20,7 +20,7 @@ const FORM_PATHS: &[&str] = &[google::TOKEN_PATH];
 /// Serves until `stop`, and then finishes the requests under way, for a moment at most. Requests
 /// that a web page of another origin may send are refused; `allowed_hosts` are names of this
 /// server.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     allowed_hosts: &[HostName],

@@ -29,7 +29,7 @@ mod notifications;
 pub mod routing;
 pub mod pipeline;
 pub mod monitor;
-pub mod http;
+mod http;
 // The roots: they choose the adapters, and may use every module.
 pub mod config;
 mod daemon;
@@ -40,12 +40,12 @@ pub mod cli;
 mod sdk;
 // Tools: they use no other module.
 pub mod google;
-pub mod request_guard;
+mod request_guard;
 pub mod tasks;
 mod private_path;
-pub mod telemetry;
-pub mod chain;
+mod telemetry;
+mod chain;
 mod retry;
 mod dotenv;
 mod locked_folder;
-pub mod preflight;
+mod preflight;

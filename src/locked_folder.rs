@@ -9,13 +9,13 @@ use std::path::Path;
 /// The lock of a folder, held until it is dropped.
 #[derive(Debug)]
 #[must_use = "the folder is locked until this is dropped"]
-pub struct FolderLock {
+pub(crate) struct FolderLock {
     _file: File,
 }
 
 /// Why a folder was not locked.
 #[derive(Debug, thiserror::Error)]
-pub enum LockError {
+pub(crate) enum LockError {
     /// Another process holds the lock.
     #[error("in use by another process{}", .holder.map(|id| format!(" ({id})")).unwrap_or_default())]
     InUse {
@@ -31,7 +31,7 @@ pub enum LockError {
 
 impl FolderLock {
     /// Locks `file`, creates it if it is missing, and writes the id of this process into it.
-    pub fn acquire(file: &Path) -> Result<Self, LockError> {
+    pub(crate) fn acquire(file: &Path) -> Result<Self, LockError> {
         // Not truncated: another process may hold the lock, and its id is in the file.
         let mut options = File::options();
         let options = options.read(true).write(true).create(true).truncate(false);
@@ -52,7 +52,7 @@ impl FolderLock {
     }
 
     /// Whether `file` exists and no process holds its lock.
-    pub fn is_abandoned(file: &Path) -> bool {
+    pub(crate) fn is_abandoned(file: &Path) -> bool {
         File::open(file).is_ok_and(|file| file.try_lock().is_ok())
     }
 }

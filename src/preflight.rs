@@ -31,7 +31,7 @@ pub enum Verdict {
 
 /// The account whose credentials a check used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PreflightIdentity {
+pub(crate) struct PreflightIdentity {
     /// Its name.
     pub name: String,
     /// Whether it is the daemon's account, as far as is known. The rights of another account are
@@ -115,7 +115,7 @@ impl PreflightCheck {
 
 impl PreflightIdentity {
     /// The check that names the account used for `service`.
-    pub fn check(&self, service: &str) -> PreflightCheck {
+    pub(crate) fn check(&self, service: &str) -> PreflightCheck {
         let (name, account) = (format!("identity for {service}"), &self.name);
         match self.is_daemon {
             true => PreflightCheck::ok(name, account),

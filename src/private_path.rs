@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Why a path is refused.
 #[derive(Debug, thiserror::Error)]
-pub enum PathError {
+pub(crate) enum PathError {
     /// It cannot be read.
     #[error("failed to read `{}`", .0.display())]
     Read(PathBuf, #[source] io::Error),
@@ -20,7 +20,7 @@ pub enum PathError {
 }
 
 /// Resolves all links of `path`, and checks that only root and this user can redirect the result.
-pub fn resolve(path: &Path) -> Result<PathBuf, PathError> {
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf, PathError> {
     let failed = |error| PathError::Read(path.to_owned(), error);
     let resolved = fs::canonicalize(path).map_err(failed)?;
     for part in resolved.ancestors() {

@@ -60,7 +60,7 @@ pub struct HostNameError;
 
 /// The rules of one server. Clones share the interval between two log lines.
 #[derive(Clone, Debug)]
-pub struct RequestGuard {
+pub(crate) struct RequestGuard {
     loopback: bool,
     allowed: Arc<[HostName]>,
     /// Paths with this prefix accept gRPC only.
@@ -80,7 +80,7 @@ struct RefusalLog {
 
 /// Why a request is refused. The text has the remedy for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// `Origin` is not this server's own.
     #[error(
         "a web page of another origin (`{0}`) cannot use this server. A program can; if the page is \
@@ -135,7 +135,7 @@ impl RequestGuard {
     /// The rules of a server that listens on `address`, and which clients may reach by the names
     /// `allowed`. Without such names, a server beyond loopback accepts every `Host`: pods use names of
     /// Services, which the server cannot know.
-    pub fn new(address: SocketAddr, allowed: &[HostName]) -> Self {
+    pub(crate) fn new(address: SocketAddr, allowed: &[HostName]) -> Self {
         Self {
             loopback: address.ip().to_canonical().is_loopback(),
             allowed: allowed.into(),
@@ -146,24 +146,24 @@ impl RequestGuard {
     }
 
     /// Paths that begin with `prefix` are methods of gRPC services.
-    pub fn with_grpc(mut self, prefix: &'static str) -> Self {
+    pub(crate) fn with_grpc(mut self, prefix: &'static str) -> Self {
         self.grpc_prefix = Some(prefix);
         self
     }
 
     /// These paths accept a form: Google's clients send one for a token.
-    pub fn with_forms(mut self, paths: &'static [&'static str]) -> Self {
+    pub(crate) fn with_forms(mut self, paths: &'static [&'static str]) -> Self {
         self.form_paths = paths;
         self
     }
 
     /// Applies the rules before all routes of `router`, its fallback included.
-    pub fn protect(self, router: Router) -> Router {
+    pub(crate) fn protect(self, router: Router) -> Router {
         router.layer(middleware::from_fn_with_state(self, enforce))
     }
 
     /// Checks the head of a request.
-    pub fn check(
+    pub(crate) fn check(
         &self,
         version: Version,
         method: &Method,
@@ -307,7 +307,7 @@ async fn enforce(State(guard): State<RequestGuard>, request: Request, next: Next
 }
 
 /// Whether a request has the content type of gRPC.
-pub fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     ContentType::from_headers(headers) == ContentType::Grpc
 }
 

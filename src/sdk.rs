@@ -7,13 +7,13 @@
 //! | [`arguments`] | the arguments of `octue twined question ask-local`, and the file beside them |
 //! | [`shim`] | the Python that makes an unmodified SDK work offline, and read that file |
 
-pub mod arguments;
-pub mod services;
-pub mod shim;
-pub mod variables;
+pub(crate) mod arguments;
+pub(crate) mod services;
+pub(crate) mod shim;
+pub(crate) mod variables;
 
 /// The command that answers one question with the service of its working directory.
-pub const ASK_LOCAL: [&str; 4] = ["octue", "twined", "question", "ask-local"];
+pub(crate) const ASK_LOCAL: [&str; 4] = ["octue", "twined", "question", "ask-local"];
 
 /// The sender of questions that have no parent question, as the SDK names it.
-pub const ROOT_PARENT: &str = "local/local:local";
+pub(crate) const ROOT_PARENT: &str = "local/local:local";

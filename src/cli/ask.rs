@@ -32,7 +32,7 @@ const MAX_FAILED_CHECKS: u32 = 3;
 #[command(after_help = "Examples:\n  \
     twined ask octue/example:local -i '{\"n\": 3}'\n  \
     twined ask octue/example:local -i - < values.json | jq .output_values")]
-pub struct Args {
+pub(super) struct Args {
     /// Service revision to ask, `<namespace>/<name>:<revision tag>`
     sruid: SruidBuf,
 
@@ -62,7 +62,7 @@ pub struct Args {
 
 /// A question to ask.
 #[derive(Debug)]
-pub struct QuestionRequest<'a> {
+pub(super) struct QuestionRequest<'a> {
     pub question_uuid: Uuid,
     pub recipient: Sruid<'a>,
     /// Whether the service sends its logs.
@@ -73,7 +73,7 @@ pub struct QuestionRequest<'a> {
 
 /// How a question ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum QuestionOutcome {
+pub(super) enum QuestionOutcome {
     /// With a result: its event's JSON, without the kind.
     Answered(String),
     /// With an exception of this type.
@@ -82,7 +82,7 @@ pub enum QuestionOutcome {
 
 /// Why a question has no outcome.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub(super) enum AskError {
     /// A call of Pub/Sub failed.
     #[error("failed to ask the question")]
     Call(#[from] CallError),
@@ -117,7 +117,7 @@ struct LogRecord {
 }
 
 /// Asks a question and prints its answer.
-pub async fn run(args: Args) -> Result<u8, Failure> {
+pub(super) async fn run(args: Args) -> Result<u8, Failure> {
     let Args { sruid, input_values, input_manifest, question_uuid, timeout, no_logs, network } =
         args;
     let input_values = input_values.map(values).transpose()?;
@@ -168,7 +168,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
 /// # Errors
 ///
 /// If the question cannot be asked, or the network ends before an answer comes.
-pub async fn ask(
+pub(super) async fn ask(
     topic_connection: &TopicConnection,
     question: &QuestionRequest<'_>,
     mut show: impl FnMut(&Event<'_>),
@@ -276,7 +276,7 @@ fn terminal_event(event: &Event<'_>) -> Option<QuestionOutcome> {
 }
 
 /// Prints an event of a child.
-pub fn show(event: &Event<'_>) {
+pub(super) fn show(event: &Event<'_>) {
     let sender = event.attributes.sender;
     match &event.kind {
         Kind::LogRecord => {

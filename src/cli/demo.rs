@@ -31,7 +31,7 @@ const EXAMPLE_VALUES: &str = r#"{"below": 10000}"#;
 #[command(after_help = "Examples:\n  \
     twined demo\n  \
     twined demo --python ./my-service -i '{\"n\": 3}'")]
-pub struct Args {
+pub(super) struct Args {
     /// Folder of a Python service to ask [default: a built-in service]
     #[arg(long, value_name = "DIR")]
     python: Option<PathBuf>,
@@ -42,7 +42,7 @@ pub struct Args {
 }
 
 /// Runs the demo.
-pub async fn run(args: Args) -> Result<u8, Failure> {
+pub(super) async fn run(args: Args) -> Result<u8, Failure> {
     let Args { python, input_values } = args;
     let (service, default) = match python {
         Some(folder) => (python_service(&folder)?, None),

@@ -16,7 +16,7 @@ use std::fmt::Write as _;
 #[command(after_help = "Exit codes: 0 the daemon can work, 1 it cannot.\n\n\
     [ok] passed, [warn] the daemon works but a part of it may not, [fail] the daemon cannot work, \
     [??] cannot be checked from here: the lines below it give a command that can.")]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     serve: ServeArgs,
 
@@ -42,7 +42,7 @@ enum OutputFormat {
 }
 
 /// Makes the checks and prints their results.
-pub async fn run(args: Args) -> Result<u8, Failure> {
+pub(super) async fn run(args: Args) -> Result<u8, Failure> {
     let Args { serve, question_account, output } = args;
     let settings = serve.into_settings(config::env_variable)?;
     let checks = serve::check(&settings, question_account).await?;

@@ -29,7 +29,7 @@ const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
     eval \"$(twined env --shim)\"            # sh, bash, zsh\n  \
     twined env --shell fish | source\n  \
     twined env --shell powershell | Invoke-Expression")]
-pub struct Args {
+pub(super) struct Args {
     /// Shell whose syntax to print
     #[arg(long, value_enum, default_value_t)]
     shell: Shell,
@@ -74,7 +74,7 @@ enum CredentialsError {
 struct NoCacheFolder;
 
 /// Prints the variables.
-pub async fn run(args: Args) -> Result<u8, Failure> {
+pub(super) async fn run(args: Args) -> Result<u8, Failure> {
     let Args { shell, shim, network } = args;
     let mut variables = network.describe().await?;
     let credentials =

@@ -20,7 +20,7 @@ const MAX_BELOW: u64 = 10_000_000;
 
 /// Answer one question as the service of `twined demo`
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[arg(long)]
     attributes: String,
 
@@ -49,7 +49,7 @@ struct Responder {
 }
 
 /// Answers the question.
-pub async fn run(args: Args) -> Result<u8, Failure> {
+pub(super) async fn run(args: Args) -> Result<u8, Failure> {
     let Args { attributes, input_values, pubsub, project, topic } = args;
     let question: HashMap<String, String> =
         serde_json::from_str(&attributes).map_err(|error| Failure::new(USAGE, error))?;

@@ -19,14 +19,14 @@ use tokio::net::TcpListener;
     twined local                      # the services in this folder\n  \
     twined local ./wind ./elevation --env API_KEY --max-runs 4\n  \
     eval \"$(twined env --shim)\"       # in another shell: use it")]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     local: LocalArgs,
 }
 
 /// Run the Pub/Sub emulator alone
 #[derive(Debug, clap::Args)]
-pub struct EmulatorArgs {
+pub(super) struct EmulatorArgs {
     /// Port on loopback; 0 for a free one
     #[arg(long, env = "TWINED_PUBSUB_PORT", default_value_t = DEFAULT_PUBSUB_PORT)]
     pubsub_port: u16,
@@ -43,7 +43,7 @@ pub struct EmulatorArgs {
 }
 
 /// Runs a network until it is interrupted.
-pub async fn run(args: Args) -> Result<u8, Failure> {
+pub(super) async fn run(args: Args) -> Result<u8, Failure> {
     let settings = settings(args.local)?;
     let names: Vec<_> =
         settings.host.services.iter().map(|service| service.sruid.to_string()).collect();
@@ -69,7 +69,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
 }
 
 /// Runs the emulator until it is interrupted.
-pub async fn emulator(args: EmulatorArgs) -> Result<u8, Failure> {
+pub(super) async fn emulator(args: EmulatorArgs) -> Result<u8, Failure> {
     let EmulatorArgs { pubsub_port, project, hosts } = args;
     let listener = bind_loopback(pubsub_port, "the Pub/Sub emulator", "--pubsub-port")?;
     let listener = TcpListener::from_std(listener).map_err(Failure::failed)?;

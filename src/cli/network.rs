@@ -20,7 +20,7 @@ const MAX_NAMED: usize = 10;
 
 /// The network to use.
 #[derive(Clone, Debug, clap::Args)]
-pub struct NetworkArgs {
+pub(super) struct NetworkArgs {
     /// Address that `twined local` printed as `http` [default: http://127.0.0.1:8094]
     ///
     /// If given, it wins over PUBSUB_EMULATOR_HOST.
@@ -60,7 +60,7 @@ enum DescribeError {
 
 /// A connection to the topic of a network.
 #[derive(Clone, Debug)]
-pub struct TopicConnection {
+pub(super) struct TopicConnection {
     pub connection: Connection,
     pub topic: String,
 }
@@ -74,7 +74,7 @@ impl NetworkArgs {
 
     /// Gets the network's variables. Those that this version does not know are left out, with a note
     /// on stderr.
-    pub async fn describe(&self) -> Result<BTreeMap<String, String>, Failure> {
+    pub(super) async fn describe(&self) -> Result<BTreeMap<String, String>, Failure> {
         let failed = |error| Failure::new(UNREACHABLE, error);
         let (known, unknown) = self.variables().await.map_err(failed)?;
         if !unknown.is_empty() {
@@ -117,7 +117,7 @@ impl NetworkArgs {
     /// A connection to the topic of the network at `--url`; without one, to that of
     /// PUBSUB_EMULATOR_HOST, as Google's clients; without either, to that of the network at the
     /// default address.
-    pub async fn topic_connection(&self) -> Result<TopicConnection, Failure> {
+    pub(super) async fn topic_connection(&self) -> Result<TopicConnection, Failure> {
         let host = env_variable(variables::PUBSUB_EMULATOR_HOST).filter(|host| !host.is_empty());
         let (variables, from_environment): (BTreeMap<_, _>, _) =
             match host.filter(|_| self.url.is_none()) {

@@ -23,7 +23,7 @@ use tracing::{error, info};
     twined serve --pubsub localhost:8085 --runner process ./wind ./elevation\n\n\
     SIGTERM or Ctrl-C stops it within 5 s: unfinished messages are delivered again, and runs \
     continue. A second signal stops it immediately.")]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     serve: ServeArgs,
 }
@@ -32,7 +32,7 @@ pub struct Args {
 
 impl Args {
     /// The format of its logs.
-    pub fn log_style(&self) -> LogStyle {
+    pub(super) fn log_style(&self) -> LogStyle {
         let format = self.serve.log_format;
         match format.unwrap_or_else(|| LogFormat::default_for(telemetry::on_terminal())) {
             LogFormat::Json => LogStyle::Json,
@@ -42,7 +42,7 @@ impl Args {
 }
 
 /// Runs the daemon until a signal stops it.
-pub async fn run(args: Args) -> Result<u8, Failure> {
+pub(super) async fn run(args: Args) -> Result<u8, Failure> {
     let mut signals = Signals::listen();
     let style = args.log_style();
     let settings = args.serve.into_settings(config::env_variable)?;
@@ -113,7 +113,7 @@ fn report(checks: &[PreflightCheck], style: LogStyle) {
 }
 
 /// Reports a failure as a JSON log line, which no log filter suppresses.
-pub fn log_failure(failure: &Failure) {
+pub(super) fn log_failure(failure: &Failure) {
     let Failure { code, error } = failure;
     let message = format!("daemon failed: {}", Chain(&**error));
     let line = json!({ "severity": "ERROR", "message": message, "exit_code": code });

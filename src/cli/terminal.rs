@@ -4,19 +4,19 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 /// Writes one line to stderr. A closed stderr is no error.
-pub fn note(line: &str) {
+pub(super) fn note(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Writes one line to stdout.
-pub fn answer(line: &str) -> io::Result<()> {
+pub(super) fn answer(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()
 }
 
 /// Names and values, one pair a line, aligned.
-pub fn block(rows: &[(&str, String)]) -> String {
+pub(super) fn block(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for (name, value) in rows {
@@ -28,7 +28,7 @@ pub fn block(rows: &[(&str, String)]) -> String {
 
 /// Escapes the control characters of untrusted text, which could steer the terminal. Line feeds and
 /// tabs stay.
-pub fn safe(text: &str) -> String {
+pub(super) fn safe(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

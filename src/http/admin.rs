@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Whether the daemon is ready. It is ready when no [`ReadinessHold`] is left, until it drains.
 #[derive(Clone, Debug)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     holds: Arc<Holds>,
     stop: CancellationToken,
 }
@@ -18,7 +18,7 @@ pub struct Readiness {
 /// Something that is not ready yet. The daemon is not ready until this is dropped.
 #[derive(Debug)]
 #[must_use = "a dropped hold does not delay readiness"]
-pub struct ReadinessHold {
+pub(crate) struct ReadinessHold {
     holds: Arc<Holds>,
     name: &'static str,
 }
@@ -28,7 +28,7 @@ pub struct ReadinessHold {
 struct Holds(Mutex<Vec<&'static str>>);
 
 /// The routes.
-pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
+pub(crate) fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
     let ready = get(async |State(readiness): State<Readiness>| readiness.answer());
     let scrape = get(async |State(metrics): State<PrometheusHandle>| metrics.render());
     Router::new()
@@ -41,12 +41,12 @@ pub fn router(readiness: Readiness, metrics: PrometheusHandle) -> Router {
 
 impl Readiness {
     /// Ready until `stop`, except while a hold exists.
-    pub fn new(stop: CancellationToken) -> Self {
+    pub(crate) fn new(stop: CancellationToken) -> Self {
         Self { holds: Arc::default(), stop }
     }
 
     /// The daemon is not ready until the hold is dropped. `name` is its name in the answer.
-    pub fn hold(&self, name: &'static str) -> ReadinessHold {
+    pub(crate) fn hold(&self, name: &'static str) -> ReadinessHold {
         self.holds.lock().push(name);
         ReadinessHold { holds: Arc::clone(&self.holds), name }
     }

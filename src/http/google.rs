@@ -13,13 +13,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 /// The path of the token endpoint.
-pub const TOKEN_PATH: &str = "/google/token";
+pub(crate) const TOKEN_PATH: &str = "/google/token";
 
 /// The service account, once its key is made.
-pub type Account = watch::Receiver<Option<Arc<ServiceAccount>>>;
+pub(crate) type Account = watch::Receiver<Option<Arc<ServiceAccount>>>;
 
 /// The routes.
-pub fn router(account: Account) -> Router {
+pub(crate) fn router(account: Account) -> Router {
     let metadata = get(async |uri: Uri| respond(google::metadata(uri.path())));
     Router::new()
         .route(TOKEN_PATH, post(token))
@@ -29,7 +29,7 @@ pub fn router(account: Account) -> Router {
 
 /// A route that returns a constant JSON document. The document names the file of the account, so it
 /// is returned only when that file exists.
-pub fn document(path: &str, document: Value, account: Account) -> Router {
+pub(crate) fn document(path: &str, document: Value, account: Account) -> Router {
     let answer = async move |State(mut account): State<Account>| match account
         .wait_for(Option::is_some)
         .await

@@ -23,7 +23,7 @@ struct DefaultRevision {
 }
 
 /// The routes, relative to the endpoint of the registry.
-pub fn router(registry: Arc<dyn ServiceRegistry>) -> Router {
+pub(crate) fn router(registry: Arc<dyn ServiceRegistry>) -> Router {
     Router::new().route("/{namespace}/{name}", get(find_revision)).with_state(registry)
 }
 

@@ -120,6 +120,7 @@ struct Inner {
 mod rpc {
     #![allow(
         missing_docs,
+        unreachable_pub,
         clippy::allow_attributes_without_reason,
         clippy::clone_on_ref_ptr,
         reason = "generated"

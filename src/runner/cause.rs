@@ -13,7 +13,7 @@ pub struct Cause {
 
 /// Who sends the signals that a process does not cause itself: that depends on where the run is.
 #[derive(Clone, Copy, Debug)]
-pub struct SignalSenders {
+pub(crate) struct SignalSenders {
     /// Who sends SIGKILL.
     pub kill: &'static str,
     /// Who sends SIGTERM, SIGINT, SIGHUP and SIGQUIT.

@@ -8,19 +8,19 @@ use std::ops::Range;
 
 /// The longest argument, in bytes. The kernel refuses 128 KiB; the difference is for shell scripts
 /// that add to an argument.
-pub const ARGUMENT_LIMIT: usize = 120 * 1024;
+pub(crate) const ARGUMENT_LIMIT: usize = 120 * 1024;
 
 /// The option of a question's attributes.
-pub const ATTRIBUTES_OPTION: &str = "--attributes";
+pub(crate) const ATTRIBUTES_OPTION: &str = "--attributes";
 /// The option of its input values.
-pub const VALUES_OPTION: &str = "--input-values";
+pub(crate) const VALUES_OPTION: &str = "--input-values";
 /// The option of its input manifest.
-pub const MANIFEST_OPTION: &str = "--input-manifest";
+pub(crate) const MANIFEST_OPTION: &str = "--input-manifest";
 
 /// The file of a question: `{"input_values": …, "input_manifest": …, "children": …}`, each as
 /// received, and only if it is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuestionFile {
+pub(crate) struct QuestionFile {
     /// The content.
     pub bytes: Vec<u8>,
     /// The range of the input values.
@@ -33,7 +33,7 @@ pub struct QuestionFile {
 
 impl QuestionFile {
     /// Writes the inputs of a question.
-    pub fn new(inputs: Inputs<'_>) -> Self {
+    pub(crate) fn new(inputs: Inputs<'_>) -> Self {
         let Inputs { input_values, input_manifest, children } = inputs;
         let mut bytes = Vec::from(b"{");
         let mut put = |name: &str, text: Option<&str>| {
@@ -56,14 +56,14 @@ impl QuestionFile {
 
 /// The JSON of a question's attributes for `--attributes`: as received, with defaults for two without
 /// which the SDK fails before its first event.
-pub fn attributes(received: &HashMap<String, String>) -> String {
+pub(crate) fn attributes(received: &HashMap<String, String>) -> String {
     let given = received.iter().map(|(name, value)| (&**name, &**value));
     let missing = [(RETRY_COUNT, "0"), (FORWARD_LOGS, "0")];
     object(given.chain(missing.into_iter().filter(|(name, _)| !received.contains_key(*name))))
 }
 
 /// The JSON of attributes, as received.
-pub fn json(received: &HashMap<String, String>) -> String {
+pub(crate) fn json(received: &HashMap<String, String>) -> String {
     object(received.iter().map(|(name, value)| (&**name, &**value)))
 }
 

@@ -15,7 +15,7 @@ const DEPTH: usize = 2;
 
 /// A service that was found on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LocalService {
+pub(crate) struct LocalService {
     /// Its name, with the given revision tag.
     pub sruid: SruidBuf,
     /// The folder of its `octue.yaml`.
@@ -24,7 +24,7 @@ pub struct LocalService {
 
 /// Why the services of a host cannot be listed.
 #[derive(Debug, thiserror::Error)]
-pub enum ServicesError {
+pub(crate) enum ServicesError {
     /// A given folder has no service.
     #[error("no `octue.yaml` found in `{}` or up to two levels below it", .0.display())]
     None(PathBuf),
@@ -71,7 +71,7 @@ struct ServiceName {
 
 /// Finds the services in the given folders. Without a folder, the current one is searched, which may
 /// have none.
-pub fn find(given: &[PathBuf], tag: &str) -> Result<Vec<LocalService>, ServicesError> {
+pub(crate) fn find(given: &[PathBuf], tag: &str) -> Result<Vec<LocalService>, ServicesError> {
     let mut found = BTreeMap::<String, LocalService>::new();
     let current = [PathBuf::from(".")];
     for folder in if given.is_empty() { &current } else { given } {

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A file: its name and its text.
-pub type File = (&'static str, &'static str);
+pub(crate) type File = (&'static str, &'static str);
 
 const HOOK: File = ("twined_hook.py", include_str!("shim/twined_hook.py"));
 const QUESTION: File = ("twined_question.py", include_str!("shim/twined_question.py"));
@@ -22,7 +22,7 @@ const OFFLINE: [File; 3] =
 
 /// The shim that is mounted beside a question. `start.py` puts its folder first in the `PYTHONPATH` of
 /// the command in its arguments, because Kubernetes cannot prepend to the variable of an image.
-pub const MOUNTED: [File; 4] = [
+pub(crate) const MOUNTED: [File; 4] = [
     (START, include_str!("shim/mounted/start.py")),
     ("sitecustomize.py", include_str!("shim/mounted/sitecustomize.py")),
     HOOK,
@@ -30,11 +30,11 @@ pub const MOUNTED: [File; 4] = [
 ];
 
 /// The name of the file in [`MOUNTED`] that starts a command.
-pub const START: &str = "start.py";
+pub(crate) const START: &str = "start.py";
 
 /// Why the shim was not installed.
 #[derive(Debug, thiserror::Error)]
-pub enum InstallError {
+pub(crate) enum InstallError {
     /// Its folder cannot be written.
     #[error("failed to write the shim to `{}`", folder.display())]
     Write {
@@ -50,7 +50,7 @@ pub enum InstallError {
 }
 
 /// Writes the offline shim of this version into `folder`.
-pub fn write(folder: &Path) -> io::Result<()> {
+pub(crate) fn write(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     for (name, text) in OFFLINE {
         // Replaced in one step, because processes of an earlier network may be reading it.
@@ -65,7 +65,7 @@ pub fn write(folder: &Path) -> io::Result<()> {
 ///
 /// Every Python process runs the files of its `PYTHONPATH`. So they come from this program, never from
 /// a network, and other users cannot write their folder.
-pub fn install(cache: &Path) -> Result<PathBuf, InstallError> {
+pub(crate) fn install(cache: &Path) -> Result<PathBuf, InstallError> {
     // Other versions have folders of their own.
     let mut digest = blake3::Hasher::new();
     for (name, text) in OFFLINE {

@@ -5,32 +5,32 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 /// Pub/Sub emulator that every Google client uses, `HOST:PORT`.
-pub const PUBSUB_EMULATOR_HOST: &str = "PUBSUB_EMULATOR_HOST";
+pub(crate) const PUBSUB_EMULATOR_HOST: &str = "PUBSUB_EMULATOR_HOST";
 /// Default project of Google's clients.
-pub const GOOGLE_CLOUD_PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
+pub(crate) const GOOGLE_CLOUD_PROJECT: &str = "GOOGLE_CLOUD_PROJECT";
 /// File of a service account. Google's clients need credentials even offline.
-pub const GOOGLE_APPLICATION_CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
+pub(crate) const GOOGLE_APPLICATION_CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 /// Metadata server of Google, which the SDK asks when it signs URLs.
-pub const GCE_METADATA_HOST: &str = "GCE_METADATA_HOST";
+pub(crate) const GCE_METADATA_HOST: &str = "GCE_METADATA_HOST";
 /// The network's topic.
-pub const TOPIC_NAME: &str = "TWINED_SERVICES_TOPIC_NAME";
+pub(crate) const TOPIC_NAME: &str = "TWINED_SERVICES_TOPIC_NAME";
 /// Where a service runs: [`GOOGLE_KUEUE`].
-pub const COMPUTE_PROVIDER: &str = "COMPUTE_PROVIDER";
+pub(crate) const COMPUTE_PROVIDER: &str = "COMPUTE_PROVIDER";
 /// The value of [`COMPUTE_PROVIDER`] for a process that was started for one question.
-pub const GOOGLE_KUEUE: &str = "GOOGLE_KUEUE";
+pub(crate) const GOOGLE_KUEUE: &str = "GOOGLE_KUEUE";
 /// The revision tag of a service.
-pub const SERVICE_REVISION_TAG: &str = "OCTUE_SERVICE_REVISION_TAG";
+pub(crate) const SERVICE_REVISION_TAG: &str = "OCTUE_SERVICE_REVISION_TAG";
 /// URL of the service registry of a network on this machine. Only the shim reads it: the registries of
 /// an `octue.yaml` are in the cloud.
-pub const LOCAL_REGISTRY: &str = "TWINED_LOCAL_REGISTRY";
+pub(crate) const LOCAL_REGISTRY: &str = "TWINED_LOCAL_REGISTRY";
 /// File with the question's inputs, or with the first part of them. Only the shim reads it.
-pub const QUESTION_FILE: &str = "TWINED_QUESTION_FILE";
+pub(crate) const QUESTION_FILE: &str = "TWINED_QUESTION_FILE";
 /// Number of parts of the file of [`QUESTION_FILE`]. Only the shim reads it.
-pub const QUESTION_PARTS: &str = "TWINED_QUESTION_PARTS";
+pub(crate) const QUESTION_PARTS: &str = "TWINED_QUESTION_PARTS";
 
 /// Why a network's description is refused. Any process that listens on the port can send one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DescriptionError {
+pub(crate) enum DescriptionError {
     /// Without the variable, clients would use the real cloud.
     #[error("the network's description lacks `{0}`")]
     Missing(&'static str),
@@ -59,7 +59,7 @@ const DESCRIPTION: [(&str, &str, ValueCheck); 6] = [
 
 /// Splits a description into the variables of a network and the names of all others. Each variable of
 /// a network must be present with a valid value.
-pub fn split_known(
+pub(crate) fn split_known(
     mut described: BTreeMap<String, String>,
 ) -> Result<(BTreeMap<String, String>, Vec<String>), DescriptionError> {
     let mut known = BTreeMap::new();
@@ -99,7 +99,7 @@ fn is_registry(text: &str) -> bool {
 
 /// A network on this machine, as its variables describe it.
 #[derive(Clone, Debug)]
-pub struct LocalNetwork<'a> {
+pub(crate) struct LocalNetwork<'a> {
     /// Its Pub/Sub, `HOST:PORT`.
     pub pubsub: &'a str,
     /// Its HTTP server.
@@ -116,7 +116,7 @@ pub struct LocalNetwork<'a> {
 
 impl LocalNetwork<'_> {
     /// The variables with which the SDK and Google's clients use this network alone.
-    pub fn variables(&self) -> BTreeMap<String, String> {
+    pub(crate) fn variables(&self) -> BTreeMap<String, String> {
         let Self { pubsub, http, project, topic, credentials } = self;
         [
             (PUBSUB_EMULATOR_HOST, (*pubsub).to_owned()),

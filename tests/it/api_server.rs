@@ -12,11 +12,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use uuid::Uuid;
 
-pub const NAMESPACE: &str = "twined";
+pub(crate) const NAMESPACE: &str = "twined";
 const JOBS: &str = "/apis/batch/v1/namespaces/twined/jobs";
 
 #[derive(Debug, Default)]
-pub struct ApiServer {
+pub(crate) struct ApiServer {
     inner: Mutex<Inner>,
 }
 
@@ -41,7 +41,7 @@ struct Fault {
 type Answer = Result<Value, (u16, &'static str)>;
 
 impl ApiServer {
-    pub fn client(self: &Arc<Self>) -> Client {
+    pub(crate) fn client(self: &Arc<Self>) -> Client {
         let answer = async |State(server): State<Arc<Self>>, method, uri: Uri, body: Bytes| {
             let answer = server.inner().answer(&method, &uri, &body);
             let (code, body) = match answer {
@@ -61,26 +61,31 @@ impl ApiServer {
     }
 
     /// The next calls of a method on `jobs` or `secrets` fail, so many times.
-    pub fn fail(&self, call: (Method, &'static str), fault: (u16, &'static str), times: usize) {
+    pub(crate) fn fail(
+        &self,
+        call: (Method, &'static str),
+        fault: (u16, &'static str),
+        times: usize,
+    ) {
         let (code, reason) = fault;
         self.inner().faults.insert(call, Fault { code, reason, left: times });
     }
 
-    pub fn job(&self, name: &str) -> Option<Value> {
+    pub(crate) fn job(&self, name: &str) -> Option<Value> {
         self.inner().jobs.get(name).cloned()
     }
 
-    pub fn secrets(&self) -> usize {
+    pub(crate) fn secrets(&self) -> usize {
         self.inner().secrets
     }
 
     /// Another client changes a Job.
-    pub fn change(&self, name: &str, patch: Value) {
+    pub(crate) fn change(&self, name: &str, patch: Value) {
         self.inner().patch(name, patch).unwrap();
     }
 
     /// Another client deletes a Job.
-    pub fn delete(&self, name: &str) {
+    pub(crate) fn delete(&self, name: &str) {
         self.inner().jobs.remove(name).unwrap();
     }
 

@@ -51,7 +51,7 @@ impl Runner for States {
 impl Coordinator for States {}
 
 /// A monitor of these states, until it is dropped.
-pub async fn monitor(states: BoxStream<'static, RunState>) -> (World, JoinSet<()>) {
+pub(crate) async fn monitor(states: BoxStream<'static, RunState>) -> (World, JoinSet<()>) {
     let world = World::new(0, None, 0).await;
     let runner = Arc::new(States(Mutex::new(Some(states))));
     let mut tasks = JoinSet::new();
@@ -60,7 +60,7 @@ pub async fn monitor(states: BoxStream<'static, RunState>) -> (World, JoinSet<()
 }
 
 /// Waits until so many runs are queued, starting and running.
-pub async fn wait_for(recorder: &PrometheusRecorder, counts: [u32; 3]) {
+pub(crate) async fn wait_for(recorder: &PrometheusRecorder, counts: [u32; 3]) {
     let deadline = Instant::now() + DEADLINE;
     let line = |(state, count)| format!("twined_questions{{state=\"{state}\"}} {count}\n");
     let lines: Vec<_> =

@@ -25,7 +25,7 @@ static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 /// A command of the helper program.
-pub fn command(name: &str) -> Command {
+pub(crate) fn command(name: &str) -> Command {
     let mut command = Command::new(&*PROGRAM);
     command.arg(name);
     command

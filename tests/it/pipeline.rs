@@ -37,7 +37,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A store that fails so many times, and always refuses one event.
 #[derive(Debug)]
-pub struct Flaky {
+pub(crate) struct Flaky {
     inner: SqliteStore,
     pub failures: AtomicUsize,
     refused: Option<Uuid>,
@@ -172,7 +172,7 @@ fn take_one(left: &AtomicUsize) -> bool {
 }
 
 /// An emulator, a store, and the dependencies of a pipeline.
-pub struct World {
+pub(crate) struct World {
     pub store: Arc<Flaky>,
     runner: Arc<Ledger>,
     pub connection: Connection,
@@ -182,7 +182,11 @@ pub struct World {
 }
 
 impl World {
-    pub async fn new(failures: usize, refused: Option<Uuid>, launch_failures: usize) -> Self {
+    pub(crate) async fn new(
+        failures: usize,
+        refused: Option<Uuid>,
+        launch_failures: usize,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.sqlite");
         let inner = SqliteStore::open(&path, sqlite::Options::default()).unwrap();
@@ -213,7 +217,7 @@ impl World {
     }
 
     /// Runs the pipeline and its subscriber until `done`, and then to their end.
-    pub async fn work_until<T>(&self, done: impl Future<Output = T>) -> T {
+    pub(crate) async fn work_until<T>(&self, done: impl Future<Output = T>) -> T {
         let stop = CancellationToken::new();
         let dependencies = self.dependencies(&self.runner);
         let pipeline = Pipeline::new(dependencies, FlowControl::default(), stop.clone());
@@ -232,7 +236,7 @@ impl World {
     }
 
     /// Launches a question by a pipeline with this view, as if it had been published some time ago.
-    pub async fn launch(&self, view: Arc<dyn View>, asked: OutgoingMessage, age: Duration) {
+    pub(crate) async fn launch(&self, view: Arc<dyn View>, asked: OutgoingMessage, age: Duration) {
         let stop = CancellationToken::new();
         let dependencies = Dependencies { view, ..self.dependencies(&self.runner) };
         let pipeline = Pipeline::new(dependencies, FlowControl::default(), stop.clone());
@@ -256,7 +260,7 @@ impl World {
     }
 
     /// The dependencies of a monitor and a pipeline with this runner.
-    pub fn dependencies<R>(&self, runner: &Arc<R>) -> Dependencies
+    pub(crate) fn dependencies<R>(&self, runner: &Arc<R>) -> Dependencies
     where
         R: Runner + Coordinator + 'static,
     {
@@ -277,7 +281,7 @@ impl World {
     }
 
     /// Records what is published from now on.
-    pub async fn wire(&self) -> Wire {
+    pub(crate) async fn wire(&self) -> Wire {
         let name = format!("wire-{}", Uuid::new_v4());
         Admin::new(&self.connection).ensure_subscription(&name, TOPIC, "").await.unwrap();
         let subscriber =
@@ -297,14 +301,14 @@ impl World {
     }
 
     /// The cancellation of a question by its parent.
-    pub fn cancellation(asked: &OutgoingMessage) -> OutgoingMessage {
+    pub(crate) fn cancellation(asked: &OutgoingMessage) -> OutgoingMessage {
         let data = serde_json::to_vec(&EventBody::Cancellation).unwrap();
         let mut attributes = asked.attributes.clone();
         attributes.insert("uuid".into(), Uuid::new_v4().to_string());
         OutgoingMessage { data, attributes, ordering_key: asked.ordering_key.clone() }
     }
 
-    pub async fn stored(&self, question: Uuid) -> Vec<StoredEvent> {
+    pub(crate) async fn stored(&self, question: Uuid) -> Vec<StoredEvent> {
         let query = EventQuery::new(EventScope::Question(question), 1000);
         self.store.events(&query).await.unwrap()
     }
@@ -319,7 +323,7 @@ impl World {
     }
 
     /// Waits until so many events of a question are on record.
-    pub async fn wait_for_events(&self, question: Uuid, count: usize) -> Vec<StoredEvent> {
+    pub(crate) async fn wait_for_events(&self, question: Uuid, count: usize) -> Vec<StoredEvent> {
         let mut appended = self.store.appended();
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -334,7 +338,7 @@ impl World {
 }
 
 /// A record of what was published.
-pub struct Wire {
+pub(crate) struct Wire {
     published: watch::Sender<Vec<Message>>,
     _tasks: JoinSet<()>,
 }
@@ -351,7 +355,7 @@ impl Wire {
     }
 
     /// Waits for so many messages, and returns the kinds of all there are then.
-    pub async fn kinds(&self, count: usize) -> Vec<String> {
+    pub(crate) async fn kinds(&self, count: usize) -> Vec<String> {
         let mut published = self.published.subscribe();
         let waiting = published.wait_for(|all| all.len() >= count);
         let messages = tokio::time::timeout(10 * DEADLINE, waiting).await.unwrap().unwrap();
@@ -366,14 +370,14 @@ impl Wire {
 }
 
 /// Advances the test's clock.
-pub async fn pass(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
 }
 
 /// Advances the clock by ten seconds again and again, until something is done.
-pub async fn passing<T>(done: impl Future<Output = T>) -> T {
+pub(crate) async fn passing<T>(done: impl Future<Output = T>) -> T {
     let mut done = std::pin::pin!(done);
     loop {
         tokio::select! {
@@ -384,7 +388,7 @@ pub async fn passing<T>(done: impl Future<Output = T>) -> T {
     }
 }
 
-pub fn question(question_uuid: Uuid) -> OutgoingMessage {
+pub(crate) fn question(question_uuid: Uuid) -> OutgoingMessage {
     NewQuestion {
         question_uuid,
         sender: Sruid::parse("local/local:local").unwrap(),

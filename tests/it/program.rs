@@ -17,7 +17,7 @@ use twined::pubsub::{Connection, Publisher};
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The binary with these arguments, and with no variable of the tests but `PATH`.
-pub fn twined(arguments: &[&str]) -> Command {
+pub(crate) fn twined(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_twined"));
     command.args(arguments).env_clear().stdin(Stdio::null());
     command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
@@ -25,7 +25,7 @@ pub fn twined(arguments: &[&str]) -> Command {
 }
 
 /// A process of `twined local`, interrupted when this is dropped.
-pub struct Network {
+pub(crate) struct Network {
     root: TempDir,
     process: Child,
     pubsub: String,
@@ -34,7 +34,7 @@ pub struct Network {
 
 impl Network {
     /// A network with services that count primes.
-    pub fn start(services: &[&str]) -> Self {
+    pub(crate) fn start(services: &[&str]) -> Self {
         let binary = env!("CARGO_BIN_EXE_twined");
         let script = format!("shift 3; exec '{binary}' example-service \"$@\"");
         let services: Vec<_> = services.iter().map(|service| (*service, &*script)).collect();
@@ -42,7 +42,7 @@ impl Network {
     }
 
     /// A network with one service, whose `octue` is a shell script.
-    pub fn with_script(service: &str, script: &str) -> Self {
+    pub(crate) fn with_script(service: &str, script: &str) -> Self {
         Self::with(&[(service, script)])
     }
 
@@ -82,29 +82,29 @@ impl Network {
     }
 
     /// Its data folder.
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.root.path().join("data")
     }
 
     /// The folder of a service.
-    pub fn folder(&self, service: &str) -> PathBuf {
+    pub(crate) fn folder(&self, service: &str) -> PathBuf {
         self.root.path().join("services").join(service)
     }
 
     /// Runs `twined ask` to its end.
-    pub fn ask(&self, sruid: &str, arguments: &[&str]) -> Output {
+    pub(crate) fn ask(&self, sruid: &str, arguments: &[&str]) -> Output {
         self.asking(sruid, arguments).wait_with_output().unwrap()
     }
 
     /// Starts `twined ask`.
-    pub fn asking(&self, sruid: &str, arguments: &[&str]) -> Child {
+    pub(crate) fn asking(&self, sruid: &str, arguments: &[&str]) -> Child {
         let url = format!("http://{}", self.http);
         let mut command = twined(&["ask", sruid, "--url", &url]);
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// Publishes a message to its topic.
-    pub fn publish(&self, message: OutgoingMessage) {
+    pub(crate) fn publish(&self, message: OutgoingMessage) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let connection = Connection::emulator(&self.pubsub, "any-project").unwrap();
@@ -114,29 +114,29 @@ impl Network {
     }
 
     /// The body of a GET.
-    pub fn get(&self, path: &str) -> String {
+    pub(crate) fn get(&self, path: &str) -> String {
         self.request(path).1
     }
 
     /// The status of a GET.
-    pub fn status(&self, path: &str) -> u16 {
+    pub(crate) fn status(&self, path: &str) -> u16 {
         self.request(path).0
     }
 
     /// Sends `text` to its HTTP server, and returns the connection.
-    pub fn send(&self, text: &str) -> TcpStream {
+    pub(crate) fn send(&self, text: &str) -> TcpStream {
         let mut stream = TcpStream::connect(&self.http).unwrap();
         stream.write_all(text.as_bytes()).unwrap();
         stream
     }
 
     /// The address of its HTTP server.
-    pub fn http(&self) -> &str {
+    pub(crate) fn http(&self) -> &str {
         &self.http
     }
 
     /// The address of its Pub/Sub emulator.
-    pub fn pubsub(&self) -> &str {
+    pub(crate) fn pubsub(&self) -> &str {
         &self.pubsub
     }
 
@@ -147,7 +147,7 @@ impl Network {
     }
 
     /// Waits until `poll` returns something.
-    pub fn wait_for<T>(&self, what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    pub(crate) fn wait_for<T>(&self, what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(found) = poll() {
@@ -159,7 +159,7 @@ impl Network {
     }
 
     /// Sends SIGINT, and returns its exit code.
-    pub fn interrupt(&mut self) -> Option<i32> {
+    pub(crate) fn interrupt(&mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
         self.process.wait().unwrap().code()
@@ -168,14 +168,14 @@ impl Network {
 
 /// An answer of a server.
 #[derive(Debug)]
-pub struct Reply {
+pub(crate) struct Reply {
     pub status: u16,
     pub head: String,
     pub body: String,
 }
 
 /// Sends bytes on a new connection, and reads until the server closes it.
-pub fn request(address: &str, bytes: &[u8]) -> Reply {
+pub(crate) fn request(address: &str, bytes: &[u8]) -> Reply {
     let mut stream = TcpStream::connect(address).unwrap();
     // A server that refuses a request need not read all of it.
     let _ = stream.write_all(bytes);
@@ -196,7 +196,7 @@ impl Drop for Network {
 }
 
 /// A folder whose `.venv/bin/octue` is a script.
-pub fn make_service(folder: &Path, service: &str, script: &str) {
+pub(crate) fn make_service(folder: &Path, service: &str, script: &str) {
     let bin = folder.join(".venv/bin");
     fs::create_dir_all(&bin).unwrap();
     let (namespace, name) = service.split_once('/').unwrap();

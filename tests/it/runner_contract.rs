@@ -10,18 +10,18 @@ use twined::runner::{EndReason, LaunchRequest, RunEnd, RunPhase, RunState, Runne
 use uuid::Uuid;
 
 /// Far longer than any step takes, so that a test fails if it hangs, and not if it is slow.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A service that prints `hello` and exits without an error.
-pub const GOOD: &str = "test/good:1.0";
+pub(crate) const GOOD: &str = "test/good:1.0";
 /// A service that prints `alas` and exits with status 3.
-pub const BAD: &str = "test/bad:1.0";
+pub(crate) const BAD: &str = "test/bad:1.0";
 /// A service that runs until it is stopped.
-pub const ENDLESS: &str = "test/endless:1.0";
+pub(crate) const ENDLESS: &str = "test/endless:1.0";
 
 /// A question that a test launches.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub(crate) struct Ask {
     pub run: RunId,
     pub recipient: &'static str,
     pub parent_question: Option<Uuid>,
@@ -30,7 +30,7 @@ pub struct Ask {
 }
 
 /// A listener that remembers the last state of each run.
-pub struct Watch {
+pub(crate) struct Watch {
     states: BoxStream<'static, RunState>,
     last: HashMap<RunId, RunState>,
 }
@@ -39,7 +39,7 @@ pub struct Watch {
 
 impl Ask {
     /// A new question.
-    pub fn new(recipient: &'static str) -> Self {
+    pub(crate) fn new(recipient: &'static str) -> Self {
         let question = Uuid::new_v4();
         Self {
             run: RunId { question, retry: 0 },
@@ -50,7 +50,7 @@ impl Ask {
         }
     }
 
-    pub async fn launch(&self, runner: &dyn Runner) -> Result<(), RunnerError> {
+    pub(crate) async fn launch(&self, runner: &dyn Runner) -> Result<(), RunnerError> {
         let recipient: SruidBuf = self.recipient.parse().unwrap();
         let launch = LaunchRequest {
             run: self.run,
@@ -63,7 +63,7 @@ impl Ask {
     }
 
     /// Launches it and waits for its end.
-    pub async fn end(&self, runner: &dyn Runner) -> RunEnd {
+    pub(crate) async fn end(&self, runner: &dyn Runner) -> RunEnd {
         self.launch(runner).await.unwrap();
         Watch::new(runner).end(self.run).await
     }
@@ -88,16 +88,20 @@ fn attributes(question: Uuid, recipient: &str) -> HashMap<String, String> {
 // === impl Watch ===
 
 impl Watch {
-    pub fn new(runner: &dyn Runner) -> Self {
+    pub(crate) fn new(runner: &dyn Runner) -> Self {
         Self::over(runner.states())
     }
 
-    pub fn over(states: BoxStream<'static, RunState>) -> Self {
+    pub(crate) fn over(states: BoxStream<'static, RunState>) -> Self {
         Self { states, last: HashMap::new() }
     }
 
     /// Waits until the phase of a run satisfies a condition.
-    pub async fn until(&mut self, run: RunId, condition: impl Fn(&RunPhase) -> bool) -> RunState {
+    pub(crate) async fn until(
+        &mut self,
+        run: RunId,
+        condition: impl Fn(&RunPhase) -> bool,
+    ) -> RunState {
         let wait = async {
             loop {
                 if let Some(state) = self.last.get(&run).filter(|state| condition(&state.phase)) {
@@ -113,11 +117,11 @@ impl Watch {
         }
     }
 
-    pub async fn running(&mut self, run: RunId) -> RunState {
+    pub(crate) async fn running(&mut self, run: RunId) -> RunState {
         self.until(run, |phase| matches!(phase, RunPhase::Running { .. })).await
     }
 
-    pub async fn end(&mut self, run: RunId) -> RunEnd {
+    pub(crate) async fn end(&mut self, run: RunId) -> RunEnd {
         let state = self.until(run, |phase| matches!(phase, RunPhase::Ended(_))).await;
         match state.phase {
             RunPhase::Ended(end) => end,
@@ -126,12 +130,12 @@ impl Watch {
     }
 
     /// Whether there is no further state at present.
-    pub fn is_quiet(&mut self) -> bool {
+    pub(crate) fn is_quiet(&mut self) -> bool {
         self.states.next().now_or_never().is_none()
     }
 
     /// Waits for the next state, and returns its run.
-    pub async fn any(&mut self) -> RunId {
+    pub(crate) async fn any(&mut self) -> RunId {
         let state = timeout(DEADLINE, self.states.next()).await.unwrap().unwrap();
         let run = state.run;
         self.last.insert(run, state);
@@ -139,7 +143,7 @@ impl Watch {
     }
 
     /// The last state of each run by now.
-    pub async fn now(&mut self, runner: &dyn Runner) -> HashMap<RunId, RunState> {
+    pub(crate) async fn now(&mut self, runner: &dyn Runner) -> HashMap<RunId, RunState> {
         // The runner answers after it has dealt with all earlier calls.
         runner.cancel(Uuid::nil()).await.unwrap();
         while let Some(Some(state)) = self.states.next().now_or_never() {
@@ -151,7 +155,7 @@ impl Watch {
 
 /// Checks every promise, one after the other. The runner must have no runs, room for two at least,
 /// and the three services.
-pub async fn every_promise(runner: &dyn Runner) {
+pub(crate) async fn every_promise(runner: &dyn Runner) {
     a_run_ends_like_its_process(runner).await;
     a_run_is_created_once(runner).await;
     a_late_listener_misses_nothing_that_is_not_settled(runner).await;

@@ -48,12 +48,12 @@ struct SubscriptionEntry {
 // === impl Directory ===
 
 impl Directory {
-    pub fn new(project: Option<String>) -> Self {
+    pub(super) fn new(project: Option<String>) -> Self {
         Self { project, tables: RwLock::default() }
     }
 
     /// Parses a client's name of a resource.
-    pub fn requested(
+    pub(super) fn requested(
         &self,
         kind: ResourceKind,
         text: &str,
@@ -63,7 +63,7 @@ impl Directory {
         Ok(RequestedResource { name, project, text: text.to_owned(), kind })
     }
 
-    pub fn create_topic(&self, topic: google::Topic) -> Result<google::Topic, Status> {
+    pub(super) fn create_topic(&self, topic: google::Topic) -> Result<google::Topic, Status> {
         let requested = self.requested(ResourceKind::Topic, &topic.name).map_err(invalid)?;
         let settings = TopicSettings::new(topic)?;
         match self.write().topics.entry(requested.name.clone()) {
@@ -75,7 +75,7 @@ impl Directory {
         }
     }
 
-    pub fn topic(&self, text: &str) -> Result<(Arc<Topic>, RequestedResource), Status> {
+    pub(super) fn topic(&self, text: &str) -> Result<(Arc<Topic>, RequestedResource), Status> {
         let requested = self.requested(ResourceKind::Topic, text).map_err(invalid)?;
         match self.read().topics.get(&requested.name) {
             Some(topic) => Ok((Arc::clone(topic), requested)),
@@ -83,13 +83,13 @@ impl Directory {
         }
     }
 
-    pub fn describe_topic(&self, text: &str) -> Result<google::Topic, Status> {
+    pub(super) fn describe_topic(&self, text: &str) -> Result<google::Topic, Status> {
         let (topic, requested) = self.topic(text)?;
         Ok(topic.settings.describe(requested.text))
     }
 
     /// Deletes a topic. Its subscriptions remain, with their messages.
-    pub fn delete_topic(&self, text: &str) -> Result<(), Status> {
+    pub(super) fn delete_topic(&self, text: &str) -> Result<(), Status> {
         let requested = self.requested(ResourceKind::Topic, text).map_err(invalid)?;
         let mut tables = self.write();
         let topic = tables.topics.remove(&requested.name).ok_or_else(|| requested.missing())?;
@@ -101,7 +101,7 @@ impl Directory {
         Ok(())
     }
 
-    pub fn list_topics(
+    pub(super) fn list_topics(
         &self,
         project: &str,
         size: i32,
@@ -120,7 +120,7 @@ impl Directory {
         first_page(described, size, |last| last_part(&last.name))
     }
 
-    pub fn create_subscription(
+    pub(super) fn create_subscription(
         &self,
         subscription: google::Subscription,
     ) -> Result<google::Subscription, Status> {
@@ -143,7 +143,7 @@ impl Directory {
         Ok(described)
     }
 
-    pub fn subscription(&self, text: &str) -> Result<Arc<Subscription>, Status> {
+    pub(super) fn subscription(&self, text: &str) -> Result<Arc<Subscription>, Status> {
         let requested = self.requested(ResourceKind::Subscription, text).map_err(invalid)?;
         match self.read().subscriptions.get(&requested.name) {
             Some(entry) => Ok(Arc::clone(&entry.subscription)),
@@ -151,14 +151,14 @@ impl Directory {
         }
     }
 
-    pub fn describe_subscription(&self, text: &str) -> Result<google::Subscription, Status> {
+    pub(super) fn describe_subscription(&self, text: &str) -> Result<google::Subscription, Status> {
         let requested = self.requested(ResourceKind::Subscription, text).map_err(invalid)?;
         let tables = self.read();
         let entry = tables.subscriptions.get(&requested.name).ok_or_else(|| requested.missing())?;
         Ok(self.describe(entry, &requested.project))
     }
 
-    pub fn delete_subscription(&self, text: &str) -> Result<(), Status> {
+    pub(super) fn delete_subscription(&self, text: &str) -> Result<(), Status> {
         let requested = self.requested(ResourceKind::Subscription, text).map_err(invalid)?;
         let removed = self.write().subscriptions.remove(&requested.name);
         let SubscriptionEntry { subscription, topic } =
@@ -171,7 +171,7 @@ impl Directory {
     }
 
     /// Detaches a subscription from its topic, and drops its messages.
-    pub fn detach_subscription(&self, text: &str) -> Result<(), Status> {
+    pub(super) fn detach_subscription(&self, text: &str) -> Result<(), Status> {
         let requested = self.requested(ResourceKind::Subscription, text).map_err(invalid)?;
         let tables = self.read();
         let entry = tables.subscriptions.get(&requested.name).ok_or_else(|| requested.missing())?;
@@ -182,7 +182,7 @@ impl Directory {
         Ok(())
     }
 
-    pub fn list_subscriptions(
+    pub(super) fn list_subscriptions(
         &self,
         project: &str,
         size: i32,
@@ -196,7 +196,7 @@ impl Directory {
     }
 
     /// The names of a topic's subscriptions.
-    pub fn list_topic_subscriptions(
+    pub(super) fn list_topic_subscriptions(
         &self,
         topic: &str,
         size: i32,
@@ -212,13 +212,13 @@ impl Directory {
         first_page(names.into_iter().filter(|name| token < &**name), size, String::clone)
     }
 
-    pub fn has_subscription(&self, text: &str) -> bool {
+    pub(super) fn has_subscription(&self, text: &str) -> bool {
         let Ok(requested) = self.requested(ResourceKind::Subscription, text) else { return false };
         self.read().subscriptions.contains_key(&requested.name)
     }
 
     /// Drops the messages past the retention of their subscription.
-    pub fn drop_expired(&self) {
+    pub(super) fn drop_expired(&self) {
         for entry in self.read().subscriptions.values() {
             entry.subscription.drop_expired();
         }

@@ -43,12 +43,15 @@ pub(super) struct MessageRef(Arc<StoredMessage>);
 // === impl MemoryBudget ===
 
 impl MemoryBudget {
-    pub fn new(limit: usize) -> Arc<Self> {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { used: AtomicUsize::new(0), limit })
     }
 
     /// Reserves bytes for messages of these encoded lengths; `None` if not all of them fit.
-    pub fn reserve(self: &Arc<Self>, lengths: impl Iterator<Item = usize>) -> Option<Reservation> {
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        lengths: impl Iterator<Item = usize>,
+    ) -> Option<Reservation> {
         let bytes = lengths.map(|length| length + MESSAGE_COST).sum();
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
@@ -58,11 +61,11 @@ impl MemoryBudget {
         Some(Reservation { memory: Arc::clone(self), bytes })
     }
 
-    pub fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    pub fn limit(&self) -> usize {
+    pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
@@ -79,7 +82,7 @@ impl MemoryBudget {
 
 impl Reservation {
     /// Creates a message in the reserved bytes.
-    pub fn store(
+    pub(super) fn store(
         &mut self,
         encoded: Bytes,
         ordering_key: Option<Arc<str>>,
@@ -106,7 +109,7 @@ impl Drop for Reservation {
 impl StoredMessage {
     /// Adds a reference from one more subscription. Its cost may exceed the limit, which then holds
     /// back the next publish.
-    pub fn reference(self: &Arc<Self>) -> MessageRef {
+    pub(super) fn reference(self: &Arc<Self>) -> MessageRef {
         self.memory.add(REFERENCE_COST);
         MessageRef(Arc::clone(self))
     }

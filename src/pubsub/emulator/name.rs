@@ -65,7 +65,7 @@ impl fmt::Display for ResourceKind {
 
 impl ResourceName {
     /// Parses the name of a resource of this kind.
-    pub fn parse(kind: ResourceKind, name: &str) -> Result<Self, NameError> {
+    pub(super) fn parse(kind: ResourceKind, name: &str) -> Result<Self, NameError> {
         let collection = kind.collection();
         let form = || NameError::Form { name: name.to_owned(), collection };
         let parts: Vec<&str> = name.split('/').collect();
@@ -80,7 +80,7 @@ impl ResourceName {
     }
 
     /// Formats the name of a resource of this kind in `project`.
-    pub fn format(kind: ResourceKind, project: &str, id: &str) -> String {
+    pub(super) fn format(kind: ResourceKind, project: &str, id: &str) -> String {
         format!("projects/{project}/{}/{id}", kind.collection())
     }
 }

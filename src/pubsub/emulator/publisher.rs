@@ -16,13 +16,13 @@ use super::subscription::PublishedMessage;
 
 /// Google's limits on a request and on a message.
 mod limit {
-    pub const REQUEST_BYTES: usize = 10 * 1024 * 1024;
-    pub const DATA_BYTES: usize = 10_000_000;
-    pub const MESSAGES: usize = 1000;
-    pub const ATTRIBUTES: usize = 100;
-    pub const KEY_BYTES: usize = 256;
-    pub const VALUE_BYTES: usize = 1024;
-    pub const ORDERING_KEY_BYTES: usize = 1024;
+    pub(super) const REQUEST_BYTES: usize = 10 * 1024 * 1024;
+    pub(super) const DATA_BYTES: usize = 10_000_000;
+    pub(super) const MESSAGES: usize = 1000;
+    pub(super) const ATTRIBUTES: usize = 100;
+    pub(super) const KEY_BYTES: usize = 256;
+    pub(super) const VALUE_BYTES: usize = 1024;
+    pub(super) const ORDERING_KEY_BYTES: usize = 1024;
 }
 
 /// The service, over an emulator's state.

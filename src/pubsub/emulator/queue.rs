@@ -125,7 +125,7 @@ struct LeasedLoad {
 
 impl Queue {
     /// An empty queue. `id` is part of its ack ids.
-    pub fn new(id: u64, rules: QueueRules) -> Self {
+    pub(super) fn new(id: u64, rules: QueueRules) -> Self {
         Self {
             rules,
             id,
@@ -141,7 +141,7 @@ impl Queue {
     }
 
     /// Adds a message at the end.
-    pub fn push(&mut self, message: MessageRef) {
+    pub(super) fn push(&mut self, message: MessageRef) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         let key = self.rules.ordering.then(|| message.ordering_key.clone()).flatten();
@@ -160,7 +160,7 @@ impl Queue {
     }
 
     /// Leases messages to `puller` within its limits, oldest first.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         puller: Puller,
         limits: &PullLimits,
@@ -185,7 +185,7 @@ impl Queue {
     }
 
     /// Acks deliveries. Ids of ended leases are ignored.
-    pub fn ack(&mut self, ids: &[AckId], now: Instant) {
+    pub(super) fn ack(&mut self, ids: &[AckId], now: Instant) {
         self.advance(now);
         for id in ids {
             let Some((until, puller)) = self.leased(id) else { continue };
@@ -200,7 +200,7 @@ impl Queue {
     }
 
     /// Extends leases until `now + lease`. A lease of zero is a nack. Ids of ended leases are ignored.
-    pub fn extend(&mut self, ids: &[AckId], lease: Duration, now: Instant) {
+    pub(super) fn extend(&mut self, ids: &[AckId], lease: Duration, now: Instant) {
         self.advance(now);
         for id in ids {
             let Some((until, puller)) = self.leased(id) else { continue };
@@ -216,7 +216,7 @@ impl Queue {
     }
 
     /// Applies what was due until `now`: ends leases and back-offs, and drops expired messages.
-    pub fn advance(&mut self, now: Instant) {
+    pub(super) fn advance(&mut self, now: Instant) {
         while let Some((until, sequence)) =
             self.timers.first().copied().filter(|(due, _)| *due <= now)
         {
@@ -238,17 +238,17 @@ impl Queue {
     }
 
     /// When the next lease or back-off ends.
-    pub fn next_timer(&self) -> Option<Instant> {
+    pub(super) fn next_timer(&self) -> Option<Instant> {
         self.timers.first().map(|(until, _)| *until)
     }
 
     /// Whether a waiting puller may have something to take since the last call.
-    pub fn take_wakeup(&mut self) -> bool {
+    pub(super) fn take_wakeup(&mut self) -> bool {
         std::mem::take(&mut self.must_wake)
     }
 
     /// How often a message was delivered, including this delivery.
-    pub fn deliveries(&self, id: &AckId) -> u32 {
+    pub(super) fn deliveries(&self, id: &AckId) -> u32 {
         self.entries.get(&id.sequence).map_or(0, |entry| entry.deliveries)
     }
 

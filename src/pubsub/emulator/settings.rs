@@ -48,7 +48,7 @@ pub(super) struct TopicSettings {
 
 impl SubscriptionSettings {
     /// Checks the settings of a request, except for names.
-    pub fn new(requested: google::Subscription) -> Result<(Self, Option<Filter>), Status> {
+    pub(super) fn new(requested: google::Subscription) -> Result<(Self, Option<Filter>), Status> {
         refuse_other_kinds(&requested)?;
         let filter = filter(&requested.filter)?;
         let ack_deadline = match requested.ack_deadline_seconds {
@@ -83,7 +83,12 @@ impl SubscriptionSettings {
     }
 
     /// The subscription, as an answer to a client.
-    pub fn describe(&self, name: String, topic: String, detached: bool) -> google::Subscription {
+    pub(super) fn describe(
+        &self,
+        name: String,
+        topic: String,
+        detached: bool,
+    ) -> google::Subscription {
         google::Subscription { name, topic, detached, ..self.resource.clone() }
     }
 }
@@ -92,7 +97,7 @@ impl SubscriptionSettings {
 
 impl TopicSettings {
     /// Checks the settings of a request, except for names.
-    pub fn new(requested: google::Topic) -> Result<Self, Status> {
+    pub(super) fn new(requested: google::Topic) -> Result<Self, Status> {
         let unsupported = [
             (requested.schema_settings.is_some(), "schema_settings"),
             (requested.ingestion_data_source_settings.is_some(), "ingestion_data_source_settings"),
@@ -104,7 +109,7 @@ impl TopicSettings {
     }
 
     /// The topic, as an answer to a client.
-    pub fn describe(&self, name: String) -> google::Topic {
+    pub(super) fn describe(&self, name: String) -> google::Topic {
         google::Topic { name, ..self.resource.clone() }
     }
 }

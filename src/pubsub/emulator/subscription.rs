@@ -49,7 +49,11 @@ enum Backlog {
 // === impl Subscription ===
 
 impl Subscription {
-    pub fn new(name: ResourceName, settings: SubscriptionSettings, filter: Option<Filter>) -> Self {
+    pub(super) fn new(
+        name: ResourceName,
+        settings: SubscriptionSettings,
+        filter: Option<Filter>,
+    ) -> Self {
         let queue = Queue::new(
             // Random, so that ack ids of an emulator that ran before are ignored.
             uuid::Uuid::new_v4().as_u64_pair().0,
@@ -64,7 +68,7 @@ impl Subscription {
     }
 
     /// Stores those of `messages` that match the filter.
-    pub fn publish(&self, messages: &[PublishedMessage]) {
+    pub(super) fn publish(&self, messages: &[PublishedMessage]) {
         let mut matching = messages.iter().filter(|published| self.matches(published)).peekable();
         // In a large network most messages match few subscriptions: the others are not locked.
         if matching.peek().is_none() {
@@ -76,7 +80,7 @@ impl Subscription {
     }
 
     /// Leases messages to `puller` within its limits.
-    pub fn take(
+    pub(super) fn take(
         &self,
         puller: Puller,
         limits: &PullLimits,
@@ -87,7 +91,7 @@ impl Subscription {
     /// Waits until there are messages for `puller`, and leases them.
     ///
     /// May be dropped while it waits: a call that leased messages returns without waiting.
-    pub async fn wait(
+    pub(super) async fn wait(
         &self,
         puller: Puller,
         limits: &PullLimits,
@@ -111,27 +115,27 @@ impl Subscription {
         }
     }
 
-    pub fn ack(&self, ids: &[AckId]) -> Result<(), SubscriptionEnd> {
+    pub(super) fn ack(&self, ids: &[AckId]) -> Result<(), SubscriptionEnd> {
         self.with_queue(|queue| queue.ack(ids, Instant::now()))
     }
 
     /// Extends leases to `lease` from now. A lease of zero is a nack.
-    pub fn extend(&self, ids: &[AckId], lease: Duration) -> Result<(), SubscriptionEnd> {
+    pub(super) fn extend(&self, ids: &[AckId], lease: Duration) -> Result<(), SubscriptionEnd> {
         self.with_queue(|queue| queue.extend(ids, lease, Instant::now()))
     }
 
     /// Drops the messages past the retention.
-    pub fn drop_expired(&self) {
+    pub(super) fn drop_expired(&self) {
         let _ = self.with_queue(|queue| queue.advance(Instant::now()));
     }
 
     /// Ends all calls that wait, and drops the messages.
-    pub fn close(&self, end: SubscriptionEnd) {
+    pub(super) fn close(&self, end: SubscriptionEnd) {
         *self.lock() = Backlog::Closed(end);
         self.changed.notify_waiters();
     }
 
-    pub fn is_detached(&self) -> bool {
+    pub(super) fn is_detached(&self) -> bool {
         matches!(*self.lock(), Backlog::Closed(SubscriptionEnd::Detached))
     }
 
@@ -194,7 +198,7 @@ impl Subscription {
 
 impl Puller {
     /// A puller that equals no other.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }

@@ -19,27 +19,27 @@ pub(super) struct Topic {
 // === impl Topic ===
 
 impl Topic {
-    pub fn new(name: ResourceName, settings: TopicSettings) -> Self {
+    pub(super) fn new(name: ResourceName, settings: TopicSettings) -> Self {
         Self { name, settings, subscriptions: Mutex::default() }
     }
 
     /// Passes messages on to every subscription.
-    pub fn publish(&self, messages: &[PublishedMessage]) {
+    pub(super) fn publish(&self, messages: &[PublishedMessage]) {
         for subscription in &*self.lock() {
             subscription.publish(messages);
         }
     }
 
-    pub fn attach(&self, subscription: Arc<Subscription>) {
+    pub(super) fn attach(&self, subscription: Arc<Subscription>) {
         self.lock().push(subscription);
     }
 
-    pub fn detach(&self, subscription: &Arc<Subscription>) {
+    pub(super) fn detach(&self, subscription: &Arc<Subscription>) {
         self.lock().retain(|attached| !Arc::ptr_eq(attached, subscription));
     }
 
     /// The names of its subscriptions, in no order.
-    pub fn subscriptions(&self) -> Vec<ResourceName> {
+    pub(super) fn subscriptions(&self) -> Vec<ResourceName> {
         self.lock().iter().map(|subscription| subscription.name.clone()).collect()
     }
 

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use google_cloud_googleapis::pubsub::v1::streaming_pull_response::SubscriptionProperties;
 
 /// `google.protobuf.Empty`, under a path that the generated code can use.
-pub type Empty = ();
+pub(super) type Empty = ();
 
 /// `StreamingPullRequest`, with the protocol version that newer clients send.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct StreamingPullRequest {
+pub(super) struct StreamingPullRequest {
     #[prost(string, tag = "1")]
     pub subscription: String,
     #[prost(string, repeated, tag = "2")]
@@ -35,7 +35,7 @@ pub struct StreamingPullRequest {
 
 /// `ReceivedMessage`, with an encoded message.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct ReceivedMessage {
+pub(super) struct ReceivedMessage {
     #[prost(string, tag = "1")]
     pub ack_id: String,
     #[prost(bytes = "bytes", tag = "2")]
@@ -46,14 +46,14 @@ pub struct ReceivedMessage {
 
 /// `PullResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct PullResponse {
+pub(super) struct PullResponse {
     #[prost(message, repeated, tag = "1")]
     pub received_messages: Vec<ReceivedMessage>,
 }
 
 /// `StreamingPullResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct StreamingPullResponse {
+pub(super) struct StreamingPullResponse {
     #[prost(message, repeated, tag = "1")]
     pub received_messages: Vec<ReceivedMessage>,
     #[prost(message, optional, tag = "4")]

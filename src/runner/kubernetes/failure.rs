@@ -71,7 +71,7 @@ use symptoms::Symptom;
 
 /// The state of one pod.
 #[derive(Clone, Debug, PartialEq)]
-pub enum PodState {
+pub(super) enum PodState {
     /// It does not run yet.
     Waiting {
         /// For the parent's log: what it waits for.
@@ -101,7 +101,7 @@ pub enum PodState {
 
 /// Why a run makes no progress.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stall {
+pub(super) struct Stall {
     /// The cause, as it is reported if the run is ended for it.
     pub cause: Cause,
     /// How long the stall must last, without a break, before the run is ended for it.
@@ -115,7 +115,7 @@ pub struct Stall {
 
 impl Stall {
     /// A stall with a known cause.
-    pub fn new(reason: EndReason, grace: Duration, message: String) -> Self {
+    pub(super) fn new(reason: EndReason, grace: Duration, message: String) -> Self {
         Self { cause: Cause { reason, message }, grace, vague: false }
     }
 
@@ -127,7 +127,7 @@ impl Stall {
     /// The stall that holds where `before` was seen last: a report without a cause does not replace
     /// a cause. (Between two attempts at a pull the kubelet reports only that it backs off.)
     #[must_use]
-    pub fn after(self, before: Option<Self>) -> Self {
+    pub(super) fn after(self, before: Option<Self>) -> Self {
         match before {
             Some(before) if self.vague && !before.vague => before,
             _ => self,
@@ -136,29 +136,29 @@ impl Stall {
 }
 
 /// The state of a pod of the service revision `recipient`.
-pub fn pod_state(pod: &Pod, recipient: &str) -> PodState {
+pub(super) fn pod_state(pod: &Pod, recipient: &str) -> PodState {
     pods::state(pod, recipient)
 }
 
 /// How a Job ended, as far as the Job itself reports: [`EndReason::Exited`] where it is complete.
 /// `None` while it is unfinished. Its pod reports more, where there is one.
-pub fn job_end(job: &Job, recipient: &str) -> Option<RunEnd> {
+pub(super) fn job_end(job: &Job, recipient: &str) -> Option<RunEnd> {
     jobs::end(job, recipient)
 }
 
 /// Why a pod or a Job makes no progress, from an event about it. `None` for an event that is harmless,
 /// or that the pod's own state describes better.
-pub fn event_stall(event: &Event, recipient: &str) -> Option<Stall> {
+pub(super) fn event_stall(event: &Event, recipient: &str) -> Option<Stall> {
     events::stall(event, recipient)
 }
 
 /// Whether an event reports progress of its pod or Job: a stall that was reported before is over.
-pub fn shows_progress(event: &Event) -> bool {
+pub(super) fn shows_progress(event: &Event) -> bool {
     events::shows_progress(event)
 }
 
 /// The end of a run whose pod, or whole Job, vanished. `last` is the state in which the pod was last
 /// seen, and `at` the time when it was missed.
-pub fn vanished_end(last: Option<&PodState>, at: Timestamp, recipient: &str) -> RunEnd {
+pub(super) fn vanished_end(last: Option<&PodState>, at: Timestamp, recipient: &str) -> RunEnd {
     pods::vanished(last, at, recipient)
 }

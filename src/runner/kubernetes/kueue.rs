@@ -46,13 +46,13 @@ const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// What Kueue reports. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Kueue {
+pub(super) struct Kueue {
     shared: Arc<Shared>,
 }
 
 /// What its queue reports of a Job that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueueStatus {
+pub(super) struct QueueStatus {
     /// For the parent's log: why it waits, in a sentence.
     pub why: String,
     /// Why it can never start as it is.
@@ -70,20 +70,20 @@ struct Shared {
 
 impl Kueue {
     /// Nothing is reported until it runs.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let restarts = api::watch_restarts("workloads");
         let (table, changed) = (Mutex::default(), Notify::new());
         Self { shared: Arc::new(Shared { table, changed, restarts }) }
     }
 
     /// What is reported of the Job of this uid, whose label names this queue.
-    pub fn queue_status(&self, job: &str, queue: &str) -> QueueStatus {
+    pub(super) fn queue_status(&self, job: &str, queue: &str) -> QueueStatus {
         self.table().queue_status(job, queue, Instant::now())
     }
 
     /// Waits until reports have changed, and returns the uids of their Jobs. For one listener. A
     /// position further up in the queue is no change.
-    pub async fn changed(&self) -> BTreeSet<String> {
+    pub(super) async fn changed(&self) -> BTreeSet<String> {
         loop {
             let changed = self.table().take_changed();
             if !changed.is_empty() {
@@ -95,7 +95,7 @@ impl Kueue {
     }
 
     /// Watches the Workloads of a namespace until `stop`.
-    pub async fn run(&self, client: Client, namespace: &str, stop: CancellationToken) {
+    pub(super) async fn run(&self, client: Client, namespace: &str, stop: CancellationToken) {
         let mut last_error = None;
         let follow = async {
             loop {

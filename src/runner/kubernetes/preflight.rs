@@ -39,7 +39,7 @@ const GOOGLE_ACCOUNT: &str = "iam.gke.io/gcp-service-account";
 
 /// What the daemon needs of a cluster.
 #[derive(Clone, Copy, Debug)]
-pub struct ClusterRequirements<'a> {
+pub(crate) struct ClusterRequirements<'a> {
     /// What all Jobs have in common, the namespace included.
     pub network: &'a JobDefaults,
     /// The settings of the services.
@@ -55,7 +55,7 @@ pub struct ClusterRequirements<'a> {
 
 /// The results of the checks of a cluster.
 #[derive(Clone, Debug)]
-pub struct ClusterFindings {
+pub(crate) struct ClusterFindings {
     /// All checks.
     pub checks: Vec<PreflightCheck>,
     /// The account of Google that questions run as, if it is known.
@@ -63,7 +63,7 @@ pub struct ClusterFindings {
 }
 
 /// Checks the cluster that the process is configured for.
-pub async fn check_cluster(required: ClusterRequirements<'_>) -> ClusterFindings {
+pub(crate) async fn check_cluster(required: ClusterRequirements<'_>) -> ClusterFindings {
     let mut findings = ClusterFindings { checks: Vec::new(), google_account: None };
     let client = match client().await {
         Ok(client) => client,

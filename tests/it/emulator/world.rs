@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use twined::pubsub::emulator::{Emulator, EmulatorOptions};
 
-pub const TOPIC: &str = "projects/test/topics/letters";
-pub const SUBSCRIPTION: &str = "projects/test/subscriptions/reader";
+pub(super) const TOPIC: &str = "projects/test/topics/letters";
+pub(super) const SUBSCRIPTION: &str = "projects/test/subscriptions/reader";
 
 /// Longer than any step takes, and shorter than a lease, which is ten seconds.
-pub const SOON: Duration = Duration::from_secs(5);
+pub(super) const SOON: Duration = Duration::from_secs(5);
 
 /// A running emulator with the topic [`TOPIC`].
-pub struct World {
+pub(super) struct World {
     pub emulator: Emulator,
     pub endpoint: String,
     pub stop: CancellationToken,
@@ -34,11 +34,11 @@ pub struct World {
 }
 
 impl World {
-    pub async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(EmulatorOptions::default()).await
     }
 
-    pub async fn with(options: EmulatorOptions) -> Self {
+    pub(super) async fn with(options: EmulatorOptions) -> Self {
         let emulator = Emulator::new(options);
         emulator.ensure_topic(TOPIC).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -56,43 +56,43 @@ impl World {
 
     // Google's client.
 
-    pub async fn google_publisher(&self) -> Publisher {
+    pub(super) async fn google_publisher(&self) -> Publisher {
         let credentials = anonymous::Builder::new().build();
         let builder = Publisher::builder(TOPIC).with_endpoint(&self.endpoint);
         builder.with_credentials(credentials).build().await.unwrap()
     }
 
-    pub async fn google_subscriber(&self) -> Subscriber {
+    pub(super) async fn google_subscriber(&self) -> Subscriber {
         let credentials = anonymous::Builder::new().build();
         let builder = Subscriber::builder().with_endpoint(&self.endpoint);
         builder.with_credentials(credentials).build().await.unwrap()
     }
 
-    pub async fn stream(&self) -> MessageStream {
+    pub(super) async fn stream(&self) -> MessageStream {
         self.google_subscriber().await.subscribe(SUBSCRIPTION).build()
     }
 
     // The generated client.
 
     /// Creates [`SUBSCRIPTION`] with default settings.
-    pub async fn subscribe(&mut self) {
+    pub(super) async fn subscribe(&mut self) {
         self.subscribe_with(subscription()).await;
     }
 
-    pub async fn subscribe_with(&mut self, settings: raw::Subscription) {
+    pub(super) async fn subscribe_with(&mut self, settings: raw::Subscription) {
         self.subscriber.create_subscription(settings).await.unwrap();
     }
 
-    pub async fn publish(&mut self, texts: &[&str]) -> Vec<String> {
+    pub(super) async fn publish(&mut self, texts: &[&str]) -> Vec<String> {
         self.publish_with("", texts).await
     }
 
-    pub async fn publish_with(&mut self, ordering_key: &str, texts: &[&str]) -> Vec<String> {
+    pub(super) async fn publish_with(&mut self, ordering_key: &str, texts: &[&str]) -> Vec<String> {
         let messages = texts.iter().map(|text| message(text, ordering_key)).collect();
         self.publish_all(messages).await.unwrap()
     }
 
-    pub async fn publish_all(
+    pub(super) async fn publish_all(
         &mut self,
         messages: Vec<raw::PubsubMessage>,
     ) -> Result<Vec<String>, tonic::Status> {
@@ -102,7 +102,7 @@ impl World {
     }
 
     /// Pulls the messages that are available now.
-    pub async fn pull_now(&mut self) -> Vec<raw::ReceivedMessage> {
+    pub(super) async fn pull_now(&mut self) -> Vec<raw::ReceivedMessage> {
         let mut request = pull_request();
         #[expect(deprecated, reason = "no other request returns at once")]
         {
@@ -112,12 +112,12 @@ impl World {
     }
 
     /// Pulls, and waits for a message.
-    pub async fn pull(&mut self) -> Vec<raw::ReceivedMessage> {
+    pub(super) async fn pull(&mut self) -> Vec<raw::ReceivedMessage> {
         let response = self.subscriber.pull(pull_request()).await.unwrap();
         response.into_inner().received_messages
     }
 
-    pub async fn ack(&mut self, messages: &[raw::ReceivedMessage]) {
+    pub(super) async fn ack(&mut self, messages: &[raw::ReceivedMessage]) {
         let request = raw::AcknowledgeRequest {
             subscription: SUBSCRIPTION.to_owned(),
             ack_ids: ack_ids(messages),
@@ -125,7 +125,11 @@ impl World {
         self.subscriber.acknowledge(request).await.unwrap();
     }
 
-    pub async fn extend(&mut self, messages: &[raw::ReceivedMessage], ack_deadline_seconds: i32) {
+    pub(super) async fn extend(
+        &mut self,
+        messages: &[raw::ReceivedMessage],
+        ack_deadline_seconds: i32,
+    ) {
         let request = raw::ModifyAckDeadlineRequest {
             subscription: SUBSCRIPTION.to_owned(),
             ack_ids: ack_ids(messages),
@@ -136,7 +140,7 @@ impl World {
 }
 
 /// [`SUBSCRIPTION`] with default settings.
-pub fn subscription() -> raw::Subscription {
+pub(super) fn subscription() -> raw::Subscription {
     raw::Subscription {
         name: SUBSCRIPTION.to_owned(),
         topic: TOPIC.to_owned(),
@@ -145,11 +149,11 @@ pub fn subscription() -> raw::Subscription {
 }
 
 /// [`SUBSCRIPTION`] with message ordering.
-pub fn ordered() -> raw::Subscription {
+pub(super) fn ordered() -> raw::Subscription {
     raw::Subscription { enable_message_ordering: true, ..subscription() }
 }
 
-pub fn pull_request() -> raw::PullRequest {
+pub(super) fn pull_request() -> raw::PullRequest {
     raw::PullRequest {
         subscription: SUBSCRIPTION.to_owned(),
         max_messages: 100,
@@ -157,7 +161,7 @@ pub fn pull_request() -> raw::PullRequest {
     }
 }
 
-pub fn message(text: &str, ordering_key: &str) -> raw::PubsubMessage {
+pub(super) fn message(text: &str, ordering_key: &str) -> raw::PubsubMessage {
     raw::PubsubMessage {
         data: text.as_bytes().to_vec(),
         ordering_key: ordering_key.to_owned(),
@@ -165,26 +169,26 @@ pub fn message(text: &str, ordering_key: &str) -> raw::PubsubMessage {
     }
 }
 
-pub fn attributes(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+pub(super) fn attributes(pairs: &[(&str, &str)]) -> HashMap<String, String> {
     pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }
 
-pub fn ack_ids(messages: &[raw::ReceivedMessage]) -> Vec<String> {
+pub(super) fn ack_ids(messages: &[raw::ReceivedMessage]) -> Vec<String> {
     messages.iter().map(|message| message.ack_id.clone()).collect()
 }
 
-pub fn texts(messages: &[raw::ReceivedMessage]) -> Vec<String> {
+pub(super) fn texts(messages: &[raw::ReceivedMessage]) -> Vec<String> {
     let data = messages.iter().map(|received| received.message.clone().unwrap().data);
     data.map(|data| String::from_utf8(data).unwrap()).collect()
 }
 
 /// The next message of a stream, which must come soon.
-pub async fn next(stream: &mut MessageStream) -> (String, Handler) {
+pub(super) async fn next(stream: &mut MessageStream) -> (String, Handler) {
     let (message, handler) = next_message(stream).await;
     (String::from_utf8(message.data.to_vec()).unwrap(), handler)
 }
 
-pub async fn next_message(stream: &mut MessageStream) -> (Message, Handler) {
+pub(super) async fn next_message(stream: &mut MessageStream) -> (Message, Handler) {
     let next = tokio::time::timeout(SOON, stream.next()).await;
     next.expect("a message comes soon").expect("the stream is open").unwrap()
 }

@@ -12,12 +12,12 @@ use twined::runner::process::{ProcessRunner, ProcessRunnerOptions, ProcessServic
 use uuid::Uuid;
 
 /// Appends the run's name to `$NETWORK/ran`, then waits for the file `$NETWORK/go`.
-pub const WAITS: &str = "test/waits:1.0";
-pub const WAITS_SCRIPT: &str = "basename $TWINED_RUN >> $NETWORK/ran
+pub(super) const WAITS: &str = "test/waits:1.0";
+pub(super) const WAITS_SCRIPT: &str = "basename $TWINED_RUN >> $NETWORK/ran
     until [ -e $NETWORK/go ]; do sleep 0.05; done";
 
 /// The folder of a network, with services that are scripts.
-pub struct TestNetwork {
+pub(super) struct TestNetwork {
     pub folder: PathBuf,
     pub options: ProcessRunnerOptions,
     pub services: Vec<ProcessService>,
@@ -28,7 +28,7 @@ pub struct TestNetwork {
 // === impl TestNetwork ===
 
 impl TestNetwork {
-    pub fn at(folder: &Path, supervisor: PathBuf) -> Self {
+    pub(super) fn at(folder: &Path, supervisor: PathBuf) -> Self {
         let folder = folder.canonicalize().unwrap();
         let options = ProcessRunnerOptions {
             runs: folder.join("runs"),
@@ -48,11 +48,11 @@ impl TestNetwork {
     }
 
     /// Adds a service that runs a script of the shell for each question.
-    pub fn service(self, sruid: &str, script: &str) -> Self {
+    pub(super) fn service(self, sruid: &str, script: &str) -> Self {
         self.program(sruid, &["sh", "-c", script, "script"])
     }
 
-    pub fn program(mut self, sruid: &str, command: &[&str]) -> Self {
+    pub(super) fn program(mut self, sruid: &str, command: &[&str]) -> Self {
         let folder = self.folder.join("services").join(sruid.replace(['/', ':'], "-"));
         fs::create_dir_all(&folder).unwrap();
         let command = command.iter().map(Into::into).collect();
@@ -60,59 +60,59 @@ impl TestNetwork {
         self
     }
 
-    pub fn slots(mut self, max_runs: usize) -> Self {
+    pub(super) fn slots(mut self, max_runs: usize) -> Self {
         self.options.max_runs = max_runs;
         self
     }
 
-    pub fn service_folder(&self, sruid: &str) -> &Path {
+    pub(super) fn service_folder(&self, sruid: &str) -> &Path {
         let service = self.services.iter().find(|service| service.sruid.as_str() == sruid);
         &service.unwrap().folder
     }
 
-    pub async fn start(&self) -> ProcessRunner {
+    pub(super) async fn start(&self) -> ProcessRunner {
         ProcessRunner::start(self.options.clone(), self.services.clone()).await.unwrap()
     }
 
-    pub fn run_folder(&self, run: RunId) -> RunFolder {
+    pub(super) fn run_folder(&self, run: RunId) -> RunFolder {
         RunFolder::new(&self.options.runs, run)
     }
 
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
     /// Ends all runs of [`WAITS`].
-    pub fn go(&self) {
+    pub(super) fn go(&self) {
         fs::write(self.file("go"), "").unwrap();
     }
 
-    pub fn lines(&self, name: &str) -> Vec<String> {
+    pub(super) fn lines(&self, name: &str) -> Vec<String> {
         let text = fs::read_to_string(self.file(name)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
     /// Waits until a file has `count` lines, and returns them.
-    pub async fn wait_for_lines(&self, name: &str, count: usize) -> Vec<String> {
+    pub(super) async fn wait_for_lines(&self, name: &str, count: usize) -> Vec<String> {
         wait_until(|| self.lines(name).len() >= count).await;
         self.lines(name)
     }
 
-    pub async fn wait_for_pid(&self, name: &str) -> Pid {
+    pub(super) async fn wait_for_pid(&self, name: &str) -> Pid {
         let line = self.wait_for_lines(name, 1).await.remove(0);
         Pid::from_raw(line.parse().unwrap()).unwrap()
     }
 }
 
 /// Forty questions, the same in each call.
-pub fn forty_questions() -> impl Iterator<Item = Ask> {
+pub(super) fn forty_questions() -> impl Iterator<Item = Ask> {
     (0..40).map(|n| {
         let run = RunId { question: Uuid::from_u128(0xc0ffee + n), retry: 0 };
         Ask { run, ..Ask::new(WAITS) }
     })
 }
 
-pub async fn wait_until(condition: impl Fn() -> bool) {
+pub(super) async fn wait_until(condition: impl Fn() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !condition() {
         assert!(Instant::now() < deadline, "the condition was not met in time");

@@ -4,7 +4,7 @@ use super::*;
 
 const STRANGER: &str = "octue/stranger:1.0.0";
 
-pub async fn a_cancellation_is_reported_whichever_of_it_and_its_question_comes_second(
+pub(super) async fn a_cancellation_is_reported_whichever_of_it_and_its_question_comes_second(
     world: World,
 ) {
     let (question, cancellation) = (Sent::new(1, "question"), Sent::new(1, "cancellation"));
@@ -23,7 +23,7 @@ pub async fn a_cancellation_is_reported_whichever_of_it_and_its_question_comes_s
     assert_eq!(world.cancelled_after(&mut ViewPosition::default()).await, [1, 2]);
 }
 
-pub async fn a_cancellation_that_only_the_question_allows_is_reported_when_the_question_comes(
+pub(super) async fn a_cancellation_that_only_the_question_allows_is_reported_when_the_question_comes(
     world: World,
 ) {
     let mut position = ViewPosition::default();
@@ -35,7 +35,7 @@ pub async fn a_cancellation_that_only_the_question_allows_is_reported_when_the_q
     assert_eq!(world.cancelled_after(&mut position).await, [1]);
 }
 
-pub async fn a_cancellation_that_is_not_accepted_is_never_reported(world: World) {
+pub(super) async fn a_cancellation_that_is_not_accepted_is_never_reported(world: World) {
     let forged = Sent::new(1, "cancellation").with("sender", STRANGER).with("parent", STRANGER);
     let mut position = ViewPosition::default();
 
@@ -46,7 +46,7 @@ pub async fn a_cancellation_that_is_not_accepted_is_never_reported(world: World)
     assert_eq!(world.cancelled_after(&mut position).await, []);
 }
 
-pub async fn a_cancelled_question_is_reported_again_for_each_attempt(world: World) {
+pub(super) async fn a_cancelled_question_is_reported_again_for_each_attempt(world: World) {
     let mut position = ViewPosition::default();
     world.append(&[&Sent::new(1, "question"), &Sent::new(1, "cancellation")]).await;
     assert_eq!(world.cancelled_after(&mut position).await, [1]);
@@ -58,7 +58,7 @@ pub async fn a_cancelled_question_is_reported_again_for_each_attempt(world: Worl
     assert_eq!(world.cancelled_after(&mut position).await, [1]);
 }
 
-pub async fn cancelled_questions_come_page_by_page_without_gaps_or_repeats(world: World) {
+pub(super) async fn cancelled_questions_come_page_by_page_without_gaps_or_repeats(world: World) {
     let mut sent = Vec::new();
     for question in 0..50 {
         sent.push(Sent::new(question, "cancellation"));

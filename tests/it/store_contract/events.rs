@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub async fn events_are_bounded_by_time(world: World) {
+pub(super) async fn events_are_bounded_by_time(world: World) {
     let sent: Vec<_> = (0..6).map(|at| Sent::new(1, "log_record").at(at)).collect();
     world.append(&sent.iter().collect::<Vec<_>>()).await;
     let during = async |since, until, tail| {
@@ -19,7 +19,7 @@ pub async fn events_are_bounded_by_time(world: World) {
     assert_eq!(during(6, 100, false).await, []);
 }
 
-pub async fn events_of_a_tree_come_page_by_page_without_gaps_or_repeats(world: World) {
+pub(super) async fn events_of_a_tree_come_page_by_page_without_gaps_or_repeats(world: World) {
     // Several questions of one tree, and many events of one moment in another order than of arrival.
     let event = |number: u128| {
         let sent = Sent::new(1 + number % 3, "log_record").at(10 - number as i64 / 10);
@@ -46,7 +46,7 @@ pub async fn events_of_a_tree_come_page_by_page_without_gaps_or_repeats(world: W
     assert_eq!(found, expected);
 }
 
-pub async fn the_last_events_after_a_cursor_are_those_behind_it(world: World) {
+pub(super) async fn the_last_events_after_a_cursor_are_those_behind_it(world: World) {
     let sent: Vec<_> = (0..6).map(|at| Sent::new(1, "log_record").at(at / 2)).collect();
     world.append(&sent.iter().collect::<Vec<_>>()).await;
     let last = async |after: &Sent, limit| {
@@ -62,7 +62,7 @@ pub async fn the_last_events_after_a_cursor_are_those_behind_it(world: World) {
     assert_eq!(last(&sent[5], 9).await, []);
 }
 
-pub async fn events_are_chosen_by_their_sender(world: World) {
+pub(super) async fn events_are_chosen_by_their_sender(world: World) {
     let (question, result) = (Sent::new(1, "question").at(0), Sent::new(1, "result").at(1));
     world.append(&[&question, &result]).await;
     let of = async |sender: &str| {
@@ -75,7 +75,7 @@ pub async fn events_are_chosen_by_their_sender(world: World) {
     assert_eq!(of("octue/child:1.2.1").await, []);
 }
 
-pub async fn an_event_is_found_by_its_question_only(world: World) {
+pub(super) async fn an_event_is_found_by_its_question_only(world: World) {
     let first = Sent::new(1, "heartbeat");
     let second = Sent::new(2, "heartbeat").with("uuid", &first.attributes["uuid"]);
     world.append(&[&first, &Sent::new(3, "heartbeat")]).await;

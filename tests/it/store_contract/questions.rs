@@ -8,7 +8,7 @@ fn asked(question: u128, at: i64) -> Sent {
     Sent::new(question, "question").at(at)
 }
 
-pub async fn questions_to_a_service_are_listed_newest_first(world: World) {
+pub(super) async fn questions_to_a_service_are_listed_newest_first(world: World) {
     let old = asked(1, 5).with("recipient", "octue/child:0.9.0");
     let retried = asked(2, 9).with("retry_count", "1").with("a_newer_attribute", "kept");
     let other = asked(3, 7).with("recipient", "octue/child-of-another:1.2.0");
@@ -24,7 +24,7 @@ pub async fn questions_to_a_service_are_listed_newest_first(world: World) {
     assert_eq!(found[2].recipient.as_str(), "octue/child:0.9.0");
 }
 
-pub async fn questions_to_a_service_come_page_by_page_without_gaps_or_repeats(world: World) {
+pub(super) async fn questions_to_a_service_come_page_by_page_without_gaps_or_repeats(world: World) {
     // Many of one moment, so that a page ends among them, and ten of one event uuid.
     let uuid = Uuid::new_v4().to_string();
     let sent: Vec<_> = (0..50)
@@ -50,7 +50,7 @@ pub async fn questions_to_a_service_come_page_by_page_without_gaps_or_repeats(wo
     assert_eq!(found, (0..50).rev().collect::<Vec<_>>());
 }
 
-pub async fn questions_to_a_service_are_chosen_by_their_sender(world: World) {
+pub(super) async fn questions_to_a_service_are_chosen_by_their_sender(world: World) {
     let other = "octue/other:1.0.0";
     world.append(&[&asked(1, 1), &asked(2, 2).with("sender", other).with("parent", other)]).await;
 
@@ -61,7 +61,7 @@ pub async fn questions_to_a_service_are_chosen_by_their_sender(world: World) {
     assert_eq!(found[0].run.question, Uuid::from_u128(2));
 }
 
-pub async fn questions_are_bounded_by_time(world: World) {
+pub(super) async fn questions_are_bounded_by_time(world: World) {
     let sent: Vec<_> = (1..6).map(|question| asked(question, question as i64)).collect();
     world.append(&sent.iter().collect::<Vec<_>>()).await;
 
@@ -77,7 +77,7 @@ pub async fn questions_are_bounded_by_time(world: World) {
     );
 }
 
-pub async fn a_view_lists_the_questions_of_all_services_or_of_one(world: World) {
+pub(super) async fn a_view_lists_the_questions_of_all_services_or_of_one(world: World) {
     let other = asked(2, 2).with("recipient", "octue/other:1.0.0");
     world.append(&[&asked(1, 1), &other, &asked(3, 3)]).await;
 
@@ -89,7 +89,7 @@ pub async fn a_view_lists_the_questions_of_all_services_or_of_one(world: World) 
     assert_eq!((found.len(), found[0].record), (1, expected));
 }
 
-pub async fn a_view_lists_questions_by_state(world: World) {
+pub(super) async fn a_view_lists_questions_by_state(world: World) {
     let attempts: [(u128, &[&str]); 7] = [
         (1, &[]),
         (2, &["delivery_acknowledgement"]),
@@ -116,7 +116,7 @@ pub async fn a_view_lists_questions_by_state(world: World) {
     assert_eq!(of(QuestionState::Cancelled).await, [6, 5]);
 }
 
-pub async fn a_view_lists_questions_by_text_to_the_letter(world: World) {
+pub(super) async fn a_view_lists_questions_by_text_to_the_letter(world: World) {
     let texts = ["100% of it", "100 of it", "a_b", "aXb", r"back\slash", "it's; DROP TABLE events"];
     for (question, text) in (1..).zip(texts) {
         world.append(&[&asked(question, question as i64).inputs(text)]).await;
@@ -133,7 +133,7 @@ pub async fn a_view_lists_questions_by_text_to_the_letter(world: World) {
     assert_eq!(of("").await, [6, 5, 4, 3, 2, 1]);
 }
 
-pub async fn a_view_finds_text_as_it_is_written_in_json(world: World) {
+pub(super) async fn a_view_finds_text_as_it_is_written_in_json(world: World) {
     let text = "say \"Zürich\"\n😀";
     let escaped =
         r#"{"kind": "question", "input_values": {"a": "say \"Z\u00fcrich\"\n\ud83d\ude00"}}"#;
@@ -147,7 +147,7 @@ pub async fn a_view_finds_text_as_it_is_written_in_json(world: World) {
     assert_eq!(of(r#""input_values": {"a""#).await, [2]);
 }
 
-pub async fn a_view_finds_names_and_uuids_of_a_tree(world: World) {
+pub(super) async fn a_view_finds_names_and_uuids_of_a_tree(world: World) {
     let root = asked(0xabc, 1).with("originator", "octue/root:1.0.0");
     let child = asked(2, 2).under(0xabc, 0xabc).with("recipient", "octue/grandchild:2.0.0");
     world.append(&[&root, &child, &asked(3, 3).with("parent", "octue/third:1.0.0")]).await;
@@ -159,7 +159,7 @@ pub async fn a_view_finds_names_and_uuids_of_a_tree(world: World) {
     assert_eq!(of("third").await, [3]);
 }
 
-pub async fn a_page_by_text_and_state_goes_on_until_it_is_full(world: World) {
+pub(super) async fn a_page_by_text_and_state_goes_on_until_it_is_full(world: World) {
     let mut sent = Vec::new();
     for question in 0..60_u128 {
         let text = if question.is_multiple_of(2) { "wanted" } else { "other" };
@@ -190,7 +190,7 @@ pub async fn a_page_by_text_and_state_goes_on_until_it_is_full(world: World) {
     assert_eq!((found, count), ((0..10).rev().map(|sixth| 6 * sixth).collect(), 4));
 }
 
-pub async fn a_run_is_listed_once_however_often_its_question_came(world: World) {
+pub(super) async fn a_run_is_listed_once_however_often_its_question_came(world: World) {
     let (first, second) = (asked(1, 101), asked(1, 100));
     world.append(&[&first]).await;
     world.append(&[&second]).await;

@@ -13,14 +13,14 @@ fn message(number: i64) -> StoredRejectedMessage {
     }
 }
 
-pub async fn rejected_messages_are_read_as_they_came(world: World) {
+pub(super) async fn rejected_messages_are_read_as_they_came(world: World) {
     let messages: Vec<_> = [10, 21, 32].map(message).into();
     world.reject(&messages).await;
 
     assert_eq!(world.rejected(TimeRange::ALL).await, reversed(messages));
 }
 
-pub async fn a_message_that_is_rejected_again_is_on_record_once(world: World) {
+pub(super) async fn a_message_that_is_rejected_again_is_on_record_once(world: World) {
     let first = message(10);
     let again =
         StoredRejectedMessage { reason: "another".to_owned(), at: Timestamp(7), ..first.clone() };
@@ -31,7 +31,7 @@ pub async fn a_message_that_is_rejected_again_is_on_record_once(world: World) {
     assert_eq!(world.rejected(TimeRange::ALL).await, [other, first]);
 }
 
-pub async fn rejected_messages_come_page_by_page_without_gaps_or_repeats(world: World) {
+pub(super) async fn rejected_messages_come_page_by_page_without_gaps_or_repeats(world: World) {
     let messages: Vec<_> = (0..50).map(message).collect();
     world.reject(&messages).await;
 
@@ -45,7 +45,7 @@ pub async fn rejected_messages_come_page_by_page_without_gaps_or_repeats(world: 
     assert_eq!(found, reversed(messages));
 }
 
-pub async fn rejected_messages_are_bounded_by_time(world: World) {
+pub(super) async fn rejected_messages_are_bounded_by_time(world: World) {
     let messages: Vec<_> = [10, 20, 29, 30].map(message).into();
     world.reject(&messages).await;
 

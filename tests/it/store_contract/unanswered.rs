@@ -2,7 +2,7 @@
 
 use super::*;
 
-pub async fn unanswered_questions_are_those_without_a_terminal_event(world: World) {
+pub(super) async fn unanswered_questions_are_those_without_a_terminal_event(world: World) {
     let asked = |question, at| Sent::new(question, "question").at(at);
     let silent = asked(1, 100).with("memory", "1Gi").with("a_newer_attribute", "kept");
     let retried = asked(4, 101).with("retry_count", "1");
@@ -35,7 +35,7 @@ pub async fn unanswered_questions_are_those_without_a_terminal_event(world: Worl
     assert_eq!(found, expected);
 }
 
-pub async fn unanswered_questions_show_which_were_cancelled(world: World) {
+pub(super) async fn unanswered_questions_show_which_were_cancelled(world: World) {
     let cancelled = |question, by| {
         let asked = Sent::new(question, "question").at(100 + question as i64);
         [asked, Sent::new(question, "cancellation").with("sender", by)]
@@ -48,7 +48,7 @@ pub async fn unanswered_questions_show_which_were_cancelled(world: World) {
     assert_eq!(found.iter().map(|found| found.cancelled).collect::<Vec<_>>(), [true, false]);
 }
 
-pub async fn unanswered_questions_come_page_by_page_without_gaps_or_repeats(world: World) {
+pub(super) async fn unanswered_questions_come_page_by_page_without_gaps_or_repeats(world: World) {
     // Many of one moment, so that a page ends among them.
     let asked = |question: u128| Sent::new(question, "question").at(100 + question as i64 / 10);
     let sent: Vec<_> = (0..50).map(asked).collect();
@@ -65,7 +65,7 @@ pub async fn unanswered_questions_come_page_by_page_without_gaps_or_repeats(worl
     assert_eq!((found, count), ((0..50).collect(), 8));
 }
 
-pub async fn an_unanswered_run_is_listed_once_however_often_its_question_came(world: World) {
+pub(super) async fn an_unanswered_run_is_listed_once_however_often_its_question_came(world: World) {
     let first = Sent::new(1, "question").at(101);
     let second = Sent::new(1, "question").at(100);
     world.append(&[&first]).await;

@@ -20,7 +20,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// Leases the first waiting message to `puller`.
-    pub fn lease_first(&mut self, puller: Puller) {
+    pub(super) fn lease_first(&mut self, puller: Puller) {
         let sequence = self.waiting.pop_front().expect("only waiting messages are offered");
         self.sent.push_back(sequence);
         self.holder = Some(puller);

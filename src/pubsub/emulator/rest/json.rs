@@ -109,7 +109,7 @@ impl EnumFormat {
 // === impl TopicJson ===
 
 impl TopicJson {
-    pub fn new(topic: google::Topic, enums: EnumFormat) -> Self {
+    pub(super) fn new(topic: google::Topic, enums: EnumFormat) -> Self {
         Self {
             state: enums.write(topic.state, topic.state().as_str_name()),
             name: topic.name,
@@ -121,7 +121,7 @@ impl TopicJson {
     }
 
     /// The requested resource, with the name in the request's path.
-    pub fn into_google(self, name: &str) -> Result<google::Topic, Status> {
+    pub(super) fn into_google(self, name: &str) -> Result<google::Topic, Status> {
         let retention =
             self.message_retention_duration.map(|text| parse_duration(&text)).transpose()?;
         Ok(google::Topic {
@@ -140,7 +140,7 @@ impl TopicJson {
 // === impl SubscriptionJson ===
 
 impl SubscriptionJson {
-    pub fn new(subscription: google::Subscription, enums: EnumFormat) -> Self {
+    pub(super) fn new(subscription: google::Subscription, enums: EnumFormat) -> Self {
         Self {
             state: enums.write(subscription.state, subscription.state().as_str_name()),
             name: subscription.name,
@@ -173,7 +173,7 @@ impl SubscriptionJson {
     }
 
     /// The requested resource, with the name in the request's path.
-    pub fn into_google(self, name: &str) -> Result<google::Subscription, Status> {
+    pub(super) fn into_google(self, name: &str) -> Result<google::Subscription, Status> {
         let duration = |text: Option<String>| text.map(|text| parse_duration(&text)).transpose();
         let expiration_policy = match self.expiration_policy {
             Some(policy) => Some(google::ExpirationPolicy { ttl: duration(policy.ttl)? }),

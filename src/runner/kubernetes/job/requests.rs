@@ -10,7 +10,7 @@ use std::fmt;
 
 /// The resource requests of a question, and its limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ResourceRequests {
+pub(super) struct ResourceRequests {
     /// CPUs.
     pub cpus: RequestAndLimit,
     /// Memory, in bytes.
@@ -21,7 +21,7 @@ pub struct ResourceRequests {
 
 /// The request of one resource, and its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestAndLimit {
+pub(super) struct RequestAndLimit {
     /// The request.
     pub request: Quantity,
     /// The limit; `None` for no limit.
