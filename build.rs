@@ -1,7 +1,8 @@
 //! Generates the server side of `google.pubsub.v1` for the emulator.
 //!
-//! The message types come from the crate `google_cloud_googleapis`, which has clients only. The emulator
-//! has its own types for four messages (see `pubsub/emulator/wire.rs`). protoc is not needed.
+//! The message types come from the crate `google_cloud_googleapis`, which has clients only. The
+//! emulator has its own types for four messages (see `pubsub/emulator/wire.rs`). protoc is not
+//! needed.
 
 use tonic_build::manual::{Builder, Method, Service};
 

@@ -1,8 +1,8 @@
 //! The baseline of the daemon: creates Jobs as fast as the API server accepts them.
 //!
-//! `creates JOB.json COUNT CONCURRENCY` creates COUNT copies of a Job in its namespace, with CONCURRENCY
-//! calls at the same time, with the daemon's client. It prints one line of JSON: Jobs a second, and the
-//! duration of the calls.
+//! `creates JOB.json COUNT CONCURRENCY` creates COUNT copies of a Job in its namespace, with
+//! CONCURRENCY calls at the same time, with the daemon's client. It prints one line of JSON: Jobs a
+//! second, and the duration of the calls.
 
 use futures_util::StreamExt;
 use k8s_openapi::api::batch::v1::Job;

@@ -4,8 +4,8 @@
 //! With ROWS, the store has that many rows before the measurement: the indexes of a large store no
 //! longer fit into its cache.
 //!
-//! This is a program and not a sampled loop, because it measures a disk, whose speed changes from minute
-//! to minute. So it also prints how long a sync of that disk takes.
+//! This is a program and not a sampled loop, because it measures a disk, whose speed changes from
+//! minute to minute. So it also prints how long a sync of that disk takes.
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 use std::collections::HashMap;

@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
-/// An error and its causes, joined by colons. Our own errors do not repeat the text of their source.
+/// An error and its causes, joined by colons. Our own errors do not repeat the text of their
+/// source.
 #[derive(Clone, Copy)]
 pub(crate) struct Chain<'a>(pub &'a dyn Error);
 

@@ -151,8 +151,8 @@ fn ignore_empty_variables(command: clap::Command) -> clap::Command {
 fn block_on(command: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
     let runtime = Runtime::new().map_err(Failure::failed)?;
     let outcome = runtime.block_on(command);
-    // Threads are not awaited: a name lookup or a read of the store may hang. The command has awaited
-    // all necessary work.
+    // Threads are not awaited: a name lookup or a read of the store may hang. The command has
+    // awaited all necessary work.
     runtime.shutdown_background();
     outcome
 }

@@ -5,8 +5,8 @@
 //! question's attributes, EventBody -> encode -> OutgoingMessage   (a message to publish)
 //! ```
 //!
-//! The JSON of an event is stored as received and never rewritten. Only the kind, and the three inputs
-//! of a question, are read from it.
+//! The JSON of an event is stored as received and never rewritten. Only the kind, and the three
+//! inputs of a question, are read from it.
 
 pub mod attributes;
 mod cancellation;
@@ -34,8 +34,8 @@ pub struct Event<'a> {
     pub attributes: Attributes<'a>,
     /// The JSON of the message, byte for byte. It may contain bare `NaN` and `Infinity`.
     pub data: &'a str,
-    /// The bytes of [`Event::data`] with the member `kind` and one comma. The event store's table shows
-    /// the event without them.
+    /// The bytes of [`Event::data`] with the member `kind` and one comma. The event store's table
+    /// shows the event without them.
     pub kind_member: Range<usize>,
     /// Distinguishes the two events that the SDK sometimes sends under one uuid.
     pub digest: Digest,

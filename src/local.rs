@@ -1,5 +1,5 @@
-//! A network on one machine: the daemon with an emulator, SQLite and the process runner, and with what
-//! Google's clients and the SDK need to work offline.
+//! A network on one machine: the daemon with an emulator, SQLite and the process runner, and with
+//! what Google's clients and the SDK need to work offline.
 
 use crate::chain::Chain;
 use crate::config::{LocalArgs, PubsubChoice};
@@ -119,8 +119,8 @@ pub(crate) async fn start(
     Ok(daemon)
 }
 
-/// Creates the service account with this file, project and token endpoint. The start does not wait for
-/// it, because a new key takes time; requests that need it do.
+/// Creates the service account with this file, project and token endpoint. The start does not wait
+/// for it, because a new key takes time; requests that need it do.
 fn create_account(
     tasks: &mut Tasks,
     (file, project, token_uri): (PathBuf, String, String),

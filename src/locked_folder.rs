@@ -1,6 +1,7 @@
 //! Locks a folder for one process at a time.
 //!
-//! The lock is on a file in the folder. The system releases it when the process ends, even by SIGKILL.
+//! The lock is on a file in the folder. The system releases it when the process ends, even by
+//! SIGKILL.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};

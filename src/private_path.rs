@@ -32,8 +32,8 @@ pub(crate) fn resolve(path: &Path) -> Result<PathBuf, PathError> {
     Ok(resolved)
 }
 
-/// A sticky folder, for example `/tmp`, lets other users add files, but not replace those of this user.
-/// On many systems each user has a group of their own, which their files belong to.
+/// A sticky folder, for example `/tmp`, lets other users add files, but not replace those of this
+/// user. On many systems each user has a group of their own, which their files belong to.
 fn is_private(metadata: &fs::Metadata, last: bool) -> bool {
     let mode = metadata.mode();
     let owner = [0, geteuid().as_raw()].contains(&metadata.uid());

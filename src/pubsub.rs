@@ -1,7 +1,7 @@
 //! Messages on the wire: clients of Google Pub/Sub, and an emulator of it for a laptop.
 //!
-//! There is no trait here, because the wire is the interface: in local mode the same clients use the
-//! emulator in their own process.
+//! There is no trait here, because the wire is the interface: in local mode the same clients use
+//! the emulator in their own process.
 
 pub mod admin;
 pub mod emulator;
@@ -28,12 +28,12 @@ use tonic::Code;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use transport::Transport;
 
-/// The largest message that we try to publish, in bytes. It is above Pub/Sub's limit of 10 MB, so that
-/// the error is Pub/Sub's own. (Pub/Sub's quotas page, "Message size".)
+/// The largest message that we try to publish, in bytes. It is above Pub/Sub's limit of 10 MB, so
+/// that the error is Pub/Sub's own. (Pub/Sub's quotas page, "Message size".)
 const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 
-/// The timeout of one call. Pub/Sub's own clients allow 60 s for a publish with all retries; we retry
-/// ourselves.
+/// The timeout of one call. Pub/Sub's own clients allow 60 s for a publish with all retries; we
+/// retry ourselves.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The global endpoint of Google's Pub/Sub.
@@ -76,8 +76,8 @@ pub struct Delivery {
     pub receipt: Receipt,
 }
 
-/// The duty to acknowledge one delivery. A receipt that is dropped is a nack, so a panic, a cancelled
-/// task and a forgotten branch end in redelivery, never in loss.
+/// The duty to acknowledge one delivery. A receipt that is dropped is a nack, so a panic, a
+/// cancelled task and a forgotten branch end in redelivery, never in loss.
 #[derive(Debug)]
 #[must_use = "a receipt that is not acked is redelivered"]
 pub struct Receipt(Handler);
@@ -144,11 +144,11 @@ impl Connection {
         Ok(Self::over(to, anonymous::Builder::new().build(), endpoint, project))
     }
 
-    /// Google's Pub/Sub, with application default credentials. Connects when first used. Call this in a
-    /// tokio runtime: a task of the credentials renews their token.
+    /// Google's Pub/Sub, with application default credentials. Connects when first used. Call this
+    /// in a tokio runtime: a task of the credentials renews their token.
     ///
-    /// Without a file of credentials, tokens come from Google's metadata server. If there is none, the
-    /// first call fails: [`Admin::check`].
+    /// Without a file of credentials, tokens come from Google's metadata server. If there is none,
+    /// the first call fails: [`Admin::check`].
     pub fn google(project: &str) -> Result<Self, ConnectError> {
         Self::google_at(GOOGLE_ENDPOINT, project)
     }
@@ -168,8 +168,8 @@ impl Connection {
         Ok(Self::over(to, credentials, endpoint.to_owned(), project))
     }
 
-    /// This connection, with tokens of a service account. If we may not impersonate it, the first call
-    /// fails.
+    /// This connection, with tokens of a service account. If we may not impersonate it, the first
+    /// call fails.
     pub(crate) fn as_account(&self, account: &str) -> Result<Self, ConnectError> {
         let ours = self.credentials.clone();
         let impersonated = impersonated::Builder::from_source_credentials(ours)

@@ -133,8 +133,8 @@ impl FromStr for HostName {
 
 impl RequestGuard {
     /// The rules of a server that listens on `address`, and which clients may reach by the names
-    /// `allowed`. Without such names, a server beyond loopback accepts every `Host`: pods use names of
-    /// Services, which the server cannot know.
+    /// `allowed`. Without such names, a server beyond loopback accepts every `Host`: pods use names
+    /// of Services, which the server cannot know.
     pub(crate) fn new(address: SocketAddr, allowed: &[HostName]) -> Self {
         Self {
             loopback: address.ip().to_canonical().is_loopback(),
@@ -190,8 +190,8 @@ impl RequestGuard {
         }
     }
 
-    /// An origin is this server's own if it equals every host that the request names, and is not a name
-    /// that foreign DNS could resolve to this machine.
+    /// An origin is this server's own if it equals every host that the request names, and is not a
+    /// name that foreign DNS could resolve to this machine.
     fn check_origin(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let Some(origin) = origins.next() else { return Ok(()) };
@@ -234,9 +234,9 @@ impl RequestGuard {
         Ok(())
     }
 
-    /// Rebinding needs a name, and browsers resolve `localhost` to loopback only. Addresses are known,
-    /// except for `0.0.0.0` and IPv6 forms of IPv4 on loopback: browsers connect them to loopback too,
-    /// and leave `Sec-Fetch-Site` out.
+    /// Rebinding needs a name, and browsers resolve `localhost` to loopback only. Addresses are
+    /// known, except for `0.0.0.0` and IPv6 forms of IPv4 on loopback: browsers connect them to
+    /// loopback too, and leave `Sec-Fetch-Site` out.
     fn is_known(&self, host: &str) -> bool {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let address = match bare {
@@ -252,8 +252,8 @@ impl RequestGuard {
         host == "localhost" || self.allowed.iter().any(|HostName(allowed)| allowed == name)
     }
 
-    /// Without a preflight request, a page can send `POST` with the content type of a form, of text or
-    /// with none. Other methods and types need a preflight request, which is never answered.
+    /// Without a preflight request, a page can send `POST` with the content type of a form, of text
+    /// or with none. Other methods and types need a preflight request, which is never answered.
     fn accepts_content(&self, method: &Method, path: &str, content_type: ContentType) -> bool {
         match (method, content_type) {
             (&Method::GET | &Method::HEAD | &Method::OPTIONS, _) => true,

@@ -119,9 +119,9 @@ impl Router {
 // === impl AbsentSubscriptions ===
 
 impl AbsentSubscriptions {
-    /// Whether a subscription exists: false if a lookup of the last 2 s found none, else the result of
-    /// `look_up`. Callers share a lookup that is under way, but do not wait for it longer
-    /// than 2 s: it may fail, and so may the next one.
+    /// Whether a subscription exists: false if a lookup of the last 2 s found none, else the result
+    /// of `look_up`. Callers share a lookup that is under way, but do not wait for it longer than 2
+    /// s: it may fail, and so may the next one.
     async fn exists<E, F>(&self, name: &str, look_up: impl Fn() -> F) -> Result<bool, E>
     where
         F: Future<Output = Result<bool, E>>,

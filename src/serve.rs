@@ -1,10 +1,10 @@
 //! The daemon of a cluster, with the adapters that its settings choose.
 //!
-//! Any number of replicas work at the same time. They share a subscription, a store and the runs. Each
-//! has a view of its own, because the shared subscription gives it only a part of the events.
+//! Any number of replicas work at the same time. They share a subscription, a store and the runs.
+//! Each has a view of its own, because the shared subscription gives it only a part of the events.
 //!
-//! Memory is bounded: at most 10,000 messages or 64 MiB are in flight, the store's queue holds 64 MiB
-//! more, and the view's subscription 16 MiB.
+//! Memory is bounded: at most 10,000 messages or 64 MiB are in flight, the store's queue holds 64
+//! MiB more, and the view's subscription 16 MiB.
 
 mod kubernetes;
 mod preflight;
@@ -95,8 +95,8 @@ pub(crate) async fn start(
     Ok(daemon)
 }
 
-/// Runs the preflight checks, and those of the rights of questions. `question_account` is the Google
-/// service account of questions, if it is not the one that the cluster gives.
+/// Runs the preflight checks, and those of the rights of questions. `question_account` is the
+/// Google service account of questions, if it is not the one that the cluster gives.
 pub(crate) async fn check(
     settings: &ServeSettings,
     question_account: Option<String>,
@@ -139,8 +139,8 @@ async fn pass_preflight(
     Ok(())
 }
 
-/// Creates the subscription that all replicas share, if it is missing; on an emulator also the topic.
-/// (At Google, a preflight check fails without the topic.)
+/// Creates the subscription that all replicas share, if it is missing; on an emulator also the
+/// topic. (At Google, a preflight check fails without the topic.)
 async fn subscribe(connection: &Connection, settings: &ServeSettings) -> Result<(), DaemonError> {
     let ServeSettings { topic, subscription, pubsub, .. } = settings;
     let admin = Admin::new(connection);

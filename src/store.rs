@@ -6,9 +6,9 @@
 //! pipeline, monitor ──► View   what a replica knows about its runs, within milliseconds
 //! ```
 //!
-//! An event is on record once [`EventLog::append`] has returned. No question is run and no message is
-//! acknowledged before. A row is identified by its question, the event's uuid and the digest of its
-//! data: the SDK sometimes gives two different events one uuid, and both are kept.
+//! An event is on record once [`EventLog::append`] has returned. No question is run and no message
+//! is acknowledged before. A row is identified by its question, the event's uuid and the digest of
+//! its data: the SDK sometimes gives two different events one uuid, and both are kept.
 
 pub mod layered;
 pub mod query;
@@ -31,28 +31,29 @@ use uuid::Uuid;
 /// Records events.
 #[async_trait]
 pub trait EventLog: Debug + Send + Sync {
-    /// Appends rows, except those that are on record already. All of them are durable when it returns.
+    /// Appends rows, except those that are on record already. All of them are durable when it
+    /// returns.
     ///
-    /// Calling it again with the same rows is safe; Pub/Sub delivers at least once. Concurrent calls
-    /// share commits. The rows of one call keep their order.
+    /// Calling it again with the same rows is safe; Pub/Sub delivers at least once. Concurrent
+    /// calls share commits. The rows of one call keep their order.
     async fn append(&self, rows: &[Row<'_>]) -> Result<(), AppendError>;
 
-    /// Records a message that can never be handled, with the reason. It is durable when this returns.
-    /// Calling it again with the same message is safe.
+    /// Records a message that can never be handled, with the reason. It is durable when this
+    /// returns. Calling it again with the same message is safe.
     async fn reject(&self, message: &RejectedMessage<'_>) -> Result<(), AppendError>;
 }
 
 /// Reads everything that was ever recorded.
 ///
-/// The table may hold many years. So each query names a question or bounds the time, has a limit, and
-/// continues after a cursor.
+/// The table may hold many years. So each query names a question or bounds the time, has a limit,
+/// and continues after a cursor.
 #[async_trait]
 pub trait History: Debug + Send + Sync {
     /// Reads events in the order of their datetimes, then of arrival.
     async fn events(&self, query: &EventQuery) -> Result<Vec<StoredEvent>, ReadError>;
 
-    /// Reads the questions to a service, newest first. A question that was sent twice for one run is
-    /// listed as it came first.
+    /// Reads the questions to a service, newest first. A question that was sent twice for one run
+    /// is listed as it came first.
     async fn questions(&self, query: &ServiceQuery) -> Result<Vec<StoredQuestion>, ReadError>;
 
     /// Reads rejected messages, newest first.
@@ -72,16 +73,17 @@ pub trait History: Debug + Send + Sync {
     async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError>;
 }
 
-/// Reads what a replica knows about recent questions: the basis of launches, cancellations and reports.
+/// Reads what a replica knows about recent questions: the basis of launches, cancellations and
+/// reports.
 ///
 /// In `local` the store is its own view.
 #[async_trait]
 pub trait View: Debug + Send + Sync {
     /// What is on record of one run.
     ///
-    /// A cancellation counts for every attempt at the question. It is accepted from the parent or the
-    /// originator that the question names. While the question is not on record, it is accepted from
-    /// those that the cancellation itself names.
+    /// A cancellation counts for every attempt at the question. It is accepted from the parent or
+    /// the originator that the question names. While the question is not on record, it is accepted
+    /// from those that the cancellation itself names.
     async fn run_record(&self, run: RunId) -> Result<RunRecord, ReadError>;
 
     /// [`View::run_record`] for a caller that knows the datetime of the question, which may not have come
@@ -100,8 +102,8 @@ pub trait View: Debug + Send + Sync {
     /// Whether an event of a question is on record.
     async fn has(&self, question: Uuid, event: Uuid) -> Result<bool, ReadError>;
 
-    /// Reads questions, newest first, with what is on record of their runs. A question that was sent
-    /// twice for one run is listed as it came first.
+    /// Reads questions, newest first, with what is on record of their runs. A question that was
+    /// sent twice for one run is listed as it came first.
     ///
     /// Text and state are looked up question by question, which only a view is small enough for.
     async fn questions(&self, filter: &QuestionFilter) -> Result<Vec<ViewedQuestion>, ReadError>;
@@ -114,9 +116,9 @@ pub trait View: Debug + Send + Sync {
     /// before its own event came may turn out to name another parent: before acting on it, check
     /// [`RunRecord::cancelled`].
     ///
-    /// To follow cancellations, call this with the last position whenever [`View::appended`] changes,
-    /// and again for as long as a page has `limit` questions. No question is missed: positions follow
-    /// the order of arrival, and not the senders' clocks.
+    /// To follow cancellations, call this with the last position whenever [`View::appended`]
+    /// changes, and again for as long as a page has `limit` questions. No question is missed:
+    /// positions follow the order of arrival, and not the senders' clocks.
     async fn cancelled_questions(
         &self,
         after: ViewPosition,

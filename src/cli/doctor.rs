@@ -10,8 +10,9 @@ use std::fmt::Write as _;
 
 /// Check everything that `twined serve` and its questions need, and print the remedies
 ///
-/// Takes the settings of `twined serve`. Rights are checked with reviews and dry runs. A subscription
-/// and a file that the checks create are deleted again; on an emulator, the topic stays.
+/// Takes the settings of `twined serve`. Rights are checked with reviews and dry runs. A
+/// subscription and a file that the checks create are deleted again; on an emulator, the topic
+/// stays.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 the daemon can work, 1 it cannot.\n\n\
     [ok] passed, [warn] the daemon works but a part of it may not, [fail] the daemon cannot work, \

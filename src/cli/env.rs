@@ -137,7 +137,8 @@ impl Shell {
                 format!("set -gx {name} '{}'", value.replace('\\', r"\\").replace('\'', r"\'"))
             }
             Self::Powershell => {
-                // PowerShell also ends a string at a typographic quotation mark; doubled, it stands for itself.
+                // PowerShell also ends a string at a typographic quotation mark; doubled, it stands
+                // for itself.
                 let quote = |c| ['\'', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'].contains(&c);
                 let doubled = |c| std::iter::repeat_n(c, if quote(c) { 2 } else { 1 });
                 format!("$env:{name} = '{}'", value.chars().flat_map(doubled).collect::<String>())

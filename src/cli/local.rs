@@ -12,8 +12,8 @@ use tokio::net::TcpListener;
 /// Run a network on this machine, with the services in the given folders
 ///
 /// Child processes answer questions to them: `octue twined question ask-local`, with the `octue` of
-/// the service's `.venv`, or else of the PATH. A change of a service's code takes effect with its next
-/// question.
+/// the service's `.venv`, or else of the PATH. A change of a service's code takes effect with its
+/// next question.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     twined local                      # the services in this folder\n  \

@@ -72,8 +72,8 @@ impl NetworkArgs {
         self.url.as_deref().unwrap_or(DEFAULT_URL)
     }
 
-    /// Gets the network's variables. Those that this version does not know are left out, with a note
-    /// on stderr.
+    /// Gets the network's variables. Those that this version does not know are left out, with a
+    /// note on stderr.
     pub(super) async fn describe(&self) -> Result<BTreeMap<String, String>, Failure> {
         let failed = |error| Failure::new(UNREACHABLE, error);
         let (known, unknown) = self.variables().await.map_err(failed)?;

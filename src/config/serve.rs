@@ -62,13 +62,15 @@ pub struct ServeArgs {
 
     /// Address at which to run a Pub/Sub emulator inside the daemon
     ///
-    /// It has no authentication, and its messages are lost when the daemon ends: for tests and trials.
+    /// It has no authentication, and its messages are lost when the daemon ends: for tests and
+    /// trials.
     #[arg(long, env = "TWINED_EMULATE", value_name = "IP:PORT")]
     pub emulate: Option<SocketAddr>,
 
     /// Event store, `sqlite:PATH` [default: `events.sqlite` in `--data`]
     ///
-    /// All replicas that share a SQLite file must run on one host, and the file must be on its disk.
+    /// All replicas that share a SQLite file must run on one host, and the file must be on its
+    /// disk.
     #[arg(long, env = "TWINED_STORE", value_name = "STORE")]
     pub store: Option<String>,
 
@@ -146,8 +148,8 @@ pub struct ServeArgs {
 
     /// Seconds to finish in-flight messages on shutdown
     ///
-    /// Messages that are not finished are delivered again. Shutdown takes up to 1.5 s more, to close the
-    /// store and delete the subscription of the replica's view.
+    /// Messages that are not finished are delivered again. Shutdown takes up to 1.5 s more, to
+    /// close the store and delete the subscription of the replica's view.
     #[arg(long, env = "TWINED_DRAIN_TIMEOUT", default_value = "3", value_name = "SECONDS")]
     pub drain_timeout: u16,
 

@@ -78,8 +78,8 @@ impl Default for ServicesArgs {
 // === impl VariablesArgs ===
 
 impl VariablesArgs {
-    /// The variables for the services besides those of the network. Flags win over files, later ones
-    /// over earlier ones.
+    /// The variables for the services besides those of the network. Flags win over files, later
+    /// ones over earlier ones.
     pub fn variables(&self) -> Result<BTreeMap<String, String>, ConfigError> {
         let mut variables = BTreeMap::new();
         for path in &self.env_file {

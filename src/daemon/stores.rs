@@ -57,8 +57,8 @@ struct ReplicaView {
 // === impl Stores ===
 
 impl Stores {
-    /// Opens the store at `path`. With settings for a view, opens one that follows the topic from now
-    /// on; else the store is the view.
+    /// Opens the store at `path`. With settings for a view, opens one that follows the topic from
+    /// now on; else the store is the view.
     pub(super) async fn open(
         tasks: &mut Tasks,
         path: &Path,

@@ -197,8 +197,8 @@ fn required<'a>(
     text.ok_or(DecodeError::MissingAttribute { name, expected })
 }
 
-/// Accepts the canonical form only: uuids are part of the names of Jobs, subscriptions and folders, and
-/// the filter of a parent compares them as text.
+/// Accepts the canonical form only: uuids are part of the names of Jobs, subscriptions and folders,
+/// and the filter of a parent compares them as text.
 fn uuid(name: &'static str, text: &str) -> Result<Uuid, DecodeError> {
     let canonical = text.len() == 36 && !text.bytes().any(|byte| byte.is_ascii_uppercase());
     match Uuid::try_parse(text) {

@@ -1,9 +1,9 @@
 //! Decodes a message: one pass over the attributes, one over the JSON.
 //!
-//! The JSON is validated, but never rewritten: its members are found as ranges of bytes. Python writes
-//! bare `NaN`, `Infinity` and `-Infinity`, which are not JSON. If the first pass fails, a second one
-//! reads a copy in which numbers of the same length replace them, so that its ranges are valid for the
-//! original too.
+//! The JSON is validated, but never rewritten: its members are found as ranges of bytes. Python
+//! writes bare `NaN`, `Infinity` and `-Infinity`, which are not JSON. If the first pass fails, a
+//! second one reads a copy in which numbers of the same length replace them, so that its ranges are
+//! valid for the original too.
 
 use crate::event::attributes::{self, Attributes, SenderType};
 use crate::event::{Digest, Event, Inputs, Kind};
@@ -59,8 +59,8 @@ struct Members {
 ///
 /// # Errors
 ///
-/// If the message can never be handled. The error names the attribute, or the position in the JSON, and
-/// what is expected.
+/// If the message can never be handled. The error names the attribute, or the position in the JSON,
+/// and what is expected.
 pub fn decode<'a>(
     data: &'a [u8],
     map: &'a HashMap<String, String>,
@@ -112,8 +112,8 @@ fn kind<'a>(text: &'a str, members: &Members) -> Result<Kind<'a>, serde_json::Er
     })
 }
 
-/// Checks that a parent sends questions and cancellations, and a child responses. An unknown kind may
-/// come from either.
+/// Checks that a parent sends questions and cancellations, and a child responses. An unknown kind
+/// may come from either.
 fn check_sender_type(kind: &Kind<'_>, sender_type: SenderType) -> Result<(), DecodeError> {
     let expected = match kind {
         Kind::Question(_) | Kind::Cancellation => SenderType::Parent,
@@ -135,8 +135,8 @@ fn check_sender_type(kind: &Kind<'_>, sender_type: SenderType) -> Result<(), Dec
     Err(DecodeError::attribute(attributes::SENDER_TYPE, sender_type.as_str(), expected))
 }
 
-/// The bytes of the member `kind`, whose value is at `value`: its key, its value, and the comma after
-/// it or, if it is the last of several members, the comma before it.
+/// The bytes of the member `kind`, whose value is at `value`: its key, its value, and the comma
+/// after it or, if it is the last of several members, the comma before it.
 fn kind_member(text: &[u8], value: &Range<usize>) -> Range<usize> {
     let space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
     let quote = |upto: usize| text[..upto].iter().rposition(|byte| *byte == b'"');
@@ -151,8 +151,8 @@ fn kind_member(text: &[u8], value: &Range<usize>) -> Range<usize> {
     if text[before - 1] == b',' { before - 1..value.end } else { key..value.end }
 }
 
-/// A copy in which numbers of the same length replace bare `NaN` and `Infinity`; `None` if there are
-/// none.
+/// A copy in which numbers of the same length replace bare `NaN` and `Infinity`; `None` if there
+/// are none.
 fn replace_python_constants(text: &str) -> Option<String> {
     const WORDS: [(&[u8], &[u8]); 2] = [(b"NaN", b"0.0"), (b"Infinity", b"1.000000")];
     let mut copy = text.as_bytes().to_vec();

@@ -1,7 +1,7 @@
 //! Encodes our own events as messages.
 //!
-//! A response has exactly the attributes that the SDK gives it. With any other the SDK's event replayer
-//! crashes, and without `retry_count` a waiting parent does.
+//! A response has exactly the attributes that the SDK gives it. With any other the SDK's event
+//! replayer crashes, and without `retry_count` a waiting parent does.
 
 use crate::event::attributes as name;
 use crate::event::service_id::Sruid;
@@ -81,8 +81,8 @@ pub struct NewQuestion<'a> {
     pub input_manifest: Option<&'a RawValue>,
 }
 
-/// A response in the name of the child of a question, from the attributes of the question. `None` if an
-/// attribute that the response needs is missing.
+/// A response in the name of the child of a question, from the attributes of the question. `None`
+/// if an attribute that the response needs is missing.
 pub fn response(
     question: &HashMap<String, String>,
     uuid: Uuid,

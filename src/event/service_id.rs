@@ -1,7 +1,7 @@
 //! The name of a service revision, `<namespace>/<name>:<revision tag>`.
 //!
-//! It decides what runs, so it is validated strictly, in one pass over its bytes. (The regular expression
-//! of the SDK takes exponential time on some texts.)
+//! It decides what runs, so it is validated strictly, in one pass over its bytes. (The regular
+//! expression of the SDK takes exponential time on some texts.)
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -111,8 +111,8 @@ impl<'a> Sruid<'a> {
     }
 }
 
-/// The end of the kebab-case characters from `start`. A dash must follow a letter or a digit; the caller
-/// checks that the last character is not a dash.
+/// The end of the kebab-case characters from `start`. A dash must follow a letter or a digit; the
+/// caller checks that the last character is not a dash.
 fn kebab(bytes: &[u8], start: usize) -> usize {
     let mut at = start;
     let mut after_letter = false;

@@ -66,9 +66,9 @@ impl ServiceAccount {
     /// Reads the service account in the file `path`, or creates one there.
     ///
     /// When it returns, the file fits `project_id` and `token_uri`, and only its owner may read it.
-    /// An existing key is used again, because generating one takes a tenth of a second of CPU. A file
-    /// that is not a service account is replaced. Blocks. If two processes do this at once, the
-    /// file of one of them remains, complete.
+    /// An existing key is used again, because generating one takes a tenth of a second of CPU. A
+    /// file that is not a service account is replaced. Blocks. If two processes do this at once,
+    /// the file of one of them remains, complete.
     pub fn ensure(path: &Path, project_id: &str, token_uri: &str) -> Result<Self, AccountError> {
         let old = fs::read(path).ok().and_then(|json| serde_json::from_slice(&json).ok());
         let existing = old.as_ref().and_then(|file: &AccountFile| parse_key(&file.private_key));

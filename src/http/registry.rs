@@ -1,4 +1,5 @@
-//! The service registry, in the API that the SDK uses: `GET /<namespace>/<name>?revision_tag=<tag>`.
+//! The service registry, in the API that the SDK uses: `GET
+//! /<namespace>/<name>?revision_tag=<tag>`.
 
 use crate::chain::Chain;
 use crate::event::SruidBuf;

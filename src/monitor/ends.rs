@@ -85,8 +85,8 @@ impl Monitor {
         let _in_progress = EndInProgress::new(&self.ends_in_progress);
         let judging = superseded.run_until_cancelled(self.judge(&state, &end));
         let Some(verdict) = judging.await else { return };
-        // Without `superseded`: the state of the next attempt cancels it before the parent is notified of
-        // the relaunch.
+        // Without `superseded`: the state of the next attempt cancels it before the parent is
+        // notified of the relaunch.
         if let EndDuty::Silent(report) = &verdict
             && self.relaunch(&state, &end, &report.record).await
         {
@@ -301,8 +301,8 @@ impl Monitor {
         let _ = tokio::time::timeout(FOLLOWER_DELAY, leading).await;
     }
 
-    /// Settles a run that needs nothing more. One replica counts its end: the one that settled it, or
-    /// the leader where nothing is left that records who did.
+    /// Settles a run that needs nothing more. One replica counts its end: the one that settled it,
+    /// or the leader where nothing is left that records who did.
     async fn settle(&self, run: RunId, end: &RunEnd, record: &RunRecord) {
         let settlement = self.call_runner(run, || self.dependencies.runner.settle(run)).await;
         let counts = match settlement {

@@ -19,8 +19,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, error, info, info_span, warn};
 
-/// For how long after its publication a question counts as delivered for the first time: the shortest
-/// time after which Pub/Sub redelivers a message of a replica that died.
+/// For how long after its publication a question counts as delivered for the first time: the
+/// shortest time after which Pub/Sub redelivers a message of a replica that died.
 const FIRST_DELIVERY: Duration = Duration::from_secs(10);
 
 /// A question whose launch is under way, or is being retried.
@@ -151,10 +151,10 @@ impl Pipeline {
 
     /// What is on record of a run before its launch.
     ///
-    /// For a first delivery the view answers alone, unless the question may be older than the view. The
-    /// view may be late: the monitor ends the run when a cancellation comes to the view. A redelivered
-    /// question may have been answered, and its run removed, so the history is read too until the
-    /// question has come to the view.
+    /// For a first delivery the view answers alone, unless the question may be older than the view.
+    /// The view may be late: the monitor ends the run when a cancellation comes to the view. A
+    /// redelivered question may have been answered, and its run removed, so the history is read too
+    /// until the question has come to the view.
     async fn launch_record(&self, question: &Question<'_>) -> Result<RunRecord, ReadError> {
         let Question { run, event, message, .. } = *question;
         let view = &self.dependencies.view;

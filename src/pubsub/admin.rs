@@ -19,8 +19,8 @@ pub struct SubscriptionSpec {
     pub topic: String,
     /// The filter of its messages; all messages if it is empty.
     pub filter: String,
-    /// The time after which an unacknowledged message is redelivered. The client extends leases, so it
-    /// matters only if the daemon dies.
+    /// The time after which an unacknowledged message is redelivered. The client extends leases, so
+    /// it matters only if the daemon dies.
     pub ack_deadline: Duration,
     /// The time without use after which Pub/Sub deletes it, at least a day. `None`: never.
     pub expires: Option<Duration>,
@@ -59,8 +59,8 @@ impl SubscriptionSpec {
         }
     }
 
-    /// All messages of a topic, for the view of one replica. It expires in a day, because a replica that
-    /// is killed cannot delete it.
+    /// All messages of a topic, for the view of one replica. It expires in a day, because a replica
+    /// that is killed cannot delete it.
     pub fn for_view(topic: &str, name: &str) -> Self {
         Self {
             expires: Some(Self::A_DAY),
@@ -90,8 +90,8 @@ impl Admin {
         self.created("create topic", &name, result).map(drop)
     }
 
-    /// Creates a subscription if none of its name exists. One that exists is left as it is, whatever its
-    /// filter.
+    /// Creates a subscription if none of its name exists. One that exists is left as it is,
+    /// whatever its filter.
     pub async fn ensure_subscription(
         &self,
         subscription: &str,
@@ -104,9 +104,9 @@ impl Admin {
         self.subscribe(&spec).await.map(drop)
     }
 
-    /// Creates a subscription if none of its name exists, and returns whether it did. It keeps the order
-    /// of messages with one key, and receives what is published from then on. One that exists is left
-    /// as it is.
+    /// Creates a subscription if none of its name exists, and returns whether it did. It keeps the
+    /// order of messages with one key, and receives what is published from then on. One that exists
+    /// is left as it is.
     pub async fn subscribe(&self, spec: &SubscriptionSpec) -> Result<bool, CallError> {
         let SubscriptionSpec { name, topic, filter, ack_deadline, expires, retention } = spec;
         let name = self.connection.subscription(name);
@@ -138,8 +138,8 @@ impl Admin {
     /// Creates a subscription and its topic, unless they exist, and returns whether it created the
     /// subscription.
     ///
-    /// Needs no more rights than necessary: it creates the topic only if it is missing, and an existing
-    /// subscription suffices without the right to create one.
+    /// Needs no more rights than necessary: it creates the topic only if it is missing, and an
+    /// existing subscription suffices without the right to create one.
     pub async fn subscribe_with_topic(&self, spec: &SubscriptionSpec) -> Result<bool, CallError> {
         match self.subscribe(spec).await {
             Err(error) if error.is_not_found() => {

@@ -8,13 +8,13 @@
 //!                          Acknowledge, ModifyAckDeadline ─┘
 //! ```
 //!
-//! It answers as Google's service does in everything that the SDK and the official clients depend on,
-//! with the same status codes. What it lacks, it refuses with UNIMPLEMENTED. Differences: messages do
-//! not outlive the process, there are no access rights, and expiration policies and dead-letter
-//! policies are stored without effect (attempts are counted).
+//! It answers as Google's service does in everything that the SDK and the official clients depend
+//! on, with the same status codes. What it lacks, it refuses with UNIMPLEMENTED. Differences:
+//! messages do not outlive the process, there are no access rights, and expiration policies and
+//! dead-letter policies are stored without effect (attempts are counted).
 //!
-//! Nothing here polls. A queue is a state machine that takes the time as an argument; a call that waits
-//! for messages sleeps until a change, or until the next lease ends.
+//! Nothing here polls. A queue is a state machine that takes the time as an argument; a call that
+//! waits for messages sleeps until a change, or until the next lease ends.
 
 use std::io;
 use std::sync::Arc;
@@ -62,15 +62,15 @@ mod rest;
 /// The time in which open calls may end when the server stops.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The largest request that is read, in bytes. It is above Google's limit, so that a request over that
-/// limit gets an error that names it.
+/// The largest request that is read, in bytes. It is above Google's limit, so that a request over
+/// that limit gets an error that names it.
 const LARGEST_REQUEST: usize = 16 * 1024 * 1024;
 
 /// The SDK waits for each of its questions in a call of its own, all on one connection.
 const MAX_CALLS_PER_CONNECTION: u32 = 10_000;
 
-/// How often a silent connection is checked. A client that vanished without closing it would otherwise
-/// go on receiving messages.
+/// How often a silent connection is checked. A client that vanished without closing it would
+/// otherwise go on receiving messages.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// The prefix of the paths of gRPC methods. Paths of HTTP without gRPC begin with `/v1/`.
@@ -90,15 +90,15 @@ pub enum EmulatorError {
 /// The options of an emulator.
 #[derive(Clone, Debug)]
 pub struct EmulatorOptions {
-    /// If set, all projects are this one, and answers repeat the project id of their request: a laptop
-    /// has one network, whatever project a service's `octue.yaml` names. `None`: projects are separate,
-    /// as in the cloud.
+    /// If set, all projects are this one, and answers repeat the project id of their request: a
+    /// laptop has one network, whatever project a service's `octue.yaml` names. `None`: projects
+    /// are separate, as in the cloud.
     pub project: Option<String>,
     /// The most bytes of messages in all subscriptions together. Beyond it Publish answers
     /// RESOURCE_EXHAUSTED; no message is dropped to make room.
     pub memory_limit: usize,
-    /// Host names, in addition to `localhost`, under which HTTP without gRPC may reach an emulator that
-    /// listens on loopback.
+    /// Host names, in addition to `localhost`, under which HTTP without gRPC may reach an emulator
+    /// that listens on loopback.
     pub allowed_hosts: Vec<HostName>,
 }
 
@@ -191,8 +191,8 @@ impl Emulator {
             .map_err(EmulatorError::Transport)
     }
 
-    /// The two services, and beside them HTTP without gRPC, for a server of the caller's own. Nothing
-    /// guards them against web pages, as [`Self::serve`] does.
+    /// The two services, and beside them HTTP without gRPC, for a server of the caller's own.
+    /// Nothing guards them against web pages, as [`Self::serve`] does.
     pub fn routes(&self, stop: CancellationToken) -> Routes {
         let inner = || Arc::clone(&self.inner);
         let publisher = PublisherServer::new(PublisherService(inner()))

@@ -1,4 +1,5 @@
-//! Checks a network's Pub/Sub before the daemon works with it: what exists, and what the daemon may do.
+//! Checks a network's Pub/Sub before the daemon works with it: what exists, and what the daemon may
+//! do.
 //!
 //! Whether subscriptions can be created is checked by creating one, which is deleted at once.
 
@@ -47,8 +48,8 @@ pub(crate) struct PubsubRequirements<'a> {
     pub(crate) subscription: &'a str,
     /// The project of both.
     pub(crate) project: &'a str,
-    /// The account with whose credentials Google's Pub/Sub is checked. `None` for an emulator, which
-    /// has no rights, and where the daemon creates the topic.
+    /// The account with whose credentials Google's Pub/Sub is checked. `None` for an emulator,
+    /// which has no rights, and where the daemon creates the topic.
     pub(crate) google: Option<&'a PreflightIdentity>,
 }
 
@@ -178,7 +179,8 @@ async fn creation(connection: &Connection, required: PubsubRequirements<'_>) -> 
     }
 }
 
-/// A subscription that receives nothing, so that it does no harm if it remains. It expires in a day.
+/// A subscription that receives nothing, so that it does no harm if it remains. It expires in a
+/// day.
 fn trial_subscription(topic: &str) -> SubscriptionSpec {
     let random = Uuid::new_v4().simple().to_string();
     let name = format!("twined.check.{}", &random[..12]);
@@ -295,7 +297,8 @@ fn grant_to_daemon(required: PubsubRequirements<'_>) -> String {
     format!("{commands}\n{DAEMON}")
 }
 
-/// Commands that grant a service account what the daemon, or a question, does on Pub/Sub, and no more.
+/// Commands that grant a service account what the daemon, or a question, does on Pub/Sub, and no
+/// more.
 pub(crate) fn grant_commands(project: &str, account: &str) -> String {
     let rights = ROLE_RIGHTS.join(",");
     format!(

@@ -1,9 +1,9 @@
 //! Publishes our own events.
 //!
-//! It makes one call a message with a generated client. The official `Publisher` keeps a task and two
-//! channels for every ordering key that it ever saw, and our keys are the uuids of questions. Callers
-//! that publish two messages of one question wait for the first before the second, which keeps their
-//! order.
+//! It makes one call a message with a generated client. The official `Publisher` keeps a task and
+//! two channels for every ordering key that it ever saw, and our keys are the uuids of questions.
+//! Callers that publish two messages of one question wait for the first before the second, which
+//! keeps their order.
 
 use crate::event::OutgoingMessage;
 use crate::pubsub::{CallError, Connection, GrpcPublisher, LARGEST_MESSAGE};
@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// The pauses between tries: the first, and the longest. A parent waits for what we publish, by default
-/// at most 6 minutes without a heartbeat.
+/// The pauses between tries: the first, and the longest. A parent waits for what we publish, by
+/// default at most 6 minutes without a heartbeat.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
 
 /// Publishes to one topic. Cheap to clone.
@@ -61,8 +61,8 @@ impl Publisher {
         }
     }
 
-    /// Publishes one message, and retries until it succeeds. False if `stop` came first, or if Pub/Sub
-    /// will never accept the message, which is logged.
+    /// Publishes one message, and retries until it succeeds. False if `stop` came first, or if
+    /// Pub/Sub will never accept the message, which is logged.
     pub async fn publish_until(&self, message: OutgoingMessage, stop: &CancellationToken) -> bool {
         let mut backoff = BACKOFF;
         loop {

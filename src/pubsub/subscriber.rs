@@ -1,9 +1,9 @@
 //! Receives messages with the official client.
 //!
-//! A stream that brings nothing for a while is replaced by a new one, of a new client: it may be dead
-//! without an error. (Observed: a half-open connection; and the client itself, which after an outage
-//! sometimes never opened its stream again.) The messages of a replaced stream are still answered
-//! through it.
+//! A stream that brings nothing for a while is replaced by a new one, of a new client: it may be
+//! dead without an error. (Observed: a half-open connection; and the client itself, which after an
+//! outage sometimes never opened its stream again.) The messages of a replaced stream are still
+//! answered through it.
 
 use crate::chain::Chain;
 use crate::event::Timestamp;
@@ -81,8 +81,8 @@ pub struct SubscriberError {
 // === impl FlowControl ===
 
 impl Default for FlowControl {
-    /// 10,000 messages, with which it is 1.5 times as fast as with the client's default of 1,000, and
-    /// 64 MiB.
+    /// 10,000 messages, with which it is 1.5 times as fast as with the client's default of 1,000,
+    /// and 64 MiB.
     fn default() -> Self {
         Self { messages: 10_000, bytes: 64 * 1024 * 1024 }
     }
@@ -116,11 +116,11 @@ impl Subscriber {
             .map_err(|source| SubscriberError { endpoint: endpoint.clone(), source })
     }
 
-    /// Creates the subscription and its topic again when they are missing: somebody deleted them, or an
-    /// emulator was restarted.
+    /// Creates the subscription and its topic again when they are missing: somebody deleted them,
+    /// or an emulator was restarted.
     ///
-    /// `created` is set to the time of each creation: messages that were published while there was no
-    /// subscription are not received. Without it their loss is logged as an error.
+    /// `created` is set to the time of each creation: messages that were published while there was
+    /// no subscription are not received. Without it their loss is logged as an error.
     pub fn recreating(
         mut self,
         admin: Admin,

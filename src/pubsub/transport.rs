@@ -37,7 +37,8 @@ impl Service<Request<Body>> for Transport {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        // `poll_ready` made this channel ready, and not its clone, so this call uses the channel itself.
+        // `poll_ready` made this channel ready, and not its clone, so this call uses the channel
+        // itself.
         let clone = self.channel.clone();
         let mut channel = std::mem::replace(&mut self.channel, clone);
         let credentials = self.credentials.clone();

@@ -6,13 +6,13 @@
 //! ```
 //!
 //! A run is a folder, whether it waits, runs or has ended: after a start, the folders are the state
-//! ([`run_folder`] lists their files). The parent process of the child is a supervisor, which outlives
-//! the daemon and records the end. A file that is created once claims the start of the child, so no
-//! child is started twice for one run.
+//! ([`run_folder`] lists their files). The parent process of the child is a supervisor, which
+//! outlives the daemon and records the end. A file that is created once claims the start of the
+//! child, so no child is started twice for one run.
 //!
-//! When a run has ended, none of its processes is left: on Linux, not even one that left the child's
-//! process group and session. On other systems the process group alone is ended, and nothing is if
-//! the supervisor itself is killed.
+//! When a run has ended, none of its processes is left: on Linux, not even one that left the
+//! child's process group and session. On other systems the process group alone is ended, and
+//! nothing is if the supervisor itself is killed.
 
 mod child_command;
 mod end_cause;
@@ -61,8 +61,8 @@ const INTERRUPT_TIMEOUT: Duration = supervisor::GRACE_PERIOD.saturating_add(Dura
 /// The hidden command of the program that runs a supervisor.
 const SUPERVISE: &str = "supervise";
 
-/// How often, and how many times, a folder in use is tried: after a restart, the previous daemon may
-/// not have ended.
+/// How often, and how many times, a folder in use is tried: after a restart, the previous daemon
+/// may not have ended.
 const LOCK_INTERVAL: Duration = Duration::from_millis(50);
 const MAX_LOCK_ATTEMPTS: u32 = 20;
 
@@ -152,8 +152,8 @@ impl ProcessRunner {
     ///
     /// # Errors
     ///
-    /// If the folder cannot be used, or another runner uses it. A run whose folder cannot be read is
-    /// left out with a warning.
+    /// If the folder cannot be used, or another runner uses it. A run whose folder cannot be read
+    /// is left out with a warning.
     pub async fn start(
         mut options: ProcessRunnerOptions,
         services: Vec<ProcessService>,
@@ -173,8 +173,8 @@ impl ProcessRunner {
         Ok(Self { commands, runs, resources })
     }
 
-    /// Starts no further run, and ends the active ones with `EndReason::Interrupted`. Returns when no
-    /// process of them is left, or after 8 s. Queued runs stay queued.
+    /// Starts no further run, and ends the active ones with `EndReason::Interrupted`. Returns when
+    /// no process of them is left, or after 8 s. Queued runs stay queued.
     ///
     /// For a network that stops with its emulator, which its children need.
     pub async fn interrupt(&self) {

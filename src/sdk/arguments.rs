@@ -1,5 +1,5 @@
-//! How a question reaches its service: as arguments of `ask-local`, or as a file if it is too long for
-//! an argument.
+//! How a question reaches its service: as arguments of `ask-local`, or as a file if it is too long
+//! for an argument.
 
 use crate::event::Inputs;
 use crate::event::attributes::{FORWARD_LOGS, RETRY_COUNT};
@@ -54,8 +54,8 @@ impl QuestionFile {
     }
 }
 
-/// The JSON of a question's attributes for `--attributes`: as received, with defaults for two without
-/// which the SDK fails before its first event.
+/// The JSON of a question's attributes for `--attributes`: as received, with defaults for two
+/// without which the SDK fails before its first event.
 pub(crate) fn attributes(received: &HashMap<String, String>) -> String {
     let given = received.iter().map(|(name, value)| (&**name, &**value));
     let missing = [(RETRY_COUNT, "0"), (FORWARD_LOGS, "0")];

@@ -69,8 +69,8 @@ struct ServiceName {
     name: String,
 }
 
-/// Finds the services in the given folders. Without a folder, the current one is searched, which may
-/// have none.
+/// Finds the services in the given folders. Without a folder, the current one is searched, which
+/// may have none.
 pub(crate) fn find(given: &[PathBuf], tag: &str) -> Result<Vec<LocalService>, ServicesError> {
     let mut found = BTreeMap::<String, LocalService>::new();
     let current = [PathBuf::from(".")];

@@ -1,7 +1,7 @@
 //! The Python files of the shim, whose folder comes first in `PYTHONPATH`.
 //!
-//! No file of the SDK is changed. An import hook patches it: to work offline, without the JSON schemas
-//! that it would download, and to read a question that is too long for an argument.
+//! No file of the SDK is changed. An import hook patches it: to work offline, without the JSON
+//! schemas that it would download, and to read a question that is too long for an argument.
 
 use crate::private_path::{self, PathError};
 use std::fs;
@@ -20,8 +20,8 @@ const QUESTION: File = ("twined_question.py", include_str!("shim/twined_question
 const OFFLINE: [File; 3] =
     [HOOK, QUESTION, ("sitecustomize.py", include_str!("shim/sitecustomize.py"))];
 
-/// The shim that is mounted beside a question. `start.py` puts its folder first in the `PYTHONPATH` of
-/// the command in its arguments, because Kubernetes cannot prepend to the variable of an image.
+/// The shim that is mounted beside a question. `start.py` puts its folder first in the `PYTHONPATH`
+/// of the command in its arguments, because Kubernetes cannot prepend to the variable of an image.
 pub(crate) const MOUNTED: [File; 4] = [
     (START, include_str!("shim/mounted/start.py")),
     ("sitecustomize.py", include_str!("shim/mounted/sitecustomize.py")),
@@ -63,8 +63,8 @@ pub(crate) fn write(folder: &Path) -> io::Result<()> {
 
 /// Writes the offline shim of this version into a folder in `cache`, and returns that folder.
 ///
-/// Every Python process runs the files of its `PYTHONPATH`. So they come from this program, never from
-/// a network, and other users cannot write their folder.
+/// Every Python process runs the files of its `PYTHONPATH`. So they come from this program, never
+/// from a network, and other users cannot write their folder.
 pub(crate) fn install(cache: &Path) -> Result<PathBuf, InstallError> {
     // Other versions have folders of their own.
     let mut digest = blake3::Hasher::new();

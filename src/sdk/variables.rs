@@ -20,8 +20,8 @@ pub(crate) const COMPUTE_PROVIDER: &str = "COMPUTE_PROVIDER";
 pub(crate) const GOOGLE_KUEUE: &str = "GOOGLE_KUEUE";
 /// The revision tag of a service.
 pub(crate) const SERVICE_REVISION_TAG: &str = "OCTUE_SERVICE_REVISION_TAG";
-/// URL of the service registry of a network on this machine. Only the shim reads it: the registries of
-/// an `octue.yaml` are in the cloud.
+/// URL of the service registry of a network on this machine. Only the shim reads it: the registries
+/// of an `octue.yaml` are in the cloud.
 pub(crate) const LOCAL_REGISTRY: &str = "TWINED_LOCAL_REGISTRY";
 /// File with the question's inputs, or with the first part of them. Only the shim reads it.
 pub(crate) const QUESTION_FILE: &str = "TWINED_QUESTION_FILE";
@@ -57,8 +57,8 @@ const DESCRIPTION: [(&str, &str, ValueCheck); 6] = [
     (LOCAL_REGISTRY, "URL of a registry", is_registry),
 ];
 
-/// Splits a description into the variables of a network and the names of all others. Each variable of
-/// a network must be present with a valid value.
+/// Splits a description into the variables of a network and the names of all others. Each variable
+/// of a network must be present with a valid value.
 pub(crate) fn split_known(
     mut described: BTreeMap<String, String>,
 ) -> Result<(BTreeMap<String, String>, Vec<String>), DescriptionError> {

@@ -76,8 +76,8 @@ async fn pubsub(
     let identity = (*pubsub == PubsubChoice::Google).then(|| google_identity(by));
     let google = identity.as_ref();
     let admin = Admin::new(connection);
-    // An emulator may be starting. (For Google's Pub/Sub, this call would need a right that the daemon
-    // does not need otherwise.)
+    // An emulator may be starting. (For Google's Pub/Sub, this call would need a right that the
+    // daemon does not need otherwise.)
     if google.is_none() {
         // The checks below report an emulator that never answers.
         let _ = retry_at_start(async || admin.check().await).await;
@@ -85,8 +85,8 @@ async fn pubsub(
     check_pubsub(connection, PubsubRequirements { topic, subscription, project, google }).await
 }
 
-/// The account that Google's clients use: that of their credentials file, or else that of the machine
-/// or pod.
+/// The account that Google's clients use: that of their credentials file, or else that of the
+/// machine or pod.
 fn google_identity(by: CheckedBy) -> PreflightIdentity {
     let identity = match google_credentials() {
         None => PreflightIdentity {

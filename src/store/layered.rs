@@ -5,13 +5,13 @@
 //!                      └─ else ─► history (at most every two seconds) ─► both merged
 //! ```
 //!
-//! A caller that has the question passes its datetime ([`View::run_record_since`]). Without it, the history
-//! is also read for a question that has not come to the view yet.
+//! A caller that has the question passes its datetime ([`View::run_record_since`]). Without it, the
+//! history is also read for a question that has not come to the view yet.
 //!
-//! The view has every event that was published since its subscription was made, and none from before. So
-//! it is complete for a question that was asked later, except that a cancellation may come before its
-//! question: the questions of the view's first minutes are looked up in the history too. The history
-//! itself may be some moments behind what was published.
+//! The view has every event that was published since its subscription was made, and none from
+//! before. So it is complete for a question that was asked later, except that a cancellation may
+//! come before its question: the questions of the view's first minutes are looked up in the history
+//! too. The history itself may be some moments behind what was published.
 
 use crate::event::{RunId, Timestamp, attributes};
 use crate::store::{
@@ -27,11 +27,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// The most by which a cancellation comes before its question, and a sender's clock is ahead of ours.
+/// The most by which a cancellation comes before its question, and a sender's clock is ahead of
+/// ours.
 const EARLY: Duration = Duration::from_secs(300);
 
-/// How long an answer of the history is used again. The view shows what happens meanwhile; only what was
-/// published before the view began, and is not yet on record, is seen this much later.
+/// How long an answer of the history is used again. The view shows what happens meanwhile; only
+/// what was published before the view began, and is not yet on record, is seen this much later.
 const REFRESH: Duration = Duration::from_secs(2);
 
 /// How many answers are remembered: more than there are runs that wait at once.
@@ -46,7 +47,8 @@ pub trait PartialView: View {
     /// When the first attempt at a question was made, where the view has it.
     async fn asked_at(&self, question: Uuid) -> Result<Option<Timestamp>, ReadError>;
 
-    /// The time after which the view still has everything that came; none where it has forgotten nothing.
+    /// The time after which the view still has everything that came; none where it has forgotten
+    /// nothing.
     fn forgotten(&self) -> Option<Timestamp>;
 }
 
@@ -68,8 +70,8 @@ struct Answers<K, V>(Mutex<HashMap<K, (Instant, V)>>);
 // === impl LayeredView ===
 
 impl LayeredView {
-    /// The view has everything that was published after `since`, the moment at which its subscription
-    /// was made, or made anew.
+    /// The view has everything that was published after `since`, the moment at which its
+    /// subscription was made, or made anew.
     pub fn new(
         view: Arc<dyn PartialView>,
         history: Arc<dyn History>,
@@ -78,8 +80,8 @@ impl LayeredView {
         Self { view, history, since, records: Answers::new(), missing: Answers::new() }
     }
 
-    /// Whether the view gets every event of a question. `asked_at` is the datetime of its first attempt,
-    /// where the caller knows it.
+    /// Whether the view gets every event of a question. `asked_at` is the datetime of its first
+    /// attempt, where the caller knows it.
     async fn is_complete(
         &self,
         question: Uuid,
@@ -91,8 +93,8 @@ impl LayeredView {
         Ok(asked_at.is_some_and(|at| at.seconds_since(since) > EARLY.as_secs_f64()))
     }
 
-    /// Where the view has the end of a run, the history is not read: the run had a question, and the
-    /// rest is as the view has it.
+    /// Where the view has the end of a run, the history is not read: the run had a question, and
+    /// the rest is as the view has it.
     async fn read(&self, run: RunId, asked_at: Option<Timestamp>) -> Result<RunRecord, ReadError> {
         let viewed = self.view.run_record(run).await?;
         if viewed.terminal {
@@ -151,9 +153,9 @@ impl View for LayeredView {
         self.read(run, is_first.then_some(asked_at)).await
     }
 
-    /// Whether a fence is on record, and with it everything that its run published before. Where the
-    /// question is older than the view, the history must have the fence too: an event from before the
-    /// view began may not be on record yet, but it is once the fence behind it is.
+    /// Whether a fence is on record, and with it everything that its run published before. Where
+    /// the question is older than the view, the history must have the fence too: an event from
+    /// before the view began may not be on record yet, but it is once the fence behind it is.
     async fn has(&self, question: Uuid, event: Uuid) -> Result<bool, ReadError> {
         Ok(self.view.has(question, event).await?
             && (self.is_complete(question, None).await?
@@ -165,8 +167,8 @@ impl View for LayeredView {
         self.view.questions(filter).await
     }
 
-    /// Those of the view alone. [`LayeredView::run_record`] finds a cancellation from before the view
-    /// began.
+    /// Those of the view alone. [`LayeredView::run_record`] finds a cancellation from before the
+    /// view began.
     async fn cancelled_questions(
         &self,
         after: ViewPosition,

@@ -1,13 +1,13 @@
 //! What the readers of an event store ask for: scopes, times, cursors and limits.
 //!
-//! A cursor is the place of a row in the order of a listing. It names the row and not its number, so a
-//! listing continues without gaps or repeats while rows are added.
+//! A cursor is the place of a row in the order of a listing. It names the row and not its number,
+//! so a listing continues without gaps or repeats while rows are added.
 
 use crate::event::{Digest, SruidBuf, Timestamp};
 use uuid::Uuid;
 
-/// A time: `since` and later, before `until`. A large store reads only the parts of its table that may
-/// hold rows of this time.
+/// A time: `since` and later, before `until`. A large store reads only the parts of its table that
+/// may hold rows of this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeRange {
     /// Its first moment.
@@ -21,8 +21,8 @@ pub struct TimeRange {
 pub struct EventQuery {
     /// Those of this question, or of these questions.
     pub scope: EventScope,
-    /// Only those that this service revision sent. Name the sender where it is known: BigQuery's table is
-    /// clustered by sender.
+    /// Only those that this service revision sent. Name the sender where it is known: BigQuery's
+    /// table is clustered by sender.
     pub sender: Option<SruidBuf>,
     /// Only these kinds; all kinds where it is empty.
     pub kinds: Vec<String>,
@@ -71,8 +71,9 @@ pub struct QuestionFilter {
     pub service: Option<String>,
     /// Only those in this state.
     pub state: Option<QuestionState>,
-    /// Only those that have this text in their inputs, in the name of recipient, parent or originator, or
-    /// in the uuid of the question, its parent or its root. ASCII letters match in either case.
+    /// Only those that have this text in their inputs, in the name of recipient, parent or
+    /// originator, or in the uuid of the question, its parent or its root. ASCII letters match in
+    /// either case.
     pub text: Option<String>,
     /// Only those made in this time.
     pub during: TimeRange,

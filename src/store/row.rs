@@ -1,5 +1,5 @@
-//! One event as the event store records it: the columns of the table in BigQuery, and everything that
-//! is needed to return the event as it came.
+//! One event as the event store records it: the columns of the table in BigQuery, and everything
+//! that is needed to return the event as it came.
 
 use crate::event::attributes as name;
 use crate::event::{Digest, Event, Sruid, Timestamp};

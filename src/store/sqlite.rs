@@ -7,9 +7,9 @@
 //!
 //! A store that serves as a view forgets old events ([`Keep`]), and need not be synced.
 //!
-//! An append is synced before it returns (`WAL`, `synchronous=FULL`). Several processes of one host may
-//! share a file. Network file systems, and file systems without locks, are refused. The SQL views
-//! `service_events` and `rejected_messages` are for people, with any SQLite at hand.
+//! An append is synced before it returns (`WAL`, `synchronous=FULL`). Several processes of one host
+//! may share a file. Network file systems, and file systems without locks, are refused. The SQL
+//! views `service_events` and `rejected_messages` are for people, with any SQLite at hand.
 
 mod locks;
 mod metrics;
@@ -42,12 +42,12 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use writer::{Content, Job, Write, Writer};
 
-/// How much may wait to be written, in KiB: the memory that a slow disk may cost. That is six of the
-/// largest messages, or tens of thousands of small ones.
+/// How much may wait to be written, in KiB: the memory that a slow disk may cost. That is six of
+/// the largest messages, or tens of thousands of small ones.
 const QUEUE_KIB: u32 = 64 << 10;
 
-/// An event store in one file, which is also a [`View`]. Cheap to clone. The last clone to be dropped
-/// writes what waits, and closes the file.
+/// An event store in one file, which is also a [`View`]. Cheap to clone. The last clone to be
+/// dropped writes what waits, and closes the file.
 #[derive(Clone)]
 pub struct SqliteStore {
     inner: Arc<Inner>,
@@ -60,12 +60,13 @@ pub struct Options {
     pub busy_timeout: Duration,
     /// Whether appended events survive a power loss. They survive a killed process in any case.
     pub synced: bool,
-    /// How much to keep; everything where it is none. Only one process may open a store that forgets.
+    /// How much to keep; everything where it is none. Only one process may open a store that
+    /// forgets.
     pub keep: Option<Keep>,
 }
 
-/// How much a store keeps. Older rows are deleted in the order of arrival, a few after each append: while
-/// nothing is appended, nothing is deleted.
+/// How much a store keeps. Older rows are deleted in the order of arrival, a few after each append:
+/// while nothing is appended, nothing is deleted.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
     /// The age by arrival from which a row is deleted, within a further 1/32 of it.
@@ -206,8 +207,8 @@ fn error_text(error: &rusqlite::Error) -> String {
 // === impl SqliteStore ===
 
 impl SqliteStore {
-    /// Opens a store, or creates it where there is no file or an empty one. Blocks for some milliseconds,
-    /// and for some seconds where a large file has to be migrated.
+    /// Opens a store, or creates it where there is no file or an empty one. Blocks for some
+    /// milliseconds, and for some seconds where a large file has to be migrated.
     ///
     /// # Errors
     ///
@@ -385,8 +386,8 @@ impl View for SqliteStore {
         self.read(move |connection| reader::cancelled_questions(connection, after, limit)).await
     }
 
-    /// Its value is the number of rows that this store has added since it was opened. It closes when
-    /// the store's thread ends, by [`SqliteStore::close`] or by a panic.
+    /// Its value is the number of rows that this store has added since it was opened. It closes
+    /// when the store's thread ends, by [`SqliteStore::close`] or by a panic.
     fn appended(&self) -> watch::Receiver<u64> {
         let mut appended = self.inner.appended.clone();
         appended.mark_unchanged();
@@ -414,8 +415,8 @@ impl fmt::Debug for SqliteStore {
 // === impl Options ===
 
 impl Default for Options {
-    /// Keeps everything, synced. Waits five seconds: longer than the longest commit that was measured on a
-    /// slow disk.
+    /// Keeps everything, synced. Waits five seconds: longer than the longest commit that was
+    /// measured on a slow disk.
     fn default() -> Self {
         Self { busy_timeout: Duration::from_secs(5), synced: true, keep: None }
     }
@@ -434,7 +435,8 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The readers first: the last connection to close removes the log, and must be able to write.
+        // The readers first: the last connection to close removes the log, and must be able to
+        // write.
         self.readers.idle().clear();
         if let Some(writer) = self.stop() {
             let _ = writer.join();

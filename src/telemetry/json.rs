@@ -6,8 +6,8 @@ use std::fmt;
 use tracing::{Event, Level};
 use tracing_subscriber::fmt::format::Writer;
 
-/// Writes `{"severity": …, "time": …, "target": …, "message": …}`, with the fields of the event and its
-/// spans.
+/// Writes `{"severity": …, "time": …, "target": …, "message": …}`, with the fields of the event and
+/// its spans.
 pub(super) fn write_line(mut writer: Writer<'_>, event: &Event<'_>, spans: Fields) -> fmt::Result {
     let mut fields = spans;
     fields.add(event);
@@ -30,8 +30,8 @@ fn severity(level: Level) -> &'static str {
     }
 }
 
-/// JSON on one line, without characters that control a terminal. `serde_json` escapes those of ASCII;
-/// the others, which occur only in strings, are escaped here.
+/// JSON on one line, without characters that control a terminal. `serde_json` escapes those of
+/// ASCII; the others, which occur only in strings, are escaped here.
 pub(crate) fn one_line(value: &Value) -> String {
     let json = value.to_string();
     let mut line = String::with_capacity(json.len());

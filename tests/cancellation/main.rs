@@ -1,11 +1,13 @@
-//! Cancellations that meet their runs in every order, at two replicas whose views and watches are late.
+//! Cancellations that meet their runs in every order, at two replicas whose views and watches are
+//! late.
 //!
-//! A test binary of its own, because it moves its clock only while all other threads of its process are
-//! idle.
+//! A test binary of its own, because it moves its clock only while all other threads of its process
+//! are idle.
 //!
-//! Each replica has a pipeline, a monitor and a view of its own, and no way to look at the store for
-//! what its view does not have yet. One scenario is one question. All scenarios have one time line, and
-//! run at once: steps of 20 s, and delays of the views that are shorter and longer than a step.
+//! Each replica has a pipeline, a monitor and a view of its own, and no way to look at the store
+//! for what its view does not have yet. One scenario is one question. All scenarios have one time
+//! line, and run at once: steps of 20 s, and delays of the views that are shorter and longer than a
+//! step.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -136,8 +138,8 @@ struct World {
 // === impl Step ===
 
 impl Step {
-    /// Every order in which a question is asked before its run is created, and a run is created before
-    /// it is watched.
+    /// Every order in which a question is asked before its run is created, and a run is created
+    /// before it is watched.
     fn orders() -> Vec<[Self; 5]> {
         let mut orders = Vec::new();
         for watches in [[0, 1], [1, 0]] {

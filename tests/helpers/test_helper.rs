@@ -1,6 +1,8 @@
-//! The processes that tests start: some are killed, and some need environment variables of their own.
+//! The processes that tests start: some are killed, and some need environment variables of their
+//! own.
 //!
-//! `tests/it/helper.rs` builds and starts this program; `tests/cluster/test_contract.py` does so too.
+//! `tests/it/helper.rs` builds and starts this program; `tests/cluster/test_contract.py` does so
+//! too.
 
 #![expect(
     clippy::unwrap_used,

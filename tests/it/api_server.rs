@@ -1,6 +1,6 @@
-//! The part of an API server that the calls of a runner need: Jobs by name, Secrets, no pods. It fails
-//! when a test asks for it, as a real cluster does only rarely. Its normal behaviour is tested on a
-//! real cluster, in `tests/cluster`.
+//! The part of an API server that the calls of a runner need: Jobs by name, Secrets, no pods. It
+//! fails when a test asks for it, as a real cluster does only rarely. Its normal behaviour is
+//! tested on a real cluster, in `tests/cluster`.
 
 use axum::Router;
 use axum::body::Bytes;

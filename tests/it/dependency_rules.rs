@@ -1,7 +1,7 @@
 //! The dependency rules: which module may name which, read from the sources.
 //!
-//! A module may name only what its line here allows. `lib.rs` and `main.rs` join the modules and are
-//! left out.
+//! A module may name only what its line here allows. `lib.rs` and `main.rs` join the modules and
+//! are left out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -64,8 +64,8 @@ const ADAPTERS: [&str; 5] = [
 /// that it can be moved out.
 const EMULATOR: (&str, &[&str]) = ("pubsub::emulator", &["request_guard"]);
 
-/// The layers of the Kubernetes runner: what each module may name of the others. `kubernetes` itself
-/// owns all of them.
+/// The layers of the Kubernetes runner: what each module may name of the others. `kubernetes`
+/// itself owns all of them.
 const KUBERNETES_LAYERS: &[(&str, &[&str])] = &[
     // Below the API server: pure.
     ("quantity", &[]),
@@ -315,7 +315,8 @@ fn included(path: &Path, code: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Where the first `super::` of a line and those that follow it start and end, and how many they are.
+/// Where the first `super::` of a line and those that follow it start and end, and how many they
+/// are.
 fn first_super(line: &str) -> Option<(usize, usize, usize)> {
     const SUPER: &str = "super::";
     let start = line.find(SUPER)?;

@@ -1,5 +1,5 @@
-//! Starts the helper program of the tests, `tests/helpers/test_helper.rs`: a process that a test can
-//! kill, or give environment variables of its own.
+//! Starts the helper program of the tests, `tests/helpers/test_helper.rs`: a process that a test
+//! can kill, or give environment variables of its own.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,5 @@
-//! Ends of runs: a run without a terminal event gets one, exactly once; a run with one gets no other.
+//! Ends of runs: a run without a terminal event gets one, exactly once; a run with one gets no
+//! other.
 
 use crate::pipeline::{World, question};
 use async_trait::async_trait;

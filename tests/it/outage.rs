@@ -16,8 +16,8 @@ use uuid::Uuid;
 /// Longer than a silent stream is kept, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(90);
 
-/// Forwards connections to `target`. On `freeze`, those that exist stay open and forward nothing any
-/// more.
+/// Forwards connections to `target`. On `freeze`, those that exist stay open and forward nothing
+/// any more.
 async fn forward(listener: TcpListener, target: String, freeze: Arc<Notify>) {
     let mut connections = JoinSet::new();
     while let Ok((mut incoming, _)) = listener.accept().await {

@@ -1,4 +1,5 @@
-//! A replica's view: how it follows the topic, and what it knows together with the history behind it.
+//! A replica's view: how it follows the topic, and what it knows together with the history behind
+//! it.
 
 use crate::pipeline::{World, question};
 use async_trait::async_trait;

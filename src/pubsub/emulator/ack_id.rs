@@ -6,8 +6,8 @@ use std::str::FromStr;
 /// The id of one delivery. A later delivery of the same message has another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct AckId {
-    /// The random id of the queue: an ack id of another queue, or of an emulator that ran before, must
-    /// not ack a message here.
+    /// The random id of the queue: an ack id of another queue, or of an emulator that ran before,
+    /// must not ack a message here.
     pub queue: u64,
     pub sequence: u64,
     pub delivery: u32,

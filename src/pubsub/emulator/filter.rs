@@ -9,9 +9,9 @@
 //! key        = 1*( letter | digit | "_" | "-" ) | string
 //! ```
 //!
-//! `AND` and `OR` cannot be mixed without parentheses, operators are in upper case, and a filter has at
-//! most 256 bytes: Google's service accepts what this accepts. `!=` also matches a message without the
-//! attribute.
+//! `AND` and `OR` cannot be mixed without parentheses, operators are in upper case, and a filter
+//! has at most 256 bytes: Google's service accepts what this accepts. `!=` also matches a message
+//! without the attribute.
 
 use std::collections::HashMap;
 use std::fmt;

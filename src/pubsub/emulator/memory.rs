@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-/// The cost of a message in addition to its encoded bytes: the struct, its counters and its ordering
-/// key.
+/// The cost of a message in addition to its encoded bytes: the struct, its counters and its
+/// ordering key.
 const MESSAGE_COST: usize = 160;
 
 /// The cost of a message in each subscription: an entry of its queue, and of the queue's indexes.

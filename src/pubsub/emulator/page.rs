@@ -31,7 +31,8 @@ pub(super) fn items_in_project<'a, T>(
         .map(|(_, item)| item)
 }
 
-/// The first page of a list. `token` makes the token of the next page from the last item of this one.
+/// The first page of a list. `token` makes the token of the next page from the last item of this
+/// one.
 pub(super) fn first_page<T>(
     mut items: impl Iterator<Item = T>,
     size: i32,

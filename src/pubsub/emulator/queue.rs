@@ -9,9 +9,9 @@
 //! ```
 //!
 //! A message with an ordering key is in the lane of its key. Only the first message that waits in a
-//! lane is offered; while messages of a lane are leased, only to the puller that has them. When one of
-//! them returns, all later ones of its lane return with it, acked or not: Pub/Sub guarantees the order
-//! again from there on.
+//! lane is offered; while messages of a lane are leased, only to the puller that has them. When one
+//! of them returns, all later ones of its lane return with it, acked or not: Pub/Sub guarantees the
+//! order again from there on.
 //!
 //! Every method with the parameter `now` first applies what was due until then.
 
@@ -82,7 +82,8 @@ pub(super) struct Queue {
     /// All messages, by their sequence number: the order of publishing.
     entries: BTreeMap<u64, QueueEntry>,
     lanes: HashMap<Arc<str>, Lane>,
-    /// What every puller may take: messages without a key, and the first of each lane without leases.
+    /// What every puller may take: messages without a key, and the first of each lane without
+    /// leases.
     free: BTreeSet<u64>,
     /// What only one puller may take: the first of each lane in which it has leases.
     bound: HashMap<Puller, BTreeSet<u64>>,
@@ -199,7 +200,8 @@ impl Queue {
         }
     }
 
-    /// Extends leases until `now + lease`. A lease of zero is a nack. Ids of ended leases are ignored.
+    /// Extends leases until `now + lease`. A lease of zero is a nack. Ids of ended leases are
+    /// ignored.
     pub(super) fn extend(&mut self, ids: &[AckId], lease: Duration, now: Instant) {
         self.advance(now);
         for id in ids {

@@ -1,7 +1,7 @@
 //! TopicList and subscriptions as JSON over HTTP, on the port of gRPC.
 //!
-//! Google's Rust client uses it to create and list them, and so can `curl`. Messages are published and
-//! pulled by gRPC only.
+//! Google's Rust client uses it to create and list them, and so can `curl`. Messages are published
+//! and pulled by gRPC only.
 
 use std::sync::Arc;
 

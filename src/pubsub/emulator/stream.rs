@@ -1,8 +1,8 @@
 //! One `StreamingPull`: sends messages within the limits of the client, and receives acks.
 //!
-//! The two directions do not wait for each other: a client that does not read can still ack. Messages
-//! are leased only when the connection accepts them, so most messages that a slow client has not read
-//! are still available to others.
+//! The two directions do not wait for each other: a client that does not read can still ack.
+//! Messages are leased only when the connection accepts them, so most messages that a slow client
+//! has not read are still available to others.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -168,8 +168,8 @@ impl Subscription {
         i32::try_from(queue.deliveries(id)).unwrap_or(i32::MAX)
     }
 
-    /// Changes the queue, and wakes the pullers that wait if there may be something to take, or if a timer
-    /// is due earlier than they know.
+    /// Changes the queue, and wakes the pullers that wait if there may be something to take, or if
+    /// a timer is due earlier than they know.
     fn with_queue<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> Result<T, SubscriptionEnd> {
         let mut backlog = self.lock();
         let queue = match &mut *backlog {

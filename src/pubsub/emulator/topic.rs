@@ -11,8 +11,8 @@ use super::subscription::{PublishedMessage, Subscription};
 pub(super) struct Topic {
     pub name: ResourceName,
     pub settings: TopicSettings,
-    /// Locked while the messages of a request are passed on, so that all subscriptions get the messages
-    /// of a topic in the same order.
+    /// Locked while the messages of a request are passed on, so that all subscriptions get the
+    /// messages of a topic in the same order.
     subscriptions: Mutex<Vec<Arc<Subscription>>>,
 }
 

@@ -18,8 +18,8 @@ const CREATE: &str = "pubsub.subscriptions.create";
 /// A right on a service's own subscriptions.
 const DELETE: &str = "pubsub.subscriptions.delete";
 
-/// Checks the rights of questions. The SDK looks for its topic before its first event, and creates a
-/// subscription for each question that a service asks.
+/// Checks the rights of questions. The SDK looks for its topic before its first event, and creates
+/// a subscription for each question that a service asks.
 pub async fn check_question_rights(
     connection: &Connection,
     topic: &str,

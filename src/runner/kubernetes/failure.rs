@@ -1,7 +1,7 @@
 //! Why runs end or make no progress, from what Jobs, pods and events report. Pure.
 //!
-//! The parent gets the exception of the [`EndReason`]. Messages of others differ by version, so they
-//! are matched loosely, and a message that is not known is quoted.
+//! The parent gets the exception of the [`EndReason`]. Messages of others differ by version, so
+//! they are matched loosely, and a message that is not known is quoted.
 //!
 //! *A pod that has ended*
 //!
@@ -146,8 +146,8 @@ pub(super) fn job_end(job: &Job, recipient: &str) -> Option<RunEnd> {
     jobs::end(job, recipient)
 }
 
-/// Why a pod or a Job makes no progress, from an event about it. `None` for an event that is harmless,
-/// or that the pod's own state describes better.
+/// Why a pod or a Job makes no progress, from an event about it. `None` for an event that is
+/// harmless, or that the pod's own state describes better.
 pub(super) fn event_stall(event: &Event, recipient: &str) -> Option<Stall> {
     events::stall(event, recipient)
 }
@@ -157,8 +157,8 @@ pub(super) fn shows_progress(event: &Event) -> bool {
     events::shows_progress(event)
 }
 
-/// The end of a run whose pod, or whole Job, vanished. `last` is the state in which the pod was last
-/// seen, and `at` the time when it was missed.
+/// The end of a run whose pod, or whole Job, vanished. `last` is the state in which the pod was
+/// last seen, and `at` the time when it was missed.
 pub(super) fn vanished_end(last: Option<&PodState>, at: Timestamp, recipient: &str) -> RunEnd {
     pods::vanished(last, at, recipient)
 }

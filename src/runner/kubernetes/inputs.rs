@@ -168,7 +168,8 @@ impl QuestionMount {
 }
 
 /// Whether `ask-local` of the SDK fails on values that it gets as an argument: it hashes them, and
-/// cannot hash a bare boolean; and it parses a string as JSON once more, which fails for an empty one.
+/// cannot hash a bare boolean; and it parses a string as JSON once more, which fails for an empty
+/// one.
 fn is_lost_by_sdk(input_values: &str) -> bool {
     matches!(input_values.trim_ascii(), "true" | "false" | "\"\"")
 }
@@ -183,8 +184,8 @@ pub(super) fn volume_mount() -> VolumeMount {
     }
 }
 
-/// What precedes the command. `-S`: the `sitecustomize` of the image is for the program that follows,
-/// and runs there.
+/// What precedes the command. `-S`: the `sitecustomize` of the image is for the program that
+/// follows, and runs there.
 pub(super) fn command_prefix() -> [String; 3] {
     ["python3".to_owned(), "-S".to_owned(), format!("{MOUNT_FOLDER}/{}", shim::START)]
 }

@@ -4,12 +4,12 @@
 //! discovery -> watch of Workloads -> brief of each, by its Job -> why it waits, why it can never start
 //! ```
 //!
-//! This module only explains: it launches and ends nothing. Kueue may be installed later, restarted,
-//! or hidden from us by missing rights; then less is explained.
+//! This module only explains: it launches and ends nothing. Kueue may be installed later,
+//! restarted, or hidden from us by missing rights; then less is explained.
 //!
 //! That a queue can never admit a Job is reported when Kueue has reported it for a while without a
-//! break. While Kueue tries one flavor after the other, it reports only the last; and when it starts,
-//! it does not know all its queues yet. Jobs of a queue that an operator has stopped wait.
+//! break. While Kueue tries one flavor after the other, it reports only the last; and when it
+//! starts, it does not know all its queues yet. Jobs of a queue that an operator has stopped wait.
 
 mod workload;
 mod workload_table;
@@ -158,7 +158,8 @@ impl Kueue {
         }
     }
 
-    /// The watch broke. It starts again by itself, unless this returns the pause before a discovery.
+    /// The watch broke. It starts again by itself, unless this returns the pause before a
+    /// discovery.
     fn on_watch_error(
         &self,
         error: watcher::Error,

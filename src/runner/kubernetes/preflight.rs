@@ -27,8 +27,8 @@ use uuid::Uuid;
 /// The longest wait for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The oldest minor version of Kubernetes 1 in which `podFailurePolicy`, by which a Job distinguishes an
-/// eviction from a failure, is enabled by default.
+/// The oldest minor version of Kubernetes 1 in which `podFailurePolicy`, by which a Job
+/// distinguishes an eviction from a failure, is enabled by default.
 const OLDEST_MINOR: u32 = 26;
 
 /// The API group of Kueue.
@@ -48,8 +48,8 @@ pub(crate) struct ClusterRequirements<'a> {
     pub service_account: &'a str,
     /// The local queue in which questions wait.
     pub queue: Option<&'a str>,
-    /// Whether the daemon runs the checks, as whatever user: the rights of a person are not those of
-    /// the daemon.
+    /// Whether the daemon runs the checks, as whatever user: the rights of a person are not those
+    /// of the daemon.
     pub is_daemon: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Quantities as Kubernetes writes them: `500m`, `1.5Gi`, `1e3`.
 //!
-//! Stored as whole billionths, the resolution of Kubernetes; finer values are rounded up, as Kubernetes
-//! does. So comparisons are exact.
+//! Stored as whole billionths, the resolution of Kubernetes; finer values are rounded up, as
+//! Kubernetes does. So comparisons are exact.
 
 use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize, Serializer};
@@ -154,8 +154,8 @@ struct Decimal {
 const SCALE: u32 = 18;
 
 impl Decimal {
-    /// Parses `1`, `1.5`, `1.` or `.5` at the start of a text. A number that saturates is too large in any
-    /// case.
+    /// Parses `1`, `1.5`, `1.` or `.5` at the start of a text. A number that saturates is too large
+    /// in any case.
     fn read(text: &str) -> Option<(Self, &str)> {
         let mut read = Self { digits: 0, scale: 0, more: false };
         let (mut seen, mut point, mut end) = (false, false, text.len());
@@ -184,8 +184,8 @@ impl Decimal {
 
     /// This times `unit` times 10^`exponent`, rounded up; `None` if it exceeds all bounds.
     ///
-    /// The fraction is reduced first. Then a result within the bounds fits into 128 bits: its divisor is
-    /// at most 5^9, or the unit is 1.
+    /// The fraction is reduced first. Then a result within the bounds fits into 128 bits: its
+    /// divisor is at most 5^9, or the unit is 1.
     fn times(self, unit: u128, exponent: i32) -> Option<u128> {
         if self.is_zero() {
             return Some(0);

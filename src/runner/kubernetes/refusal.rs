@@ -1,6 +1,7 @@
 //! Why a question is not launched.
 
-/// Why a question cannot run as it asks. A later try would not succeed either: the parent is notified.
+/// Why a question cannot run as it asks. A later try would not succeed either: the parent is
+/// notified.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct LaunchRefusal {

@@ -16,8 +16,8 @@
 //! ```
 //!
 //! JSON is YAML too. [`ServiceFields`] lists what defaults and rules can hold. Each entry of a map
-//! (`environment`, `secrets`, `node_selector`, `retry`) and each field of a resource is overridden by
-//! itself; a list is replaced as a whole. A rule can change a field, but cannot unset it.
+//! (`environment`, `secrets`, `node_selector`, `retry`) and each field of a resource is overridden
+//! by itself; a list is replaced as a whole. A rule can change a field, but cannot unset it.
 //!
 //! The file is checked when it is read: an error names the line, and what is expected there.
 
@@ -48,8 +48,8 @@ const DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The default limit of the time in which a question waits.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// The most resolved services in the cache. Real networks have hundreds; requests for invented names
-/// empty the cache and cannot grow it.
+/// The most resolved services in the cache. Real networks have hundreds; requests for invented
+/// names empty the cache and cannot grow it.
 const CACHE_CAPACITY: usize = 4096;
 
 /// The settings of all services.
@@ -247,8 +247,8 @@ impl NetworkSettings {
         }
     }
 
-    /// Whether a limit of running questions applies to a service: the network's, that of trees, or its
-    /// own. Without a limit a question need not wait to be admitted.
+    /// Whether a limit of running questions applies to a service: the network's, that of trees, or
+    /// its own. Without a limit a question need not wait to be admitted.
     pub fn limits_running(&self, service: &ServiceSettings) -> bool {
         let RunningLimits { network, tree } = self.running;
         network.or(tree).or(service.running).is_some()

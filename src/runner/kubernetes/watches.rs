@@ -1,8 +1,9 @@
 //! Watches Jobs and pods without gaps.
 //!
-//! A watch starts with a list of all objects, and goes on with their changes. When its stream breaks,
-//! ends or falls silent it is opened again at the same version, or with a new list where the API
-//! server no longer has that version. Objects that were deleted in between are missing from the list.
+//! A watch starts with a list of all objects, and goes on with their changes. When its stream
+//! breaks, ends or falls silent it is opened again at the same version, or with a new list where
+//! the API server no longer has that version. Objects that were deleted in between are missing from
+//! the list.
 
 use crate::chain::Chain;
 use crate::runner::kubernetes::api::{self, ApiClient, JOB_NAME_LABEL};

@@ -1,5 +1,5 @@
-//! The command of a run's child. It is determined anew for each run, so a change of a service's code,
-//! `.env` or virtual environment takes effect with its next question.
+//! The command of a run's child. It is determined anew for each run, so a change of a service's
+//! code, `.env` or virtual environment takes effect with its next question.
 
 use crate::dotenv::{self, DotenvError};
 use crate::runner::process::environment::{self, Environment, EnvironmentSources};

@@ -9,8 +9,9 @@
 //! 4. `--env` and `--env-file`;
 //! 5. what every run needs.
 //!
-//! The network wins over `.env`, because the `.env` of a service often names the credentials and the
-//! project of its production network. A variable of `--env` is set on purpose, and wins over both.
+//! The network wins over `.env`, because the `.env` of a service often names the credentials and
+//! the project of its production network. A variable of `--env` is set on purpose, and wins over
+//! both.
 
 use crate::sdk::variables;
 use std::collections::BTreeMap;

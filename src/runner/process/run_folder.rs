@@ -213,8 +213,8 @@ impl RunFolder {
         }
     }
 
-    /// Both ends of `life`, for a supervisor that is to be started. The writing end is open from here
-    /// on, so the run counts as supervised before the supervisor has come up.
+    /// Both ends of `life`, for a supervisor that is to be started. The writing end is open from
+    /// here on, so the run counts as supervised before the supervisor has come up.
     pub fn open_life(&self) -> io::Result<(File, File)> {
         let read = self.open_life_reader()?;
         let write = OpenOptions::new()

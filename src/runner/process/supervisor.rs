@@ -4,8 +4,8 @@
 //! command (stdin) -> `stop`? -> `started` (once) -> child -> end -> SIGKILL to the rest -> end.json
 //! ```
 //!
-//! It keeps the run's `life` (its stdout) open until it ends. It has a session of its own, so that a
-//! terminal does not end it, and becomes the parent of orphans of its child, so that no process
+//! It keeps the run's `life` (its stdout) open until it ends. It has a session of its own, so that
+//! a terminal does not end it, and becomes the parent of orphans of its child, so that no process
 //! escapes it. It waits in plain threads, because an async runtime would cost memory for each run.
 
 mod output_files;
@@ -250,8 +250,8 @@ impl<'a> Supervisor<'a> {
     }
 }
 
-/// Sends an event for each process that has ended. The receiver reaps it, and it alone sends signals,
-/// so no signal reaches a later process with the same pid.
+/// Sends an event for each process that has ended. The receiver reaps it, and it alone sends
+/// signals, so no signal reaches a later process with the same pid.
 fn wait_for_processes(to: &Sender<SupervisorEvent>, resume: &Receiver<()>) {
     while process_tree::wait_for_an_end() {
         if to.send(SupervisorEvent::ProcessEnded).is_err() || resume.recv().is_err() {

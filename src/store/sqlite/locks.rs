@@ -1,13 +1,13 @@
-//! Checks that a file system enforces the locks of SQLite. Where it does not, two processes that share a
-//! store corrupt it without an error.
+//! Checks that a file system enforces the locks of SQLite. Where it does not, two processes that
+//! share a store corrupt it without an error.
 //!
-//! Within one process SQLite compares locks itself and does not ask the kernel. So a connection locks
-//! another file beside the store, and the kernel is asked for the same lock on behalf of another opener.
-//! (Not the store itself: a process that closes a file loses every lock on it.)
+//! Within one process SQLite compares locks itself and does not ask the kernel. So a connection
+//! locks another file beside the store, and the kernel is asked for the same lock on behalf of
+//! another opener. (Not the store itself: a process that closes a file loses every lock on it.)
 //!
 //! This needs locks of the kind that SQLite takes, POSIX record locks, but owned by an open file
-//! (`F_OFD_SETLK`). `std`'s `File::try_lock` takes the other kind (`flock`), which Linux does not compare
-//! with record locks: it would succeed on every local disk.
+//! (`F_OFD_SETLK`). `std`'s `File::try_lock` takes the other kind (`flock`), which Linux does not
+//! compare with record locks: it would succeed on every local disk.
 
 use crate::store::sqlite::{OpenError, error_text};
 use rusqlite::{Connection, OpenFlags};
@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Network file systems by Linux's magic number. SQLite's log needs shared memory, which two hosts do not
-/// have. (`man 2 statfs`; the headers of Lustre and GPFS.)
+/// Network file systems by Linux's magic number. SQLite's log needs shared memory, which two hosts
+/// do not have. (`man 2 statfs`; the headers of Lustre and GPFS.)
 const SHARES: [(u32, &str); 8] = [
     (0x0000_6969, "NFS"),
     (0x0000_517b, "SMB"),
@@ -57,8 +57,8 @@ fn lock(probe: &Probe, vfs: Option<&str>) -> rusqlite::Result<Connection> {
         Some(vfs) => Connection::open_with_flags_and_vfs(&probe.0, flags, vfs)?,
         None => Connection::open_with_flags(&probe.0, flags)?,
     };
-    // No other process knows the file. To SQLite, a lock that is not supported looks like one that is
-    // held.
+    // No other process knows the file. To SQLite, a lock that is not supported looks like one that
+    // is held.
     connection.busy_timeout(Duration::ZERO)?;
     connection.execute_batch("BEGIN EXCLUSIVE")?;
     Ok(connection)

@@ -1,7 +1,8 @@
 //! Deletes old rows of a view, a few at a time, between the commits of the thread that writes.
 //!
-//! Rows go in the order of arrival. Marks record when they arrived: at intervals, the newest row's id is
-//! noted with the time. (An event's own datetime is by its sender's clock, which may be a year ahead.)
+//! Rows go in the order of arrival. Marks record when they arrived: at intervals, the newest row's
+//! id is noted with the time. (An event's own datetime is by its sender's clock, which may be a
+//! year ahead.)
 
 use crate::event::Timestamp;
 use crate::store::sqlite::Keep;
@@ -171,7 +172,8 @@ fn delete(transaction: &Transaction<'_>, last: i64, rows: usize) -> rusqlite::Re
     Ok(references)
 }
 
-/// Deletes the questions and envelopes that no row refers to any more. Returns whether there were any.
+/// Deletes the questions and envelopes that no row refers to any more. Returns whether there were
+/// any.
 fn delete_unused(transaction: &Transaction<'_>, references: &References) -> rusqlite::Result<bool> {
     let mut question = transaction.prepare_cached(
         "DELETE FROM questions WHERE id = ?1 \

@@ -1,5 +1,5 @@
-//! The connections that read, on threads that may block. They see every committed append, and do not
-//! block the connection that writes.
+//! The connections that read, on threads that may block. They see every committed append, and do
+//! not block the connection that writes.
 
 mod cancelled;
 mod events;
@@ -20,11 +20,12 @@ use tokio::sync::Semaphore;
 pub(super) use unanswered::unanswered;
 use uuid::Uuid;
 
-/// How many read at once. With two, a long read does not hold up the lookups of launches and monitor.
+/// How many read at once. With two, a long read does not hold up the lookups of launches and
+/// monitor.
 const READERS: usize = 2;
 
-/// The kinds that decide how far a run is. SQLite uses the index of these kinds only for a query that
-/// repeats its condition to the letter.
+/// The kinds that decide how far a run is. SQLite uses the index of these kinds only for a query
+/// that repeats its condition to the letter.
 const KINDS_OF_RUN: &str =
     "('question', 'cancellation', 'delivery_acknowledgement', 'exception', 'result')";
 
@@ -147,8 +148,8 @@ impl RowPosition {
         }
     }
 
-    /// The position of a row. A view that has forgotten the row has forgotten all rows that came before
-    /// it, so the position is then before the other rows of its datetime.
+    /// The position of a row. A view that has forgotten the row has forgotten all rows that came
+    /// before it, so the position is then before the other rows of its datetime.
     fn of_row(connection: &Connection, cursor: &EventCursor) -> rusqlite::Result<Self> {
         let id = connection
             .prepare_cached(ROW)?
@@ -187,8 +188,8 @@ pub(super) fn asked_at(
         .query_row([question], |row| Ok(row.get::<_, Option<i64>>(0)?.map(Timestamp)))
 }
 
-/// The earliest datetime, where the question was sent twice. Without the `+` SQLite would read a long log
-/// by time.
+/// The earliest datetime, where the question was sent twice. Without the `+` SQLite would read a
+/// long log by time.
 fn asked_at_sql() -> String {
     format!(
         "SELECT min(+e.datetime) FROM events AS e \

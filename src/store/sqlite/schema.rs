@@ -21,9 +21,9 @@ const MIGRATIONS: [&str; 2] = [
 /// An index that only a view has: it finds out whether an envelope is still used.
 const VIEW_INDEX: &str = "CREATE INDEX IF NOT EXISTS events_of_envelope ON events (envelope)";
 
-/// The length of the log, in pages of 4 KiB, at which a commit moves it into the file. With SQLite's
-/// default of 1,000 nearly every full commit does that: 36 k events/s were measured, against 45 k. The
-/// callers of that commit wait longer, the longer the log is.
+/// The length of the log, in pages of 4 KiB, at which a commit moves it into the file. With
+/// SQLite's default of 1,000 nearly every full commit does that: 36 k events/s were measured,
+/// against 45 k. The callers of that commit wait longer, the longer the log is.
 const LOG_PAGES: i64 = 4_000;
 /// The size to which a log is truncated after a burst of large events, in bytes.
 const LOG_BYTES: i64 = 32 << 20;
@@ -65,8 +65,8 @@ pub(super) fn writable_by(
     locks::check(path, folder, vfs)?;
     let state = State::read(&mut connection).map_err(failed)?;
     state.check(path)?;
-    // Two processes that switch a new file to a log at once fail, whatever their busy timeout is. So
-    // one does it after the other. The lock goes with the file handle.
+    // Two processes that switch a new file to a log at once fail, whatever their busy timeout is.
+    // So one does it after the other. The lock goes with the file handle.
     let lock = match state {
         State::Empty => Some(lock_folder(folder).map_err(unlocked)?),
         State::Ours(_) | State::Foreign => None,
@@ -80,7 +80,8 @@ pub(super) fn writable_by(
     migrate(&mut connection).map_err(failed)?;
     if options.keep.is_some() {
         connection.execute_batch(VIEW_INDEX).map_err(failed)?;
-        // Pruning itself checks whether a row is referred to, by an index. SQLite would scan for it.
+        // Pruning itself checks whether a row is referred to, by an index. SQLite would scan for
+        // it.
         connection.pragma_update(None, "foreign_keys", false).map_err(failed)?;
     }
     Ok(connection)
@@ -130,8 +131,8 @@ fn lock_folder(folder: &Path) -> io::Result<File> {
     Ok(folder)
 }
 
-/// Syncs what a killed process left in the log. SQLite takes it as committed where it is complete, synced
-/// or not, and an event that is found there is acknowledged without another write.
+/// Syncs what a killed process left in the log. SQLite takes it as committed where it is complete,
+/// synced or not, and an event that is found there is acknowledged without another write.
 fn sync_log(path: &Path, folder: &Path) -> io::Result<()> {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");

@@ -8,8 +8,8 @@
 //! unknown attributes                     `other_attributes` of the event, JSON
 //! ```
 //!
-//! A column holds a parsed value and not its text. Where the text differs from what the column yields
-//! (a datetime without an offset, `null` for no parent), the text is kept in `as_written`.
+//! A column holds a parsed value and not its text. Where the text differs from what the column
+//! yields (a datetime without an offset, `null` for no parent), the text is kept in `as_written`.
 
 use crate::event::attributes as name;
 use crate::event::{Digest, RunId, SruidBuf, Timestamp};
@@ -41,8 +41,8 @@ pub(super) const ATTRIBUTES: &str = "\
     v.sender_sdk_version, v.recipient, o.uuid, p.uuid, q.uuid, v.other_attributes, \
     e.other_attributes, e.as_written, e.digest";
 
-/// The columns that [`event`] expects behind them. The data may be megabytes, so only events are read
-/// with it.
+/// The columns that [`event`] expects behind them. The data may be megabytes, so only events are
+/// read with it.
 pub(super) const CONTENTS: &str = "e.kind, e.message_id, coalesce(e.ordering_key, q.uuid), e.data";
 
 /// The columns that [`question`] expects behind [`ATTRIBUTES`].
@@ -95,8 +95,8 @@ pub(super) struct OwnedMessage {
     pub(super) at: Timestamp,
 }
 
-/// What many events have in common, as one text: it is looked up for every row, and split only for the
-/// first.
+/// What many events have in common, as one text: it is looked up for every row, and split only for
+/// the first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Envelope(String);
 

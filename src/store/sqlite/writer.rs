@@ -1,5 +1,5 @@
-//! The thread that writes. Everything that waits goes into one transaction, and is answered after its
-//! commit.
+//! The thread that writes. Everything that waits goes into one transaction, and is answered after
+//! its commit.
 //!
 //! ```text
 //! append ─┐
@@ -7,9 +7,9 @@
 //! append ─┘
 //! ```
 //!
-//! While one commit syncs, the rows of the next one gather. So transactions grow with the load, without
-//! a timer, and a single event does not wait. Where a transaction fails by what may be the fault of one
-//! job, each job is tried on its own, so that the others succeed.
+//! While one commit syncs, the rows of the next one gather. So transactions grow with the load,
+//! without a timer, and a single event does not wait. Where a transaction fails by what may be the
+//! fault of one job, each job is tried on its own, so that the others succeed.
 
 use crate::store::AppendError;
 use crate::store::sqlite::error_text;
@@ -28,14 +28,15 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use uuid::Uuid;
 
-/// The most rows of one transaction. With 500 the cost of a sync is shared well; with some thousands
-/// only the latency grows.
+/// The most rows of one transaction. With 500 the cost of a sync is shared well; with some
+/// thousands only the latency grows.
 const ROWS: usize = 2_000;
-/// The most bytes of one transaction, except that one job may have more. Uncommitted rows are in memory
-/// and in the log.
+/// The most bytes of one transaction, except that one job may have more. Uncommitted rows are in
+/// memory and in the log.
 const BYTES: usize = 16 << 20;
 /// The least number of rows that are deleted before the queue is served again, which takes some
-/// milliseconds. After a larger commit it is twice as many as were written, so that pruning keeps up.
+/// milliseconds. After a larger commit it is twice as many as were written, so that pruning keeps
+/// up.
 const PRUNED: usize = 200;
 /// How many questions and envelopes the thread remembers the ids of: more than are in flight.
 const REMEMBERED: usize = 20_000;
@@ -270,8 +271,8 @@ impl Failure {
         Self { error, event: Some(event) }
     }
 
-    /// Whether another job may succeed without this one. Where the file or its lock failed, every job
-    /// would only wait for the same failure again.
+    /// Whether another job may succeed without this one. Where the file or its lock failed, every
+    /// job would only wait for the same failure again.
     fn may_be_of_one_job(&self) -> bool {
         !matches!(
             self.error.sqlite_error_code(),
@@ -294,7 +295,8 @@ impl Failure {
             self.error.sqlite_error_code(),
             Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig)
         );
-        // A missing foreign key is not the row's fault: another process deleted an id that we remember.
+        // A missing foreign key is not the row's fault: another process deleted an id that we
+        // remember.
         let ours = self.error.sqlite_error().is_some_and(|error| {
             error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY
         });

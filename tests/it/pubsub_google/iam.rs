@@ -1,5 +1,5 @@
-//! The check of what questions may do, with the tokens of their account: as much of Google's IAM as it
-//! needs, behind a proxy, because the client knows IAM by its real name only.
+//! The check of what questions may do, with the tokens of their account: as much of Google's IAM as
+//! it needs, behind a proxy, because the client knows IAM by its real name only.
 
 use super::*;
 use google_cloud_googleapis::iam::v1::{TestIamPermissionsRequest, TestIamPermissionsResponse};
@@ -46,8 +46,8 @@ async fn the_rights_of_questions_are_checked_with_their_account_s_token() {
     assert!(remedy.contains("roles/iam.serviceAccountTokenCreator"), "{stranger}");
 }
 
-/// A proxy that answers as IAM, whatever host a client asks for. It gives tokens of every account but
-/// the stranger's.
+/// A proxy that answers as IAM, whatever host a client asks for. It gives tokens of every account
+/// but the stranger's.
 async fn proxy_to_iam(proxy: TcpListener, acceptor: TlsAcceptor) {
     let mut connections = JoinSet::new();
     loop {

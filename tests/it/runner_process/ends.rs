@@ -3,8 +3,8 @@
 use super::*;
 use std::os::unix::fs::PermissionsExt;
 
-/// Starts an orphan that has left the process group and the session, and ignores SIGTERM. Its pid is
-/// in `$NETWORK/orphan`.
+/// Starts an orphan that has left the process group and the session, and ignores SIGTERM. Its pid
+/// is in `$NETWORK/orphan`.
 const START_ORPHAN: &str = r#"setsid sh -c 'trap "" TERM
     (sh -c "echo \$\$ > $NETWORK/orphan.new; mv $NETWORK/orphan.new $NETWORK/orphan; exec sleep 1000" &)' &
     until [ -e $NETWORK/orphan ]; do sleep 0.01; done"#;

@@ -20,7 +20,8 @@ pub(super) async fn events_are_bounded_by_time(world: World) {
 }
 
 pub(super) async fn events_of_a_tree_come_page_by_page_without_gaps_or_repeats(world: World) {
-    // Several questions of one tree, and many events of one moment in another order than of arrival.
+    // Several questions of one tree, and many events of one moment in another order than of
+    // arrival.
     let event = |number: u128| {
         let sent = Sent::new(1 + number % 3, "log_record").at(10 - number as i64 / 10);
         if number.is_multiple_of(3) { sent } else { sent.under(1, 1) }

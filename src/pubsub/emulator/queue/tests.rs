@@ -382,8 +382,8 @@ mod properties {
     }
 
     proptest! {
-        /// Whatever pullers do, no message of a key is skipped, and in the end all are acked and the
-        /// queue is empty.
+        /// Whatever pullers do, no message of a key is skipped, and in the end all are acked and
+        /// the queue is empty.
         #[test]
         fn the_order_is_kept_and_no_message_is_lost(ops in prop::collection::vec(op(), 1..80)) {
             let mut world = World::new(true);

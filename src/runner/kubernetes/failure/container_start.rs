@@ -34,9 +34,9 @@ const NOT_EXECUTED: [&str; 4] = [
     "permission denied",
 ];
 
-/// Whether all that a container printed is that its program was not executed: some runtimes find that
-/// out only after the container has started, and print it as its output. (A service whose own child
-/// process cannot be executed prints more, or other words.)
+/// Whether all that a container printed is that its program was not executed: some runtimes find
+/// that out only after the container has started, and print it as its output. (A service whose own
+/// child process cannot be executed prints more, or other words.)
 pub(super) fn is_exec_failure(output: &str) -> bool {
     let line = output.trim();
     let by_runtime =

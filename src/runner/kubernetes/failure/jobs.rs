@@ -5,8 +5,8 @@ use crate::event::Timestamp;
 use crate::runner::{Cause, EndReason, RunEnd};
 use k8s_openapi::api::batch::v1::{Job, JobCondition};
 
-/// How a Job of `service` ended; `None` while it is unfinished. (A Job that is about to fail, but has
-/// pods that run, is unfinished.)
+/// How a Job of `service` ended; `None` while it is unfinished. (A Job that is about to fail, but
+/// has pods that run, is unfinished.)
 pub(super) fn end(job: &Job, service: &str) -> Option<RunEnd> {
     let condition = finished_condition(job)?;
     let cause = if condition.type_ == "Complete" {

@@ -43,8 +43,8 @@ pub(super) fn state(pod: &Pod, service: &str) -> PodState {
     }
 }
 
-/// The end of a run whose pod, or whole Job, vanished. `last` is the state in which the pod was last
-/// seen.
+/// The end of a run whose pod, or whole Job, vanished. `last` is the state in which the pod was
+/// last seen.
 pub(super) fn vanished(last: Option<&PodState>, at: Timestamp, service: &str) -> RunEnd {
     let (started, reason, message) = match last {
         Some(PodState::Ended { end, .. }) => return end.clone(),

@@ -218,8 +218,8 @@ const FIX_ENTRY_POINT: &str =
 
 const SEE_IMAGE_AND_NODE: &str = "ask again; where that does not help, see the image and the node";
 
-/// A container that its runtime (runc, crun, a shim) could not start. "no such file" is part of many
-/// messages, so its row comes late.
+/// A container that its runtime (runc, crun, a shim) could not start. "no such file" is part of
+/// many messages, so its row comes late.
 pub(super) const CONTAINER_START: &[Symptom] = &[
     Symptom {
         // An earlier call creates the same container, on a node that is slow.

@@ -16,10 +16,10 @@ const DIGITS: usize = 16;
 
 /// A text as the value of a label.
 ///
-/// A text that fits is its own value. In any other text, characters that are not allowed become `-`;
-/// the text is cut, and a digest of the whole text follows. One text has one value, so a selector can
-/// be written for any. `octue/` and a name of 80 letters becomes
-/// `octue.<40 letters>-<16 hexadecimal digits>`.
+/// A text that fits is its own value. In any other text, characters that are not allowed become
+/// `-`; the text is cut, and a digest of the whole text follows. One text has one value, so a
+/// selector can be written for any. `octue/` and a name of 80 letters becomes `octue.<40
+/// letters>-<16 hexadecimal digits>`.
 pub fn label_value(text: &str) -> Cow<'_, str> {
     let end = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
     let fits = text.len() <= LENGTH
@@ -52,8 +52,8 @@ fn is_allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
 }
 
-/// The labels of a question's Job and pod, and the annotations with the whole values of those that do
-/// not fit into a label.
+/// The labels of a question's Job and pod, and the annotations with the whole values of those that
+/// do not fit into a label.
 pub(super) fn labels_and_annotations(
     launch: &LaunchRequest<'_>,
     network: &JobDefaults,

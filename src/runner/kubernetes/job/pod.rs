@@ -16,8 +16,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use std::collections::BTreeMap;
 
-/// The time between SIGTERM and SIGKILL. Python as the first process of a container ignores SIGTERM,
-/// so all of it passes.
+/// The time between SIGTERM and SIGKILL. Python as the first process of a container ignores
+/// SIGTERM, so all of it passes.
 const GRACE_SECONDS: i64 = 3;
 
 /// The pod of a question: from its settings, with what must hold on top.

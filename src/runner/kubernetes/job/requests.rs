@@ -31,8 +31,8 @@ pub(super) struct RequestAndLimit {
 // === impl ResourceRequests ===
 
 impl ResourceRequests {
-    /// The resources that the attributes of a question ask for, and the defaults of the settings for
-    /// the others.
+    /// The resources that the attributes of a question ask for, and the defaults of the settings
+    /// for the others.
     ///
     /// # Errors
     ///

@@ -19,7 +19,8 @@ pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// yet, and its report stays until it looks at the Job again.
 pub(super) const CLUSTER_QUEUE_GRACE: Duration = Duration::from_secs(600);
 
-/// The grace of a Workload that is finished while its Job still waits. Kueue may replace it by another.
+/// The grace of a Workload that is finished while its Job still waits. Kueue may replace it by
+/// another.
 const FINISHED_GRACE: Duration = Duration::from_secs(30);
 
 /// The report while Kueue does not know the cluster queue of a local queue, for example when a
@@ -207,7 +208,8 @@ impl Status {
         self.condition(kind).filter(|condition| condition.status == "True")
     }
 
-    /// A Workload that was evicted for its pods or its checks goes behind those that came meanwhile.
+    /// A Workload that was evicted for its pods or its checks goes behind those that came
+    /// meanwhile.
     fn evicted_order(&self) -> Option<i64> {
         let evicted = self.is("Evicted")?;
         let behind = ["PodsReadyTimeout", "AdmissionCheck"].contains(&&*evicted.reason);

@@ -186,7 +186,8 @@ impl WorkloadTable {
         if let Some(due) = entry.due() {
             self.due.remove(&(due, name.to_owned()));
         }
-        // Kueue creates another Workload where the Job has changed, and that one may have come first.
+        // Kueue creates another Workload where the Job has changed, and that one may have come
+        // first.
         let WorkloadBrief { job, .. } = entry.brief;
         if self.jobs.get(&job).is_some_and(|of_job| of_job == name) {
             self.jobs.remove(&job);

@@ -1,7 +1,8 @@
 //! Patterns on the names of service revisions: `octue/*`, `*/wind-*:1.*`.
 //!
-//! `*` matches any characters within its part, also none. A pattern without a tag matches every tag.
-//! No other character is special, so a match takes one pass over the name, whatever the pattern.
+//! `*` matches any characters within its part, also none. A pattern without a tag matches every
+//! tag. No other character is special, so a match takes one pass over the name, whatever the
+//! pattern.
 
 use crate::event::Sruid;
 use serde::Deserialize;

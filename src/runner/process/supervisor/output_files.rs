@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 
-/// The size of a file. There are two, and the older one is replaced when the newer one is full: they
-/// hold the last 8 MiB at least, and 16 MiB at most.
+/// The size of a file. There are two, and the older one is replaced when the newer one is full:
+/// they hold the last 8 MiB at least, and 16 MiB at most.
 const FILE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// The files of a child's output.

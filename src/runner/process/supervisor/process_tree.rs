@@ -1,7 +1,7 @@
 //! The processes of a run: the child and its descendants.
 //!
-//! The child has a process group of its own. A descendant that leaves the group, even with a session
-//! of its own, becomes a child of the supervisor when its ancestors have ended, because the
+//! The child has a process group of its own. A descendant that leaves the group, even with a
+//! session of its own, becomes a child of the supervisor when its ancestors have ended, because the
 //! supervisor is a "subreaper". So no process is left when the supervisor has no child. This needs
 //! Linux; elsewhere only the group is ended.
 

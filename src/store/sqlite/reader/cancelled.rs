@@ -6,8 +6,8 @@ use crate::store::{CancelledQuestions, ViewPosition};
 use rusqlite::Connection;
 use std::collections::HashSet;
 
-/// A page of the questions that are cancelled now. Rows whose cancellation is not accepted do not count,
-/// so only a full page has others behind it.
+/// A page of the questions that are cancelled now. Rows whose cancellation is not accepted do not
+/// count, so only a full page has others behind it.
 pub(in crate::store::sqlite) fn cancelled_questions(
     connection: &mut Connection,
     after: ViewPosition,
@@ -33,8 +33,8 @@ pub(in crate::store::sqlite) fn cancelled_questions(
     Ok(page)
 }
 
-/// CancellationQueue, and questions that had been cancelled when they came, in the order of arrival. Left to
-/// itself the planner reads every row from the position on.
+/// CancellationQueue, and questions that had been cancelled when they came, in the order of
+/// arrival. Left to itself the planner reads every row from the position on.
 fn sql() -> String {
     format!(
         "SELECT e.id, e.question, q.uuid FROM events AS e INDEXED BY events_of_cancellable \
