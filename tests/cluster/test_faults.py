@@ -137,8 +137,9 @@ def test_a_watch_that_breaks_misses_nothing(api_proxied, fault):
         load.wait_until_ended(asked, within=60)
         found = load.check(f"{dict(proxy.fired)}, restarts {restarts(daemon) - before:.0f}")
         assert found.counts["exceptions"] == 20
-        # A watch that only ends is continued at its version, which is no restart.
-        if fault != "cut":
+        # A watch that only ends is continued at its version, which is no restart. Its client ignores
+        # an incomplete last line, unless the connection breaks before the end of the answer.
+        if fault == "410":
             assert restarts(daemon) > before
 
 
