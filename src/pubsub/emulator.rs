@@ -156,7 +156,7 @@ impl Emulator {
     /// Serves the clients of `listener` until `stop` is ready. Then ends their open calls with
     /// UNAVAILABLE, on which clients retry, and returns within about a second.
     ///
-    /// Refuses requests that a web page of another origin can send: see [`RequestGuard`].
+    /// Refuses requests that a web page of another origin can send: see `request_guard`.
     ///
     /// Several listeners can be served at the same time.
     pub async fn serve(
