@@ -191,7 +191,7 @@ fn an_error_names_its_place_and_what_is_expected() {
         ("defaults: {volumes: [{path: /a/../b, secret: b}]}\n", "is no absolute path"),
         ("defaults: {volumes: [{path: /twined/x, secret: b}]}\n", "where questions are mounted"),
         ("defaults: {gpus: {resource: memory, number: 1}}\n", "is no extended resource"),
-        ("defaults: {retry: {tired: {times: 1}}}\n", "`tired` is no reason"),
+        ("defaults: {retry: {tired: {times: 1}}}\n", "`tired` is not a reason to relaunch a run"),
         (
             "defaults: {retry: {cancelled: {times: 1}}}\n",
             "`cancelled` is not a reason to relaunch a run",
