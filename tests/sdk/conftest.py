@@ -20,6 +20,9 @@ from pathlib import Path
 import pytest
 from sdk_client import SdkClient, end_of
 
+# A shell's background job ignores SIGINT, and its children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 
