@@ -211,7 +211,7 @@ impl MonitorLoop {
         }
     }
 
-    /// Forgets an end whose task is superseded. If the task panicked, only this run is affected.
+    /// Forgets an end whose task is over. If the task panicked, only this run is affected.
     fn forget_end(&mut self, ended: Result<(Id, ()), JoinError>) {
         let task = match &ended {
             Ok((task, ())) => *task,

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -78,7 +79,7 @@ pub trait Runner: Debug + Send + Sync {
 pub trait Coordinator: Debug + Send + Sync {
     /// Claims the duty to report how a run ended; `report` is the uuid of the report. One of the
     /// daemons gets the claim, and may renew it by another call. If a daemon has seen the claim of
-    /// another for 30 s, and the report is still not on record, it takes the claim over.
+    /// another for [`CLAIM_TIMEOUT`], and the report is still not on record, it takes the claim over.
     async fn claim_report(&self, _run: RunId, _report: Uuid) -> Result<Claim, RunnerError> {
         Ok(Claim::Ours)
     }
@@ -89,6 +90,11 @@ pub trait Coordinator: Debug + Send + Sync {
         watch::channel(true).1
     }
 }
+
+/// After how long another daemon's claim can be taken over, counted from when this one first saw it,
+/// if the report is still not on record. This is far longer than a publication takes, and far shorter
+/// than the 6 minutes for which a parent waits.
+pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which daemon must publish a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

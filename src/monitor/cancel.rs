@@ -131,10 +131,10 @@ impl CancellationReconciler {
 
     fn start(&mut self) {
         while self.tasks.len() < CONCURRENT {
-            let Some((run, verdict)) = self.queue.pop_front() else { return };
+            let Some((run, decision)) = self.queue.pop_front() else { return };
             let monitor = Arc::clone(&self.monitor);
             self.tasks.spawn(async move {
-                let is_cancelled = match verdict {
+                let is_cancelled = match decision {
                     CancelDecision::Cancelled => true,
                     CancelDecision::CheckView(asked_at) => {
                         monitor.is_cancelled(run, asked_at).await

@@ -32,7 +32,7 @@ use crate::event::RunId;
 use crate::monitor::publish::{BACKOFF, GRACE};
 use crate::monitor::{EndInProgress, Monitor};
 use crate::notifications::{GIVE_UP_AFTER, HEARTBEAT_INTERVAL, LogLevel, Notification, RunAttempt};
-use crate::runner::{Claim, EndReason, Relaunch, RunEnd, RunState, Settlement};
+use crate::runner::{CLAIM_TIMEOUT, Claim, EndReason, Relaunch, RunEnd, RunState, Settlement};
 use crate::store::RunRecord;
 use std::convert::Infallible;
 use std::pin::pin;
@@ -42,9 +42,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
-
-/// After how long another replica's claim can be taken superseded.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The age at which our own claim is renewed before we publish. This plus the time that a
 /// publication takes must be less than [`CLAIM_TIMEOUT`].
@@ -84,16 +81,16 @@ impl Monitor {
     ) {
         let _in_progress = EndInProgress::new(&self.ends_in_progress);
         let judging = superseded.run_until_cancelled(self.judge(&state, &end));
-        let Some(verdict) = judging.await else { return };
+        let Some(duty) = judging.await else { return };
         // Without `superseded`: the state of the next attempt cancels it before the parent is
         // notified of the relaunch.
-        if let EndDuty::Silent(report) = &verdict
+        if let EndDuty::Silent(report) = &duty
             && self.relaunch(&state, &end, &report.record).await
         {
             return;
         }
         let finish = async {
-            let record = match verdict {
+            let record = match duty {
                 EndDuty::Terminal(record) => record,
                 EndDuty::Silent(report) => self.publish_exception(&state, &end, report).await,
                 EndDuty::NoParent => RunRecord::default(),

@@ -5,24 +5,18 @@
 //! Where the Job is gone there is no object to write the claim to, and the leader has the claim.
 
 use crate::event::{RunId, Timestamp};
-use crate::runner::Claim;
 use crate::runner::kubernetes::api::{ApiClient, ApiError};
 use crate::runner::kubernetes::election::Leadership;
 use crate::runner::kubernetes::job::annotation;
 use crate::runner::kubernetes::job_writer::JobWriter;
 use crate::runner::kubernetes::observed;
 use crate::runner::kubernetes::state::ClusterState;
+use crate::runner::{CLAIM_TIMEOUT, Claim};
 use k8s_openapi::api::batch::v1::Job;
 use serde_json::json;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
-
-/// How long a claim is valid while its report is not on record, counted from when this replica
-/// first saw the claim. This is far longer than a publication takes, and far shorter than the 6
-/// minutes for which a parent waits.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a claim is tried when the Job changes before each try.
 const MAX_TRIES: usize = 5;

@@ -33,7 +33,7 @@ pub(in crate::store::sqlite) fn cancelled_questions(
     Ok(page)
 }
 
-/// CancellationQueue, and questions that had been cancelled when they came, in the order of
+/// Cancellations, and questions that had been cancelled when they came, in the order of
 /// arrival. Left to itself the planner reads every row from the position on.
 fn sql() -> String {
     format!(
